@@ -1,0 +1,3 @@
+"""Masked Augmentation Subspace Training: the pretraining core."""
+
+__version__ = "0.1.0"
