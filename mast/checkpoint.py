@@ -1,0 +1,74 @@
+"""Checkpoints: the published backbone, and the training state that a run resumes from."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from .files import atomic_write, canonical_json
+
+FORMAT = "mast-backbone"
+VERSION = 1
+
+
+def write_published(path: str | os.PathLike[str], state: dict[str, Tensor], passport: dict[str, Any]) -> None:
+    """Write a backbone for others to use: safetensors with torchvision's names and the passport inside.
+
+    Args:
+        path: The file to write, atomically.
+        state: The backbone's state dict.
+        passport: What the reader must know: ``arch``, ``normalization`` (``mean``, ``std``), ``input_size``,
+            ``interpolation``, and how the weights came to be.
+    """
+    header = {"mast": canonical_json({"format": FORMAT, "version": VERSION, **passport})}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    with atomic_write(path, "wb") as file:
+        file.write(safetensors.torch.save(tensors, metadata=header))
+
+
+def read_published(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `write_published` wrote.
+
+    Returns:
+        The state dict and the passport.
+
+    Raises:
+        ValueError: If the file is damaged or is not such a file.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get("mast", "{}"))
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: not a readable safetensors file: {error}") from error
+    if header.get("format") != FORMAT:
+        raise ValueError(f"{path}: a safetensors file, but not a published MAST backbone")
+    if header.get("version") != VERSION:
+        raise ValueError(f"{path}: version {header.get('version')}, this program reads version {VERSION}")
+    return state, header
+
+
+def save_state(path: str | os.PathLike[str], state: dict[str, Any]) -> None:
+    """Write a training state atomically."""
+    with atomic_write(path, "wb") as file:
+        torch.save(state, file)
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Read a training state, tensors and plain values only.
+
+    Raises:
+        ValueError: If the file is damaged.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise ValueError(f"{path}: cannot be read ({error}); delete it to start the run again") from error
+    return state
