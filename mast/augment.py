@@ -1,0 +1,275 @@
+"""Augmentations as batched tensor operations with explicit parameters for every sample.
+
+An augmentation turns uniform numbers into parameters (`draw`) and applies parameters to images (`apply`). The
+same parameters give the same pixels, so two views can share any subset of them. Images are ``(B, 3, H, W)``
+float tensors in ``[0, 1]``. Each operation computes what torchvision's functional one does; the tests hold that.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Array = NDArray[np.float64]
+
+
+class Augmentation(ABC):
+    """One operation: a name, the number of uniforms it needs, parameters, pixels."""
+
+    name: str
+    num_uniforms: int
+
+    @abstractmethod
+    def draw(self, u: Array) -> Array:
+        """Parameters ``(B, P)`` from uniforms ``(B, num_uniforms)``."""
+
+    @abstractmethod
+    def apply(self, images: Tensor, params: Tensor) -> Tensor:
+        """Apply parameters ``(B, P)`` to images ``(B, 3, H, W)`` in [0, 1]."""
+
+
+def _resampling_matrix(start: Tensor, length: Tensor, inputs: int, outputs: int, kernel: str) -> Tensor:
+    """Weights ``(B, outputs, inputs)`` that crop ``[start, start + length)`` and resize it, antialiased.
+
+    The filters are Pillow's: a triangle, or the cubic with a = -0.5, widened by the scale when shrinking.
+    """
+    scale = (length / outputs)[:, None, None]
+    wide = scale.clamp(min=1.0)
+    centre = start[:, None, None] + (torch.arange(outputs, device=start.device)[None, :, None] + 0.5) * scale
+    position = torch.arange(inputs, device=start.device)[None, None, :]
+    x = ((position + 0.5 - centre) / wide).abs()
+    if kernel == "bilinear":
+        weight = (1 - x).clamp(min=0)
+    else:
+        inner = (1.5 * x - 2.5) * x * x + 1
+        outer = ((-0.5 * x + 2.5) * x - 4) * x + 2
+        weight = torch.where(x < 1, inner, torch.where(x < 2, outer, 0.0))
+    inside = (position >= start[:, None, None]) & (position < (start + length)[:, None, None])
+    weight = weight * inside
+    return weight / weight.sum(dim=2, keepdim=True)
+
+
+def _separable(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Multiply every channel by ``rows`` ``(B, h, H)`` from the left and ``columns`` ``(B, w, W)`` from the right."""
+    return torch.matmul(torch.matmul(rows[:, None], images), columns[:, None].transpose(2, 3))
+
+
+class Crop(Augmentation):
+    """Random resized crop. Parameters: top, left, height, width, as fractions of the source.
+
+    The distribution is that of torchvision's ``RandomResizedCrop.get_params``, in fractions in place of pixels so
+    that parameters do not depend on an image's size; edges are rounded to pixels when applied. Where none of ten
+    draws fits, the whole image is taken.
+
+    Args:
+        size: Side of the result in pixels.
+        scale: Range of the crop's area; (0.08, 1) is Inception's (arXiv 1409.4842), (0.2, 1) AugSelf's at 96 px.
+        ratio: Range of the aspect ratio, drawn log-uniformly.
+        interpolation: ``bicubic``, as VICReg's code, or ``bilinear``, torchvision's default.
+    """
+
+    name = "crop"
+    attempts = 10
+    num_uniforms = 2 * attempts + 2
+
+    def __init__(
+        self,
+        size: int,
+        scale: tuple[float, float] = (0.08, 1.0),
+        ratio: tuple[float, float] = (3 / 4, 4 / 3),
+        interpolation: str = "bicubic",
+    ) -> None:
+        self.size, self.scale, self.ratio, self.interpolation = size, scale, ratio, interpolation
+
+    def draw(self, u: Array) -> Array:
+        n = self.attempts
+        area = self.scale[0] + (self.scale[1] - self.scale[0]) * u[:, :n]
+        low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
+        ratio = np.exp(low + (high - low) * u[:, n : 2 * n])
+        width, height = np.sqrt(area * ratio), np.sqrt(area / ratio)
+        fits = (width <= 1) & (height <= 1)
+        first = fits.argmax(axis=1)
+        rows = np.arange(len(u))
+        found = fits[rows, first]
+        width = np.where(found, width[rows, first], 1.0)
+        height = np.where(found, height[rows, first], 1.0)
+        top, left = u[:, 2 * n] * (1 - height), u[:, 2 * n + 1] * (1 - width)
+        return np.stack([top, left, height, width], axis=1)
+
+    def apply(self, images: Tensor, params: Tensor) -> Tensor:
+        height, width = images.shape[2:]
+        size = params.new_tensor([height, width, height, width])
+        top, left, bottom, right = (torch.cat([params[:, :2], params[:, :2] + params[:, 2:]], 1) * size).round().to(images).T
+        rows = _resampling_matrix(top, (bottom - top).clamp(min=1), height, self.size, self.interpolation)
+        columns = _resampling_matrix(left, (right - left).clamp(min=1), width, self.size, self.interpolation)
+        return _separable(images, rows, columns).clamp_(0, 1)
+
+
+class Flip(Augmentation):
+    """Horizontal flip with probability ``p``. Parameter: 1 where flipped."""
+
+    name = "flip"
+    num_uniforms = 1
+
+    def __init__(self, p: float = 0.5) -> None:
+        self.p = p
+
+    def draw(self, u: Array) -> Array:
+        return (u < self.p).astype(np.float64)
+
+    def apply(self, images: Tensor, params: Tensor) -> Tensor:
+        return torch.where(params[:, :, None, None] > 0, images.flip(3), images)
+
+
+def _luma(images: Tensor) -> Tensor:
+    """Grey level ``(B, 1, H, W)`` with torchvision's weights (ITU-R 601-2)."""
+    weights = images.new_tensor([0.2989, 0.587, 0.114])
+    return torch.einsum("bchw,c->bhw", images, weights)[:, None]
+
+
+def adjust_brightness(images: Tensor, factor: Tensor) -> Tensor:
+    """Blend with black: ``factor`` is ``(B,)``, 1 leaves the image as it is."""
+    return (images * factor[:, None, None, None]).clamp_(0, 1)
+
+
+def adjust_contrast(images: Tensor, factor: Tensor) -> Tensor:
+    """Blend with the mean grey level of each image."""
+    f = factor[:, None, None, None]
+    mean = _luma(images).mean(dim=(1, 2, 3), keepdim=True)
+    return (images * f + mean * (1 - f)).clamp_(0, 1)
+
+
+def adjust_saturation(images: Tensor, factor: Tensor) -> Tensor:
+    """Blend with each image's grey version."""
+    f = factor[:, None, None, None]
+    return (images * f + _luma(images) * (1 - f)).clamp_(0, 1)
+
+
+def adjust_hue(images: Tensor, factor: Tensor) -> Tensor:
+    """Turn the hue by ``factor`` turns, in HSV space; ``factor`` is ``(B,)`` in [-0.5, 0.5]."""
+    value, _ = images.max(dim=1, keepdim=True)
+    low, _ = images.min(dim=1, keepdim=True)
+    chroma = value - low
+    red, green, blue = images.split(1, dim=1)
+    safe = torch.where(chroma > 0, chroma, 1.0)
+    sector = torch.where(
+        value == red,
+        (green - blue) / safe,
+        torch.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
+    )
+    hue = sector + 6 * factor[:, None, None, None]
+    # Channel n of HSV -> RGB is value - chroma * clip(min(k, 4 - k), 0, 1) with k = (n + hue) mod 6.
+    k = torch.remainder(hue + hue.new_tensor([5.0, 3.0, 1.0])[None, :, None, None], 6)
+    return value - chroma * torch.minimum(k, 4 - k).clamp_(0, 1)
+
+
+class Color(Augmentation):
+    """Colour jitter with probability ``p``, its four steps in random order, as torchvision's ``ColorJitter``.
+
+    Parameters: four factors (brightness, contrast, saturation, hue), then for each of the four turns which step
+    is taken. An image that is not jittered has factors (1, 1, 1, 0).
+
+    Args:
+        brightness: Factor within ``1 +- brightness``; likewise ``contrast`` and ``saturation``.
+        hue: Turn within ``+- hue``. VICReg (arXiv 2105.04906, App. C.1) has (0.4, 0.4, 0.2, 0.1) with p 0.8.
+    """
+
+    name = "color"
+    num_uniforms = 9
+    steps = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
+
+    def __init__(
+        self,
+        brightness: float = 0.4,
+        contrast: float = 0.4,
+        saturation: float = 0.2,
+        hue: float = 0.1,
+        p: float = 0.8,
+    ) -> None:
+        self.strength = np.array([brightness, contrast, saturation, hue])
+        self.p = p
+
+    def draw(self, u: Array) -> Array:
+        neutral = np.array([1.0, 1.0, 1.0, 0.0])
+        factors = neutral + self.strength * (2 * u[:, 1:5] - 1)
+        factors[:, :3] = np.maximum(factors[:, :3], 0)
+        factors = np.where(u[:, :1] < self.p, factors, neutral)
+        return np.concatenate([factors, np.argsort(u[:, 5:9], axis=1)], axis=1)
+
+    def apply(self, images: Tensor, params: Tensor) -> Tensor:
+        images = images.clone()
+        jittered = (params[:, :3] != 1).any(1) | (params[:, 3] != 0)
+        for turn in range(4):
+            for step, adjust in enumerate(self.steps):
+                rows = (jittered & (params[:, 4 + turn] == step)).nonzero()[:, 0]
+                if len(rows):
+                    images[rows] = adjust(images[rows], params[rows, step].to(images))
+        return images
+
+
+class Grayscale(Augmentation):
+    """Grey version with probability ``p``; 0.2 since SimCLR (arXiv 2002.05709, App. A). Parameter: 1 where grey."""
+
+    name = "gray"
+    num_uniforms = 1
+
+    def __init__(self, p: float = 0.2) -> None:
+        self.p = p
+
+    def draw(self, u: Array) -> Array:
+        return (u < self.p).astype(np.float64)
+
+    def apply(self, images: Tensor, params: Tensor) -> Tensor:
+        return torch.where(params[:, :, None, None] > 0, _luma(images), images)
+
+
+class Blur(Augmentation):
+    """Gaussian blur with probability ``p``. Parameter: sigma in pixels, 0 where not blurred.
+
+    Args:
+        kernel_size: Odd number of taps; a tenth of the image's side (SimCLR): 23 at 224 px, 9 at 96 px.
+        sigma: Range of the standard deviation, uniform; 0.1 to 2 at every size in the recipes' sources.
+        p: 0.5 in VICReg's paper, App. C.1.
+    """
+
+    name = "blur"
+    num_uniforms = 2
+
+    def __init__(self, kernel_size: int = 23, sigma: tuple[float, float] = (0.1, 2.0), p: float = 0.5) -> None:
+        self.radius, self.sigma, self.p = kernel_size // 2, sigma, p
+
+    def draw(self, u: Array) -> Array:
+        sigma = self.sigma[0] + (self.sigma[1] - self.sigma[0]) * u[:, 1:2]
+        return np.where(u[:, :1] < self.p, sigma, 0.0)
+
+    def apply(self, images: Tensor, params: Tensor) -> Tensor:
+        rows = (params[:, 0] > 0).nonzero()[:, 0]
+        if not len(rows):
+            return images
+        sigma = params[rows, 0].to(images)
+        blurred = _separable(images[rows], *(self._matrix(side, sigma) for side in images.shape[2:]))
+        return images.index_copy(0, rows, blurred)
+
+    def _matrix(self, side: int, sigma: Tensor) -> Tensor:
+        """The blur of one axis with reflected borders as a matrix ``(B, side, side)``."""
+        offsets = torch.arange(-self.radius, self.radius + 1, device=sigma.device)
+        taps = torch.exp(-0.5 * (offsets / sigma[:, None]) ** 2)
+        taps = taps / taps.sum(1, keepdim=True)
+        place = torch.arange(side, device=sigma.device)
+        source = (place[:, None] + offsets[None, :]).abs()
+        source = torch.where(source >= side, 2 * (side - 1) - source, source)
+        matrix = sigma.new_zeros(len(sigma), side, side)
+        matrix.scatter_add_(
+            2, source[None].expand(len(sigma), -1, -1), taps[:, None].expand(-1, side, -1).contiguous()
+        )
+        return matrix
+
+
+AUGMENTATIONS: dict[str, type[Augmentation]] = {
+    augmentation.name: augmentation for augmentation in (Crop, Flip, Color, Grayscale, Blur)
+}

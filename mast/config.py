@@ -1,0 +1,176 @@
+"""One strict, typed configuration for a pretraining run; the known runs are ``recipes/*.yaml``."""
+
+from __future__ import annotations
+
+import types
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from . import yaml
+from .augment import AUGMENTATIONS, Augmentation
+from .errors import UserError, unknown
+from .objective import Weights
+
+RECIPES = Path(__file__).parent / "recipes"
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Strict(BaseModel):
+    """A frozen model in which an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Data(Strict):
+    """The images to pretrain on.
+
+    Attributes:
+        folder: Under the data root: images in class folders (labels are used by the probe only).
+        store_size: Every image is decoded once, its short side brought to this, its centre kept as a square.
+    """
+
+    folder: str
+    store_size: Positive
+
+
+class ViewsConfig(Strict):
+    """Size of the views, their operations in order, and the share of pairs that isolate one of them."""
+
+    size: Positive
+    single_fraction: Fraction = 0.0
+    augmentations: dict[str, dict[str, Any]]
+
+    def build(self) -> list[Augmentation]:
+        """The augmentations, ``crop`` with this size."""
+        built = []
+        for name, params in self.augmentations.items():
+            if name not in AUGMENTATIONS:
+                raise unknown("augmentation", name, AUGMENTATIONS)
+            size = {"size": self.size} if name == "crop" else {}
+            try:
+                built.append(AUGMENTATIONS[name](**size, **params))
+            except TypeError as error:
+                raise UserError(f"augmentation '{name}': {error}", code=2) from error
+        return built
+
+
+class Masks(Strict):
+    """Masks start at ``start`` with logits spread by ``spread``, and have their own Adam with rate ``lr``."""
+
+    start: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    spread: float = 0.1
+    lr: float = 0.02
+
+
+class Optimizer(Strict):
+    """``lars`` as VICReg's code, ``sgd`` or ``adamw``. The rate is ``base_lr * batch_size / 256``."""
+
+    name: Literal["lars", "sgd", "adamw"]
+    base_lr: float
+    weight_decay: float
+    momentum: float = 0.9
+    warmup_epochs: float = 10.0
+    final_lr: Fraction = 0.001
+
+
+class Recipe(Strict):
+    """Everything that decides a run's weights.
+
+    Attributes:
+        method: ``vicreg``, or ``mast`` (masks, and uncertainty unless switched off).
+        expander: Widths of the expander's layers.
+        probe_every: Epochs between k-NN probes on the features at hand; 0 for none.
+        save_minutes: Time between two saved states.
+    """
+
+    name: str
+    description: str
+    source: str
+    method: Literal["vicreg", "mast"]
+    arch: str
+    data: Data
+    views: ViewsConfig
+    expander: tuple[Positive, ...]
+    weights: Weights = Weights()
+    masks: Masks = Masks()
+    uncertainty: bool = True
+    optimizer: Optimizer
+    batch_size: Annotated[int, Field(ge=2)]
+    epochs: Positive
+    precision: Literal["fp32", "bf16"] = "fp32"
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    seed: Annotated[int, Field(ge=0)] = 0
+    save_minutes: float = 1.0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        if self.method == "mast" and self.views.single_fraction == 0:
+            raise ValueError("views.single_fraction: MAST's masks learn from single pairs; give it more than 0")
+        return self
+
+
+def recipe_names() -> list[str]:
+    """The recipes that come with the package."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def load_recipe(name: str | Path, overrides: list[str] | None = None) -> Recipe:
+    """Read a recipe by name or path and apply ``key=value`` overrides, with dots into nested parts.
+
+    Raises:
+        UserError: For an unknown name, key, or value, naming what was expected.
+    """
+    path = Path(name)
+    if path.suffix not in {".yaml", ".yml"}:
+        path = RECIPES / f"{name}.yaml"
+        if not path.is_file():
+            raise unknown("recipe", str(name), recipe_names())
+    elif not path.is_file():
+        raise UserError(f"{path}: no such recipe file", remedy="`mast list recipes` shows what there is", code=2)
+    values = yaml.read(path)
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: a recipe is a mapping of keys to values", code=2)
+    for override in overrides or []:
+        _set(values, override)
+    return parse_recipe(values, str(path))
+
+
+def parse_recipe(values: dict[str, Any], source: str) -> Recipe:
+    """Check a recipe given as plain data."""
+    try:
+        recipe = Recipe.model_validate(values)
+        recipe.views.build()
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "recipe"
+        if first["type"] == "extra_forbidden":
+            raise UserError(f"{source}: {unknown('key', place, _keys(Recipe))}", code=2) from error
+        raise UserError(f"{source}: {place}: {first['msg']} (found {first['input']!r})", code=2) from error
+    return recipe
+
+
+def _keys(model: type[BaseModel], prefix: str = "") -> list[str]:
+    names = []
+    for name, field in model.model_fields.items():
+        names.append(prefix + name)
+        kind = field.annotation
+        if isinstance(kind, type) and not isinstance(kind, types.GenericAlias) and issubclass(kind, BaseModel):
+            names += _keys(kind, f"{prefix}{name}.")
+    return names
+
+
+def _set(values: dict[str, Any], override: str) -> None:
+    key, sign, text = override.partition("=")
+    if not sign or not key:
+        raise UserError(f"override '{override}' is not of the form key=value", code=2)
+    *path, last = key.split(".")
+    for part in path:
+        values = values.setdefault(part, {})
+        if not isinstance(values, dict):
+            raise UserError(f"override '{override}': '{part}' holds a value, not keys", code=2)
+    values[last] = yaml.parse(text, f"override '{override}'")

@@ -1,0 +1,14 @@
+"""Progress on the terminal: a live bar for people, a line now and then for logs."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from tqdm import tqdm
+
+
+def bar(*args: Any, **kwargs: Any) -> Any:
+    """A ``tqdm`` bar that writes at most one line in ten seconds where standard error is not a terminal."""
+    live = sys.stderr.isatty()
+    return tqdm(*args, dynamic_ncols=live, mininterval=0.2 if live else 10.0, **kwargs)

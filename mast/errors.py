@@ -1,0 +1,30 @@
+"""Errors that a user can act on."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A failure whose cause is in the input, said in one line with its remedy.
+
+    Args:
+        message: What was asked and what was found.
+        remedy: What to do about it.
+        code: Exit code of the command line: 1 for bad or missing data, 2 for wrong use.
+    """
+
+    def __init__(self, message: str, *, remedy: str = "", code: int = 1) -> None:
+        super().__init__(message if not remedy else f"{message} ({remedy})")
+        self.message = message
+        self.remedy = remedy
+        self.code = code
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
+    """Build the error for a name that does not exist, with the nearest names that do."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=3)
+    remedy = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"
+    return UserError(f"unknown {kind} '{name}'", remedy=remedy, code=2)

@@ -1,0 +1,156 @@
+"""The objective: pure functions of embeddings. Equation numbers are those of ``mast/README.md``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Coefficients of the terms.
+
+    Attributes:
+        invariance, variance, covariance: VICReg's lambda, mu and nu (arXiv 2105.04906, equation 6).
+        open: Pull that keeps masks open, equation (6).
+        uncertainty: Weight of the variance head's own loss, equation (5).
+        variance_floor: Least value of a pair's variance, equation (4).
+        clip: Range of the normalised uncertainty weights, equation (4).
+        divisor_floor: Least share of D in the divisor of pairs in which several augmentations differ, equation (3).
+        hinge_by_mask: Share of the variance hinge that is spread like the masks, equation (7).
+    """
+
+    invariance: float = 25.0
+    variance: float = 25.0
+    covariance: float = 1.0
+    open: float = 1.0
+    uncertainty: float = 1.0
+    variance_floor: float = 0.05
+    clip: tuple[float, float] = (0.1, 10.0)
+    divisor_floor: float = 0.25
+    hinge_by_mask: float = 0.5
+
+
+class Loss(NamedTuple):
+    """The total and its parts, each a scalar tensor; ``total`` is the weighted sum of the others."""
+
+    total: Tensor
+    parts: dict[str, Tensor]
+
+
+def variance_per_dimension(z: Tensor, target: float = 1.0, epsilon: float = 1e-4) -> Tensor:
+    """Hinge on the standard deviation of every dimension, equation (1): ``(B, D) -> (D,)``."""
+    return torch.relu(target - torch.sqrt(z.var(dim=0) + epsilon))
+
+
+def covariance(z: Tensor) -> Tensor:
+    """Sum of squared off-diagonal covariances over D, equation (2): ``(B, D) -> ()``."""
+    centred = z - z.mean(dim=0)
+    matrix = centred.T @ centred / (len(z) - 1)
+    return (matrix.square().sum() - matrix.diagonal().square().sum()) / z.shape[1]
+
+
+def vicreg(z1: Tensor, z2: Tensor, weights: Weights) -> Loss:
+    """VICReg (Bardes, Ponce and LeCun 2022, arXiv 2105.04906), with its code's factor 1/2 on the hinge.
+
+    Args:
+        z1, z2: Embeddings of the two views, ``(B, D)``, of the whole global batch.
+        weights: Its ``invariance``, ``variance`` and ``covariance`` are used.
+    """
+    invariance = (z1 - z2).square().mean()
+    hinge = (variance_per_dimension(z1).mean() + variance_per_dimension(z2).mean()) / 2
+    return _total(weights, invariance=invariance, variance=hinge, covariance=covariance(z1) + covariance(z2))
+
+
+def masked(
+    z1: Tensor,
+    z2: Tensor,
+    differs: Tensor,
+    single: Tensor,
+    log_masks: Tensor,
+    weights: Weights,
+    variances: tuple[Tensor, Tensor] | None = None,
+) -> Loss:
+    """The MAST objective: invariance within the subspace of what differs, weighted by certainty.
+
+    With masks of one and no variances it equals `vicreg`.
+
+    Args:
+        z1, z2: Embeddings of the two views, ``(B, D)``.
+        differs: ``(B, K)`` booleans, which augmentations differ between the views.
+        single: ``(B,)`` booleans, pairs that isolate one augmentation: they alone teach the masks.
+        log_masks: Logarithms of the masks, ``(K, D)``.
+        weights: Coefficients.
+        variances: Predicted s^2 of both views, ``(B, D)`` each, or None for no uncertainty.
+    """
+    squared = (z1 - z2).square()
+    keep = subspace_masks(differs, single, log_masks)  # (B, D)
+    certainty = None
+    extra = {}
+    if variances is not None:
+        pair_variance = (variances[0] + variances[1]).clamp(min=weights.variance_floor)
+        certainty = certainty_weights(pair_variance.detach(), weights.clip)
+        extra["uncertainty"] = likelihood(squared.detach(), pair_variance)
+    invariance = masked_invariance(squared, keep, single, weights.divisor_floor, certainty)
+    spread = hinge_weights(keep.detach(), weights.hinge_by_mask)
+    hinge = ((variance_per_dimension(z1) + variance_per_dimension(z2)) * spread).sum() / 2
+    return _total(
+        weights,
+        invariance=invariance,
+        variance=hinge,
+        covariance=covariance(z1) + covariance(z2),
+        open=(1 - log_masks.exp()).mean(),
+        **extra,
+    )
+
+
+def subspace_masks(differs: Tensor, single: Tensor, log_masks: Tensor) -> Tensor:
+    """Product of the masks of what differs, ``(B, D)``: a sum in log space. Only single pairs pass gradient."""
+    chosen = differs.to(log_masks)
+    return torch.exp(torch.where(single[:, None], chosen @ log_masks, chosen @ log_masks.detach()))
+
+
+def masked_invariance(
+    squared: Tensor, keep: Tensor, single: Tensor, divisor_floor: float, certainty: Tensor | None = None
+) -> Tensor:
+    """Mean over pairs of the masked mean of squared differences, equation (3).
+
+    Args:
+        squared: Squared differences, ``(B, D)``.
+        keep: Subspace mask of every pair, ``(B, D)`` in [0, 1].
+        single: ``(B,)``; the divisor of all other pairs is at least ``divisor_floor * D``.
+        divisor_floor: Share of D.
+        certainty: Weights ``(B, D)`` from equation (4).
+    """
+    weighted = squared * keep if certainty is None else squared * keep * certainty
+    floor = torch.where(single, 1e-6, divisor_floor) * squared.shape[1]
+    return (weighted.sum(1) / torch.maximum(keep.sum(1), floor.to(keep))).mean()
+
+
+def certainty_weights(pair_variance: Tensor, clip: tuple[float, float]) -> Tensor:
+    """Inverse variances, each dimension brought to mean 1 over the batch and clipped, equation (4)."""
+    inverse = 1 / pair_variance
+    return (inverse / inverse.mean(dim=0)).clamp(*clip)
+
+
+def likelihood(squared: Tensor, pair_variance: Tensor) -> Tensor:
+    """Negative mutual likelihood score up to constants, equation (5): ``d^2 / v + log v``, averaged.
+
+    Probabilistic Face Embeddings (Shi and Jain 2019, arXiv 1904.09658), equation 3.
+    """
+    return (squared / pair_variance + torch.log(pair_variance)).mean()
+
+
+def hinge_weights(keep: Tensor, share: float) -> Tensor:
+    """Weights of the variance hinge over dimensions, ``(D,)`` summing to 1, equation (7)."""
+    even = torch.full_like(keep[0], 1 / keep.shape[1])
+    by_mask = (keep / keep.sum(1, keepdim=True).clamp(min=1e-6)).mean(0)
+    return (1 - share) * even + share * by_mask
+
+
+def _total(weights: Weights, **parts: Tensor) -> Loss:
+    total = sum((getattr(weights, name) * value for name, value in parts.items()), start=torch.zeros(()))
+    return Loss(total, parts)
