@@ -104,7 +104,9 @@ class Crop(Augmentation):
     def apply(self, images: Tensor, params: Tensor) -> Tensor:
         height, width = images.shape[2:]
         size = params.new_tensor([height, width, height, width])
-        top, left, bottom, right = (torch.cat([params[:, :2], params[:, :2] + params[:, 2:]], 1) * size).round().to(images).T
+        top, left, bottom, right = (
+            (torch.cat([params[:, :2], params[:, :2] + params[:, 2:]], 1) * size).round().to(images).T
+        )
         rows = _resampling_matrix(top, (bottom - top).clamp(min=1), height, self.size, self.interpolation)
         columns = _resampling_matrix(left, (right - left).clamp(min=1), width, self.size, self.interpolation)
         return _separable(images, rows, columns).clamp_(0, 1)
@@ -155,7 +157,7 @@ def adjust_hue(images: Tensor, factor: Tensor) -> Tensor:
     value, _ = images.max(dim=1, keepdim=True)
     low, _ = images.min(dim=1, keepdim=True)
     chroma = value - low
-    red, green, blue = images.split(1, dim=1)
+    red, green, blue = images[:, 0:1], images[:, 1:2], images[:, 2:3]
     safe = torch.where(chroma > 0, chroma, 1.0)
     sector = torch.where(
         value == red,
@@ -240,7 +242,9 @@ class Blur(Augmentation):
     name = "blur"
     num_uniforms = 2
 
-    def __init__(self, kernel_size: int = 23, sigma: tuple[float, float] = (0.1, 2.0), p: float = 0.5) -> None:
+    def __init__(
+        self, kernel_size: int = 23, sigma: tuple[float, float] = (0.1, 2.0), p: float = 0.5
+    ) -> None:
         self.radius, self.sigma, self.p = kernel_size // 2, sigma, p
 
     def draw(self, u: Array) -> Array:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,22 @@ FORMAT = "mast-backbone"
 VERSION = 1
 
 
+def weights_sha256(state: Mapping[str, Tensor]) -> str:
+    """Hash what a network computes with: names, shapes and float32 (or integer) bytes, in the order of names.
+
+    BatchNorm's ``num_batches_tracked`` is left out: nothing is computed from it and half of the files lack it.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        if name.endswith("num_batches_tracked"):
+            continue
+        tensor = state[name].detach().cpu()
+        tensor = tensor.float() if tensor.is_floating_point() else tensor
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy()))
+    return digest.hexdigest()
+
+
 def write_published(path: str | os.PathLike[str], state: dict[str, Tensor], passport: dict[str, Any]) -> None:
     """Write a backbone for others to use: safetensors with torchvision's names and the passport inside.
 
@@ -27,7 +45,8 @@ def write_published(path: str | os.PathLike[str], state: dict[str, Tensor], pass
         passport: What the reader must know: ``arch``, ``normalization`` (``mean``, ``std``), ``input_size``,
             ``interpolation``, and how the weights came to be.
     """
-    header = {"mast": canonical_json({"format": FORMAT, "version": VERSION, **passport})}
+    facts = {**passport, "weights_sha256": weights_sha256(state)}
+    header = {"mast": canonical_json({"format": FORMAT, "version": VERSION, **facts})}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     with atomic_write(path, "wb") as file:
         file.write(safetensors.torch.save(tensors, metadata=header))
@@ -52,6 +71,8 @@ def read_published(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dic
         raise ValueError(f"{path}: a safetensors file, but not a published MAST backbone")
     if header.get("version") != VERSION:
         raise ValueError(f"{path}: version {header.get('version')}, this program reads version {VERSION}")
+    if header.get("weights_sha256") != weights_sha256(state):
+        raise ValueError(f"{path}: the weights are not those that were written: the file is damaged")
     return state, header
 
 

@@ -110,7 +110,9 @@ class Recipe(Strict):
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
         if self.method == "mast" and self.views.single_fraction == 0:
-            raise ValueError("views.single_fraction: MAST's masks learn from single pairs; give it more than 0")
+            raise ValueError(
+                "views.single_fraction: MAST's masks learn from single pairs; give it more than 0"
+            )
         return self
 
 
@@ -131,7 +133,9 @@ def load_recipe(name: str | Path, overrides: list[str] | None = None) -> Recipe:
         if not path.is_file():
             raise unknown("recipe", str(name), recipe_names())
     elif not path.is_file():
-        raise UserError(f"{path}: no such recipe file", remedy="`mast list recipes` shows what there is", code=2)
+        raise UserError(
+            f"{path}: no such recipe file", remedy="`mast list recipes` shows what there is", code=2
+        )
     values = yaml.read(path)
     if not isinstance(values, dict):
         raise UserError(f"{path}: a recipe is a mapping of keys to values", code=2)
@@ -159,7 +163,11 @@ def _keys(model: type[BaseModel], prefix: str = "") -> list[str]:
     for name, field in model.model_fields.items():
         names.append(prefix + name)
         kind = field.annotation
-        if isinstance(kind, type) and not isinstance(kind, types.GenericAlias) and issubclass(kind, BaseModel):
+        if (
+            isinstance(kind, type)
+            and not isinstance(kind, types.GenericAlias)
+            and issubclass(kind, BaseModel)
+        ):
             names += _keys(kind, f"{prefix}{name}.")
     return names
 

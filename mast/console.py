@@ -11,4 +11,5 @@ from tqdm import tqdm
 def bar(*args: Any, **kwargs: Any) -> Any:
     """A ``tqdm`` bar that writes at most one line in ten seconds where standard error is not a terminal."""
     live = sys.stderr.isatty()
-    return tqdm(*args, dynamic_ncols=live, mininterval=0.2 if live else 10.0, **kwargs)
+    kwargs = {"dynamic_ncols": live, "mininterval": 0.2 if live else 10.0, **kwargs}
+    return tqdm(*args, **kwargs)

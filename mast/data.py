@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
+
 from .console import bar
 from .errors import UserError
 
@@ -65,7 +66,9 @@ def decode_square(path: Path, size: int) -> NDArray[np.uint8]:
         with Image.open(path) as image:
             rgb = image.convert("RGB")
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: cannot be decoded ({error})", remedy="replace or remove the file") from error
+        raise UserError(
+            f"{path}: cannot be decoded ({error})", remedy="replace or remove the file"
+        ) from error
     width, height = rgb.size
     side = min(width, height)
     left, top = (width - side) / 2, (height - side) / 2

@@ -33,7 +33,7 @@ class LARS(torch.optim.Optimizer):
         momentum: float = 0.9,
         eta: float = 0.001,
     ) -> None:
-        super().__init__(params, dict(lr=lr, weight_decay=weight_decay, momentum=momentum, eta=eta))
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "eta": eta})
 
     @overload
     def step(self, closure: None = None) -> None: ...

@@ -56,6 +56,8 @@ class Learner(nn.Module):
             self.masks = SubspaceMasks(names, recipe.expander[-1], start=config.start, spread=config.spread)
             if recipe.uncertainty:
                 self.variance = VarianceHead(self.backbone.feature_dim, recipe.expander[-1])
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("mean", torch.tensor(recipe.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(recipe.std).view(1, 3, 1, 1), persistent=False)
 
@@ -125,7 +127,7 @@ def pretrain(
     # -- networks and optimizers ----------------------------------------------------------------------------
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        learner = Learner(recipe, views.names).to(place, memory_format=torch.channels_last)
+        learner = Learner(recipe, views.names).to(memory_format=torch.channels_last).to(place)
     config = recipe.optimizer
     networks = nn.ModuleList([learner.backbone, learner.expander])
     optimizer = build_optimizer(
@@ -180,14 +182,17 @@ def pretrain(
             optimizer.zero_grad(set_to_none=True)
             if head_optimizer is not None:
                 head_optimizer.zero_grad(set_to_none=True)
-            loss.total.backward()  # type: ignore[no-untyped-call]
+            loss.total.backward()
             optimizer.step()
             if head_optimizer is not None:
                 head_optimizer.step()
 
             step += 1
             values = {name: float(part.detach()) for name, part in loss.parts.items()}
-            values |= {"loss": float(loss.total.detach()), "feature_std": float(features.detach().std(0).mean())}
+            values |= {
+                "loss": float(loss.total.detach()),
+                "feature_std": float(features.detach().std(0).mean()),
+            }
             if not all(math.isfinite(value) for value in values.values()):
                 raise UserError(
                     f"the loss is not finite at step {step}: {values}",
@@ -222,16 +227,22 @@ def _claim(recipe: Recipe, out: Path, resume: bool) -> None:
     if mine.is_file():
         if mine.read_text(encoding="utf-8") != text:
             raise UserError(
-                f"{out} holds a run of another recipe", remedy="give another --out, or delete the folder", code=2
+                f"{out} holds a run of another recipe",
+                remedy="give another --out, or delete the folder",
+                code=2,
             )
         if not resume:
-            raise UserError(f"{out} holds a run of this recipe", remedy="add --resume to go on with it", code=2)
+            raise UserError(
+                f"{out} holds a run of this recipe", remedy="add --resume to go on with it", code=2
+            )
         return
     try:
         with atomic_write(mine) as file:
             file.write(text)
     except OSError as error:
-        raise UserError(f"cannot write to {out} ({error.strerror})", remedy="give a writable --out") from error
+        raise UserError(
+            f"cannot write to {out} ({error.strerror})", remedy="give a writable --out"
+        ) from error
 
 
 @contextmanager
