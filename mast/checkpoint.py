@@ -32,7 +32,7 @@ def weights_sha256(state: Mapping[str, Tensor]) -> str:
         tensor = state[name].detach().cpu()
         tensor = tensor.float() if tensor.is_floating_point() else tensor
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        digest.update(memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy()))
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -1,0 +1,240 @@
+"""Layouts as data: each entry of ``layouts.yaml`` says where a method keeps its backbone and under which names."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Any
+
+import yaml
+
+from ..errors import UserError, unknown
+from .passport import normalization as _normalization
+
+_WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_fpw_module", "_module"}
+"""Parts of a name that DistributedDataParallel, compile, FSDP and Classy Vision put in. They mean nothing."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One entry of the table.
+
+    Attributes:
+        name: Short name, what ``--layout`` takes.
+        title: The methods or libraries that write it.
+        source: Where it was read.
+        at: Alternatives; each is the dotted paths of the dicts that together hold the weights ("" is the top).
+        prefix: What every backbone key starts with, wrappers aside.
+        marks: Regular expressions, each of which must match the start of some key.
+        absent: Regular expressions that must match the start of no key.
+        drop: Start of a key (a regular expression) and why it is left out.
+        rename: Regular expressions and replacements that lead to torchvision's or timm's names, in order.
+        transform: Name of a function of `transforms` for what renaming cannot do.
+        encoder: ``online`` or ``ema``, as the authors' evaluation takes it.
+        variants: Further copies in the file: name and prefix, or the whole path ``a.b:prefix``.
+        stem: What a 3x3 first convolution means: ``cifar``, ``cifar2`` or ``half``; none asks for ``--arch``.
+        normalization: As in a passport.
+        input_size: Pixels.
+        interpolation: ``bicubic`` or ``bilinear``.
+        refuse: Why files of this kind cannot be used at all.
+        explicit: Only used when asked for by name or by the registry, because content cannot tell it.
+        options: What the architecture needs to know beyond shapes (see `families`).
+    """
+
+    name: str
+    title: str
+    source: str
+    at: tuple[tuple[str, ...], ...] = (("",),)
+    prefix: str = ""
+    marks: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
+    drop: dict[str, str] = field(default_factory=dict)
+    rename: tuple[tuple[str, str], ...] = ()
+    transform: str = ""
+    encoder: str = "online"
+    variants: dict[str, str] = field(default_factory=dict)
+    stem: str = ""
+    normalization: dict[str, Any] = field(default_factory=_normalization)
+    input_size: int = 224
+    interpolation: str = "bilinear"
+    refuse: str = ""
+    explicit: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Extract:
+    """A layout applied to a file.
+
+    Attributes:
+        layout: The layout.
+        weights: Tensors under torchvision's or timm's names.
+        dropped: What was left out and why.
+        unexpected: The file's keys that nothing explains.
+        fits: Whether the state dict is where the layout says and carries its marks.
+    """
+
+    layout: Layout
+    weights: dict[str, Any] = field(default_factory=dict)
+    dropped: dict[str, str] = field(default_factory=dict)
+    unexpected: list[str] = field(default_factory=list)
+    fits: bool = True
+
+
+@functools.cache
+def table() -> dict[str, Layout]:
+    """All layouts by name, in the order in which equals are preferred."""
+    text = resources.files(__package__).joinpath("layouts.yaml").read_text("utf-8")
+    document = yaml.safe_load(text)
+    renames = document["renames"]
+    return {name: _entry(name, entry, renames) for name, entry in document["layouts"].items()}
+
+
+@functools.cache
+def _beside() -> dict[str, str]:
+    text = resources.files(__package__).joinpath("layouts.yaml").read_text("utf-8")
+    return dict(yaml.safe_load(text)["beside"])
+
+
+def _entry(name: str, entry: Mapping[str, Any], renames: Mapping[str, Any]) -> Layout:
+    fields = dict(entry)
+    at = fields.pop("at", [""])
+    fields["at"] = tuple((path,) if isinstance(path, str) else tuple(path) for path in at)
+    rename = fields.pop("rename", [])
+    fields["rename"] = tuple((a, b) for a, b in (renames[rename] if isinstance(rename, str) else rename))
+    for key in ("marks", "absent"):
+        fields[key] = tuple(fields.get(key, ()))
+    fields["normalization"] = _normalization(**fields.get("normalization", {}))
+    return Layout(name=name, **fields)
+
+
+def get(name: str) -> Layout:
+    """A layout by name; ``name:variant`` takes another copy of the weights, such as ``moco:ema``.
+
+    Raises:
+        UserError: If there is no such layout or variant.
+    """
+    base, _, variant = name.partition(":")
+    if base not in table():
+        raise unknown("layout", base, table())
+    layout = table()[base]
+    if not variant:
+        return layout
+    if variant not in layout.variants:
+        raise unknown(f"variant of layout {base}", variant, layout.variants)
+    place = layout.variants[variant]
+    path, colon, prefix = place.rpartition(":")
+    at = (tuple(path.split("+")),) if colon else layout.at
+    drop = (
+        {**layout.drop, re.escape(layout.prefix): "another copy of the weights"}
+        if layout.prefix
+        else layout.drop
+    )
+    return Layout(**{**vars(layout), "name": name, "prefix": prefix, "at": at, "drop": drop,
+                     "encoder": "online" if layout.encoder == "ema" else "ema"})  # fmt: skip
+
+
+def extract(tree: Mapping[Any, Any], layout: Layout) -> Extract:
+    """Take the backbone out of a file's content as a layout says.
+
+    Returns:
+        The tensors under the names that the architecture uses, and an account of every other key.
+    """
+    result = Extract(layout)
+    for paths in layout.at:
+        found = [_follow(tree, path) for path in paths]
+        if all(isinstance(part, Mapping) and part for part in found):
+            break
+    else:
+        result.fits = False
+        return result
+    keys: dict[str, Any] = {}
+    for part in found:
+        for key, value in _flatten(part):
+            short = ".".join(p for p in key.split(".") if p not in _WRAPPERS)
+            if short in keys:
+                result.unexpected.append(f"{key} (twice, under different wrappers)")
+            keys[short] = value
+    result.fits = all(any(re.match(mark, key) for key in keys) for mark in layout.marks) and not any(
+        re.match(mark, key) for mark in layout.absent for key in keys
+    )
+    if not result.fits:
+        return result
+    _beside_the_weights(tree, paths, result)
+    _take(keys, layout, result)
+    return result
+
+
+def _take(keys: Mapping[str, Any], layout: Layout, result: Extract) -> None:
+    for key, value in keys.items():
+        reason = next(((rule, why) for rule, why in layout.drop.items() if re.match(rule, key)), None)
+        if reason:
+            result.dropped[_readable(reason[0])] = reason[1]
+        elif key.startswith(layout.prefix):
+            name = key[len(layout.prefix) :]
+            for pattern, replacement in layout.rename:
+                name = re.sub(pattern, replacement, name)
+            if name in result.weights:
+                result.unexpected.append(f"{key} (a second {name})")
+            result.weights[name] = value
+        else:
+            result.unexpected.append(key)
+
+
+def _readable(rule: str) -> str:
+    return rule.replace("\\", "")
+
+
+def _follow(tree: Any, path: str) -> Any:
+    for part in filter(None, path.split(".")):
+        if not isinstance(tree, Mapping) or part not in tree:
+            return None
+        tree = tree[part]
+    return tree
+
+
+def _flatten(tree: Mapping[Any, Any], prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """Arrays and tensors with their dotted names; numbers, text and lists are not weights."""
+    for key, value in tree.items():
+        if hasattr(value, "shape") and hasattr(value, "dtype"):
+            yield f"{prefix}{key}", value
+        elif isinstance(value, Mapping) and depth < 8:
+            yield from _flatten(value, f"{prefix}{key}.", depth + 1)
+
+
+def _beside_the_weights(tree: Mapping[Any, Any], paths: tuple[str, ...], result: Extract) -> None:
+    """Account for what lies next to the state dict: training state is known by name, other tensors are not."""
+    inside = {tuple(filter(None, path.split("."))) for path in paths}
+    if () in inside:
+        return
+    ways = {path[:n] for path in inside for n in range(len(path) + 1)}
+
+    def walk(node: Mapping[Any, Any], place: tuple[str, ...]) -> None:
+        for key, value in node.items():
+            here = (*place, str(key))
+            if here in inside:
+                continue
+            if here in ways and isinstance(value, Mapping):
+                walk(value, here)
+                continue
+            name = ".".join(here)
+            reason = _beside().get(str(key)) or next(
+                (why for rule, why in result.layout.drop.items() if re.fullmatch(rule, f"/{name}")), None
+            )
+            if reason:
+                result.dropped[name] = reason
+            elif isinstance(value, Mapping) and any(True for _ in _flatten(value)):
+                result.unexpected += [f"{name}.{inner}" for inner, _ in _flatten(value)]
+
+    walk(tree, ())
+
+
+def known_refusal(tree: Mapping[Any, Any]) -> UserError | None:
+    """The reason why a recognised kind of file cannot be used, if it is such a kind."""
+    for layout in table().values():
+        if layout.refuse and extract(tree, layout).fits:
+            return UserError(f"{layout.title}: {layout.refuse}", remedy=f"source: {layout.source}")
+    return None

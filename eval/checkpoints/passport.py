@@ -1,0 +1,99 @@
+"""The passport: what a checkpoint is, and the proof that all of it was read."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Passport:
+    """Everything a protocol, a record or a reader needs to know about one checkpoint.
+
+    Attributes:
+        name: Registry name, file name without its ending, or the control's name.
+        source: The reference as the user gave it.
+        layout: Name of the entry of ``layouts.yaml`` that explains the file.
+        arch: Architecture, such as ``resnet50`` or ``vit_small_patch16``.
+        sha256: Hash of the file; of the weights for a random control.
+        weights_sha256: Hash over names, shapes, types and bytes of the mapped tensors.
+        mapped: Number of the file's tensors that the backbone took.
+        dropped: Key or prefix of what was left out, with the reason.
+        missing: Keys that the backbone wants and the file lacks (only ``num_batches_tracked`` can be here).
+        unexpected: Keys without an explanation; always empty, they are an error.
+        normalization: ``mean``, ``std`` (three numbers each, in the units of ``range``), ``range`` (``0..1``
+            or ``0..255``) and ``channels`` (``RGB`` or ``BGR``: the order that the network wants).
+        input_size: Side in pixels of the images the backbone was evaluated at.
+        interpolation: ``bicubic`` or ``bilinear``.
+        encoder: Which of several copies was taken: ``online`` or ``ema``.
+        trained: False when the weights look like an initialisation.
+        warnings: What a user should know before trusting a number.
+        unsafe_globals: What the file wanted to run. Not empty only with ``trusted_pickle``.
+        trusted_pickle: The user told us to run the file's code.
+        feature_dim: D.
+        stride_in_1x1: Bottlenecks stride in the first 1x1 convolution (Caffe's, MSRA's) and not in the 3x3.
+        extra: More facts, such as the recipe of MAST's own checkpoints or a changed padding.
+    """
+
+    name: str
+    source: str
+    layout: str
+    arch: str
+    sha256: str
+    weights_sha256: str
+    mapped: int
+    normalization: dict[str, Any]
+    input_size: int
+    interpolation: str
+    feature_dim: int
+    dropped: dict[str, str] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    encoder: str = "online"
+    trained: bool = True
+    warnings: list[str] = field(default_factory=list)
+    unsafe_globals: list[str] = field(default_factory=list)
+    trusted_pickle: bool = False
+    stride_in_1x1: bool = False
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as a dict of plain values."""
+        return dataclasses.asdict(self)
+
+
+def normalization(
+    mean: tuple[float, ...] = IMAGENET_MEAN,
+    std: tuple[float, ...] = IMAGENET_STD,
+    *,
+    range: str = "0..1",
+    channels: str = "RGB",
+) -> dict[str, Any]:
+    """Build a passport's ``normalization``; ImageNet's constants unless told otherwise."""
+    return {"mean": list(mean), "std": list(std), "range": range, "channels": channels}
+
+
+def normalize(images: Tensor, constants: dict[str, Any]) -> Tensor:
+    """Prepare images for a backbone as its passport says.
+
+    Args:
+        images: ``(B, 3, H, W)``, RGB in ``0..1``.
+        constants: A passport's ``normalization``.
+
+    Returns:
+        Normalised images, ``(B, 3, H, W)``, in the channel order the backbone wants.
+    """
+    if constants["channels"] == "BGR":
+        images = images.flip(1)
+    if constants["range"] == "0..255":
+        images = images * 255
+    mean = images.new_tensor(constants["mean"]).view(1, 3, 1, 1)
+    std = images.new_tensor(constants["std"]).view(1, 3, 1, 1)
+    return (images - mean) / std
