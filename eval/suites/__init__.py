@@ -1,0 +1,137 @@
+"""Suites: which checkpoints meet which tasks, as data. A suite may pretrain some of its checkpoints first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mast import yaml
+
+from ..errors import UserError, unknown
+
+FOLDER = Path(__file__).parent
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Seed = Annotated[int, Field(ge=0)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Arm(_Strict):
+    """A checkpoint that the suite pretrains: a recipe with ``key=value`` overrides, under a name of its own."""
+
+    name: Name
+    recipe: str
+    overrides: list[str] = []
+
+
+class Reference(_Strict):
+    """A checkpoint that exists: a path, a registry name or ``random:<arch>[@seed]``, under a name."""
+
+    name: Name
+    ref: str
+
+
+class Block(_Strict):
+    """Every task x protocol x seed of this block is run with every checkpoint.
+
+    Attributes:
+        tasks: Names from ``mast list tasks``.
+        protocols: Names from ``mast list protocols``.
+        seeds: Evaluation seeds.
+        overrides: Changed parameters of these protocols.
+        checkpoints: Names of the checkpoints to use; all of the suite when empty.
+    """
+
+    tasks: Annotated[list[str], Field(min_length=1)]
+    protocols: Annotated[list[str], Field(min_length=1)]
+    seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
+    overrides: dict[str, Any] = {}
+    checkpoints: list[Name] = []
+
+
+class Suite(_Strict):
+    """A suite as its YAML file says it.
+
+    Attributes:
+        name: Its name, and that of its record file.
+        description: One line for ``mast list suites``.
+        minutes: What a whole run takes, as measured on ``hardware``.
+        hardware: Where ``minutes`` was measured.
+        data: ``scenes`` writes the embedded images first and reads them where no ``--data-root`` is given.
+        pretrain: Checkpoints to pretrain.
+        checkpoints: Checkpoints that exist.
+        cells: What to run.
+    """
+
+    name: Name
+    description: str
+    minutes: float | None = None
+    hardware: str = "two CPU cores"
+    data: Literal["scenes"] | None = None
+    pretrain: list[Arm] = []
+    checkpoints: list[Reference] = []
+    cells: Annotated[list[Block], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _names(self) -> Self:
+        names = [arm.name for arm in self.pretrain] + [reference.name for reference in self.checkpoints]
+        if not names:
+            raise ValueError("a suite needs checkpoints, under 'pretrain' or 'checkpoints'")
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"the checkpoint name '{name}' is given twice")
+        for block in self.cells:
+            for name in block.checkpoints:
+                if name not in names:
+                    raise ValueError(str(unknown("checkpoint", name, names)))
+        return self
+
+
+def names() -> list[str]:
+    """The suites that come with the package."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def load(name: str | Path) -> Suite:
+    """Read a suite by name or path.
+
+    Raises:
+        UserError: For an unknown suite or key, a key that stands twice, or a wrong value.
+    """
+    path = Path(name)
+    if path.suffix not in {".yaml", ".yml"}:
+        path = FOLDER / f"{name}.yaml"
+        if not path.is_file():
+            raise unknown("suite", str(name), names())
+    elif not path.is_file():
+        raise UserError(
+            f"{path}: no such suite file", remedy="`mast list suites` shows what there is", code=2
+        )
+    return parse(yaml.read(path), str(path))
+
+
+def parse(value: Any, source: str) -> Suite:
+    """Check a suite given as plain data; ``source`` stands in errors."""
+    if not isinstance(value, dict):
+        raise UserError(f"{source}: a suite is a mapping of keys to values", code=2)
+    try:
+        return Suite.model_validate(value)
+    except ValidationError as error:
+        found = error.errors()
+        first = next((item for item in found if item["type"] == "extra_forbidden"), found[0])
+        place = ".".join(map(str, first["loc"]))
+        if first["type"] == "extra_forbidden":
+            wrong = unknown("key", str(first["loc"][-1]), _keys(first["loc"]))
+            raise UserError(f"{source}: {place}: {wrong.message}", remedy=wrong.remedy, code=2) from error
+        message = first["msg"].removeprefix("Value error, ")
+        raise UserError(f"{source}: {place + ': ' if place else ''}{message}", code=2) from error
+
+
+def _keys(place: tuple[int | str, ...]) -> list[str]:
+    """The keys that are known where ``place`` lies."""
+    models: dict[int | str, type[BaseModel]] = {"pretrain": Arm, "checkpoints": Reference, "cells": Block}
+    return list((Suite if len(place) == 1 else models[place[0]]).model_fields)

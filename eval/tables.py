@@ -1,0 +1,265 @@
+"""Tables from records and published numbers, and from nothing else.
+
+A table has one section for each protocol version with its parameters, so versions never share a column. A cell
+that was not measured is absent, and a row that lacks one has no mean and no rank. `eval.render` writes tables.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Final
+
+import pandas as pd
+
+from mast.files import canonical_json
+
+from . import stats
+from .errors import UserError
+from .records import Book, Record
+
+# Metrics shown beside a task's own, where a record has them.
+BESIDE: Final = ("box_ap", "box_ap50", "box_ap75", "mask_ap", "mask_ap50", "mask_ap75")
+PUBLISHED: Final = ["method", "backbone", "task", "protocol", "version", "metric", "value", "source"]
+# What makes a cell: records that agree in all of these differ in their seed alone.
+CELL: Final = ["section", "title", "row", "label", "control", "column", "task", "metric", "headline"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A fraction with its interval, over how many seeds it is, and its source if it was not measured here."""
+
+    value: float
+    low: float | None
+    high: float | None
+    interval: str | None
+    level: float | None
+    seeds: int
+    source: str | None
+
+
+@dataclass(frozen=True)
+class Section:
+    """All results under one protocol version and one set of parameters.
+
+    Attributes:
+        title: Such as ``linear v1 (epochs=10)``.
+        rows: Row keys and their labels, measured ones first.
+        columns: Column keys and their labels, such as ``cifar10 top1``.
+        headline: The columns that count for mean and rank.
+        controls: Keys of rows whose weights are random on purpose.
+        cells: By row and column key; what was not measured is absent.
+    """
+
+    title: str
+    rows: dict[str, str]
+    columns: dict[str, str]
+    headline: list[str]
+    controls: frozenset[str]
+    cells: dict[tuple[str, str], Cell]
+
+    def summary(self) -> dict[str, tuple[float, int]]:
+        """Mean over the headline columns and rank by it, for the rows that miss none of them.
+
+        Returns:
+            By row key, the mean as a fraction and the rank (1 is best, ties share it); empty where there are
+            fewer than two headline columns, which leave nothing to average.
+        """
+        if len(self.headline) < 2:
+            return {}
+        grid = [[self._value(row, column) for column in self.headline] for row in self.rows]
+        mean = pd.DataFrame(grid, index=list(self.rows)).mean(axis=1, skipna=False).dropna()
+        rank = mean.rank(ascending=False, method="min")
+        return {str(row): (float(mean[row]), int(rank[row])) for row in mean.index}
+
+    def best(self, column: str) -> float:
+        """The highest value of a column."""
+        return max(cell.value for (_, where), cell in self.cells.items() if where == column)
+
+    def _value(self, row: str, column: str) -> float:
+        cell = self.cells.get((row, column))
+        return float("nan") if cell is None else cell.value
+
+
+@dataclass(frozen=True)
+class Table:
+    """Sections, and what a reader has to know beside them."""
+
+    title: str
+    sections: list[Section]
+    failures: list[str]
+    sources: list[str]
+
+
+def build(book: Book, published: pd.DataFrame | None = None, *, title: str = "Results") -> Table:
+    """Arrange records and published numbers into a table.
+
+    Args:
+        book: The records; the latest completed one of each run counts.
+        published: What `read_published` returns.
+        title: The table's heading.
+    """
+    cells = _measured(book)
+    if published is not None and len(published):
+        quoted = _quoted(published, cells)
+        cells = pd.concat([cells, quoted], ignore_index=True) if len(cells) else quoted
+    sections = [_section(part) for _, part in cells.groupby("section", sort=False)] if len(cells) else []
+    failures = [
+        f"{record.checkpoint.name}, {record.task.name}, {record.protocol.name} v{record.protocol.version}, "
+        f"seed {record.seed}: {record.error.type}: {record.error.message}"
+        for record in book.failures()
+        if record.error is not None
+    ]
+    cited = (cell.source for section in sections for cell in section.cells.values())
+    return Table(title, sections, failures, list(dict.fromkeys(source for source in cited if source)))
+
+
+def read_published(paths: Iterable[Path]) -> pd.DataFrame:
+    """Read published numbers: CSV files with the columns of `PUBLISHED`, values in percent.
+
+    ``protocol`` and ``version`` are filled where a number came out of exactly that protocol: it then stands in
+    the column of what was measured under it, and otherwise in a section of its own, named after its file.
+
+    Returns:
+        The lines with ``value`` as a fraction, and the ``file`` each is from.
+
+    Raises:
+        UserError: For a file with other columns, a value outside 0 to 100, or a number without a source.
+    """
+    frames = [pd.DataFrame(columns=[*PUBLISHED, "file"])]
+    for path in paths:
+        try:
+            frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: not a file of published numbers: {error}") from error
+        if list(frame.columns) != PUBLISHED:
+            raise UserError(
+                f"{path}: has the columns {','.join(frame.columns)}", remedy=f"it needs {','.join(PUBLISHED)}"
+            )
+        frame["value"] = pd.to_numeric(frame["value"], errors="coerce") / 100
+        for number, (value, source) in enumerate(zip(frame["value"], frame["source"], strict=True), start=2):
+            if not 0 <= value <= 1 or not source.strip():
+                raise UserError(f"{path}:{number}: a number needs a value from 0 to 100 and a source")
+        frames.append(frame.assign(file=path.stem))
+    return pd.concat([frame.astype(object) for frame in frames], ignore_index=True)
+
+
+def _measured(book: Book) -> pd.DataFrame:
+    records = book.counting()
+    names = _labels(records)
+    entries = []
+    for record in records:
+        protocol = record.protocol
+        identity = canonical_json([protocol.name, protocol.version, protocol.params])
+        overrides = ", ".join(f"{key}={_plain(value)}" for key, value in sorted(protocol.overrides.items()))
+        for name in dict.fromkeys((record.task.metric, *BESIDE)):
+            if (metric := record.metrics.get(name)) is None:
+                continue
+            entries.append(
+                {
+                    "section": hashlib.sha256(identity.encode()).hexdigest(),
+                    "title": f"{protocol.name} v{protocol.version}"
+                    + (f" ({overrides})" if overrides else ""),
+                    "row": _weights(record),
+                    "label": names[_weights(record)],
+                    "control": record.checkpoint.trained is False,
+                    "column": canonical_json(
+                        [record.task.name, record.task.version, record.data.manifest, name]
+                    ),
+                    "task": record.task.name,
+                    "metric": name,
+                    "headline": name == record.task.metric,
+                    **metric.model_dump(),
+                }
+            )
+    if not entries:
+        return pd.DataFrame()
+    groups = pd.DataFrame(entries, dtype=object).groupby(CELL, sort=False)
+    cells = [dict(zip(CELL, key, strict=True)) | _over_seeds(part) for key, part in groups]
+    return pd.DataFrame(cells, dtype=object)
+
+
+def _over_seeds(part: pd.DataFrame) -> dict[str, Any]:
+    """One cell from its seeds: the only one as it is, or the mean with an interval over seeds."""
+    names = ["value", "low", "high", "interval", "level"]
+    found = part[names].astype(object).where(part[names].notna(), None).values.tolist()
+    if len(found) == 1:
+        return dict(zip(names, found[0], strict=True)) | {"seeds": 1, "source": None}
+    values = [float(line[0]) for line in found]
+    spread = stats.t_interval(values)
+    whole = [sum(values) / len(values), spread.low, spread.high, f"{spread.kind} over seeds", spread.level]
+    return dict(zip(names, whole, strict=True)) | {"seeds": len(values), "source": None}
+
+
+def _quoted(published: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
+    """Published numbers as cells, in a measured column of the same protocol version or on their own."""
+    rows = []
+    for item in published.to_dict("records"):
+        own = {
+            "row": f"published {item['method']} {item['backbone']}",
+            "label": f"{item['method']} {item['backbone']}",
+            "control": False,
+            **{key: item[key] for key in ("task", "metric", "value", "source")},
+            **dict.fromkeys(("low", "high", "interval", "level"), None),
+            "seeds": 1,
+        }
+        places = [
+            {
+                "section": f"published {item['file']}",
+                "title": f"Published: {item['file']}",
+                "column": canonical_json([item["task"], None, None, item["metric"]]),
+                "headline": False,
+            }
+        ]
+        if item["protocol"] and len(measured):
+            same = measured[
+                (measured["title"] == f"{item['protocol']} v{item['version']}")
+                & (measured["task"] == item["task"])
+                & (measured["metric"] == item["metric"])
+            ]
+            found = same[["section", "title", "column", "headline"]].drop_duplicates().to_dict("records")
+            places = [{str(key): value for key, value in place.items()} for place in found] or places
+        rows += [own | place for place in places]
+    return pd.DataFrame(rows, dtype=object)
+
+
+def _section(part: pd.DataFrame) -> Section:
+    part = part.astype(object).where(part.notna(), None)
+    columns = {
+        column: f"{task} {metric}" for column, task, metric in part[["column", "task", "metric"]].values
+    }
+    for column, label in list(columns.items()):
+        if sum(f"{task} {metric}" == label for task, _, _, metric in map(json.loads, columns)) > 1:
+            _, version, manifest, _ = json.loads(column)
+            columns[column] = f"{label} (task v{version}, data {manifest[:8]})"
+    names = [item.name for item in fields(Cell)]
+    keys = zip(part["row"], part["column"], strict=True)
+    return Section(
+        title=str(part["title"].iloc[0]),
+        rows=dict(zip(part["row"], part["label"], strict=True)),
+        columns=columns,
+        headline=list(dict.fromkeys(part.loc[part["headline"].astype(bool), "column"])),
+        controls=frozenset(part.loc[part["control"].astype(bool), "row"]),
+        cells={key: Cell(*values) for key, values in zip(keys, part[names].values.tolist(), strict=True)},
+    )
+
+
+def _weights(record: Record) -> str:
+    return f"{record.checkpoint.name} {record.checkpoint.weights_sha256}"
+
+
+def _labels(records: list[Record]) -> dict[str, str]:
+    """Row labels: the checkpoint's name, with the start of the weights' hash where a name has several."""
+    weights = {_weights(record): record.checkpoint.name for record in records}
+    names = list(weights.values())
+    return {
+        key: f"{name} {key.split()[-1][:8]}" if names.count(name) > 1 else name
+        for key, name in weights.items()
+    }
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else canonical_json(value)

@@ -1,0 +1,161 @@
+"""Tables: what shares a column, what has a mean, and that equal input gives equal bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from eval import render, tables
+from eval.errors import UserError
+from eval.records import Book, Record
+
+Make = Callable[..., Record]
+HEAD = "method,backbone,task,protocol,version,metric,value,source\n"
+
+
+def test_a_cell_carries_its_interval(make_record: Make) -> None:
+    table = tables.build(Book([make_record(value=0.623, interval=(0.601, 0.644))]))
+    assert "| vicreg | 62.3 [60.1, 64.4] |" in render.render(table, "md")
+    assert "Intervals: 95 % wilson." in render.render(table, "md")
+
+
+def test_a_row_with_a_missing_cell_has_a_dash_no_mean_and_no_rank(make_record: Make) -> None:
+    book = Book(
+        [
+            make_record(name="a", weights="a", task="one", value=0.9, interval=None),
+            make_record(name="b", weights="b", task="one", value=0.5, interval=None),
+            make_record(name="b", weights="b", task="two", value=0.7, interval=None),
+            make_record(name="c", weights="c", task="one", value=0.6, interval=None),
+            make_record(name="c", weights="c", task="two", value=0.8, interval=None),
+        ]
+    )
+    text = render.render(tables.build(book), "md")
+    assert "| a | **90.0** | – | – | – |" in text  # the easier task alone gives it no mean
+    assert "| b | 50.0 | 70.0 | 60.0 | 2 |" in text
+    assert "| c | 60.0 | **80.0** | 70.0 | 1 |" in text
+
+
+def test_protocol_versions_overrides_and_data_never_share_a_column(make_record: Make) -> None:
+    first = make_record(value=0.5)
+    for change in ({"version": 2}, {"overrides": {"epochs": 5}}, {"protocol": "knn"}):
+        table = tables.build(Book([first, make_record(value=0.6, **change)]))
+        assert len(table.sections) == 2, change
+    (section,) = tables.build(Book([first, make_record(value=0.6, manifest="e" * 64)])).sections
+    assert list(section.columns.values()) == [
+        "cifar10 top1 (task v1, data dddddddd)",
+        "cifar10 top1 (task v1, data eeeeeeee)",
+    ]
+    assert len(section.rows) == 1
+
+
+def test_seeds_become_a_mean_with_an_interval_over_seeds(make_record: Make) -> None:
+    values = [0.50, 0.52, 0.57]
+    (section,) = tables.build(Book([make_record(value=v, seed=s) for s, v in enumerate(values)])).sections
+    (cell,) = section.cells.values()
+    low, high = scipy.stats.t.interval(0.95, 2, np.mean(values), scipy.stats.sem(values))
+    assert cell.value == pytest.approx(0.53)
+    assert (cell.low, cell.high) == pytest.approx((low, high))
+    assert (cell.interval, cell.seeds) == ("t over seeds", 3)
+
+
+def test_one_name_with_two_weights_is_two_rows(make_record: Make) -> None:
+    (section,) = tables.build(Book([make_record(weights="a"), make_record(weights="b")])).sections
+    assert list(section.rows.values()) == ["vicreg aaaaaaaa", "vicreg bbbbbbbb"]
+
+
+def test_detection_shows_its_metrics_but_averages_the_headline_only(make_record: Make) -> None:
+    beside = {"box_ap": 0.2, "box_ap75": 0.1, "box_ap_small": 0.05}
+    record = make_record(task="voc", metric="box_ap50", value=0.4, interval=None, beside=beside)
+    (section,) = tables.build(Book([record])).sections
+    assert list(section.columns.values()) == ["voc box_ap50", "voc box_ap", "voc box_ap75"]
+    assert len(section.headline) == 1
+    assert section.summary() == {}
+
+
+def test_failures_are_told_under_the_table(make_record: Make) -> None:
+    book = Book([make_record(name="a"), make_record(name="b", weights="b", status="failed")])
+    for form in ("md", "text", "tex", "html"):
+        assert "b, cifar10, linear v1, seed 0: ValueError: it broke" in render.render(
+            tables.build(book), form
+        )
+
+
+def test_published_numbers_share_a_column_only_with_their_own_protocol(
+    tmp_path: Path, make_record: Make
+) -> None:
+    path = tmp_path / "paper.csv"
+    path.write_text(
+        HEAD
+        + "swav,resnet50,cifar10,linear,1,top1,61.2,Paper A Table 1\n"
+        + "swav,resnet50,cifar10,linear,2,top1,62.2,Paper B Table 2\n"
+        + "byol,resnet50,cifar10,,,top1,63.2,Paper A Table 1\n"
+    )
+    table = tables.build(Book([make_record(value=0.5, interval=None)]), tables.read_published([path]))
+    text = render.render(table, "md")
+    measured, published = text.split("## Published: paper")
+    assert "| swav resnet50 | **61.2**[^1] |" in measured
+    assert "| swav resnet50 | 62.2[^2] |" in published
+    assert "| byol resnet50 | **63.2**[^1] |" in published
+    assert text.endswith("[^1]: Paper A Table 1\n[^2]: Paper B Table 2\n")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("method,value\na,1\n", "columns"),
+        (HEAD + "a,r,t,,,top1,61.2,\n", "source"),
+        (HEAD + "a,r,t,,,top1,612,x\n", "0 to 100"),
+        (HEAD + "a,r,t,,,top1,many,x\n", "0 to 100"),
+    ],
+)
+def test_published_files_are_checked(tmp_path: Path, content: str, told: str) -> None:
+    path = tmp_path / "paper.csv"
+    path.write_text(content)
+    with pytest.raises(UserError, match=told) as caught:
+        tables.read_published([path])
+    assert str(path) in str(caught.value)
+
+
+def test_the_published_numbers_of_this_repository_are_whole() -> None:
+    folder = Path(__file__).parents[3] / "results" / "published"
+    published = tables.read_published(sorted(folder.glob("*.csv")))
+    assert len(published) == 103
+    table = tables.build(Book(), published)
+    for form in render.FORMS:
+        assert "71.3" in render.render(table, form) or form == "csv"  # simsiam
+
+
+@pytest.mark.parametrize("form", sorted(render.FORMS))
+def test_equal_records_give_equal_bytes(make_record: Make, form: str) -> None:
+    book = [
+        make_record(),
+        make_record(name="rand|om_50%", weights="b", trained=False, value=0.1, interval=None),
+    ]
+    text = render.render(tables.build(Book(list(book))), form)
+    assert text == render.render(tables.build(Book(list(book))), form)
+    assert text.endswith("\n")
+    if form == "html":
+        assert "<script" not in text
+        assert 'scope="row"' in text
+    if form == "tex":
+        assert "rand|om\\_50\\% (random control)" in text
+
+
+def test_a_terminal_table_lists_tasks_down_and_checkpoints_across(make_record: Make) -> None:
+    book = Book(
+        [make_record(name=name, weights=name[0], task=t) for name in ("a", "b") for t in ("one", "two")]
+    )
+    head, _, title, *rest = render.render(tables.build(book), "text").splitlines()
+    assert head.split() == ["a", "b"]
+    assert title == "linear v1"
+    assert rest[0].split() == ["one", "top1", "50.0", "[45.0,", "55.0]", "50.0", "[45.0,", "55.0]"]
+    assert rest[2].split() == ["mean", "50.0", "50.0"]
+
+
+def test_an_unknown_format_names_the_near_one(make_record: Make) -> None:
+    with pytest.raises(UserError, match="did you mean html"):
+        render.render(tables.build(Book([make_record()])), "htm")
