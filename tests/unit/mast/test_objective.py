@@ -1,0 +1,161 @@
+"""The objective against loops and against an independent VICReg, in float64, forward and gradients."""
+
+import math
+
+import pytest
+import torch
+
+from mast.objective import (
+    Weights,
+    certainty_weights,
+    covariance,
+    hinge_weights,
+    masked,
+    subspace_masks,
+    variance_per_dimension,
+    vicreg,
+)
+
+B, D, K = 12, 7, 4
+
+
+def _independent_vicreg(x, y):
+    """VICReg as the paper's equations 1 to 6 read, with numbers in loops."""
+    n, d = x.shape
+    invariance = sum((x[i, j] - y[i, j]) ** 2 for i in range(n) for j in range(d)) / (n * d)
+    total = 25.0 * invariance
+    for z in (x, y):
+        mean = [sum(z[i, j] for i in range(n)) / n for j in range(d)]
+        cov = [
+            [sum((z[i, a] - mean[a]) * (z[i, b] - mean[b]) for i in range(n)) / (n - 1) for b in range(d)]
+            for a in range(d)
+        ]
+        hinge = sum(torch.relu(1 - torch.sqrt(cov[j][j] + 1e-4)) for j in range(d)) / d
+        off = sum(cov[a][b] ** 2 for a in range(d) for b in range(d) if a != b) / d
+        total = total + 25.0 * hinge / 2 + 1.0 * off
+    return total
+
+
+def _data(seed=0, requires_grad=True):
+    g = torch.Generator().manual_seed(seed)
+    z1 = (0.5 * torch.randn(B, D, generator=g, dtype=torch.float64)).requires_grad_(requires_grad)
+    z2 = (0.5 * torch.randn(B, D, generator=g, dtype=torch.float64)).requires_grad_(requires_grad)
+    logits = torch.randn(K, D, generator=g, dtype=torch.float64).requires_grad_(requires_grad)
+    single = torch.arange(B) % 2 == 0
+    differs = torch.ones(B, K, dtype=torch.bool)
+    differs[single] = torch.nn.functional.one_hot(torch.arange(B) % K, K).bool()[single]
+    v1 = torch.rand(B, D, generator=g, dtype=torch.float64).requires_grad_(requires_grad)
+    v2 = torch.rand(B, D, generator=g, dtype=torch.float64).requires_grad_(requires_grad)
+    return z1, z2, differs, single, logits, (v1, v2)
+
+
+def test_vicreg_equals_an_independent_implementation():
+    z1, z2, *_ = _data()
+    ours = torch.autograd.grad(vicreg(z1, z2, Weights()).total, (z1, z2))
+    theirs = torch.autograd.grad(_independent_vicreg(z1, z2), (z1, z2))
+    torch.testing.assert_close(vicreg(z1, z2, Weights()).total, _independent_vicreg(z1, z2), atol=0, rtol=1e-12)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-12, rtol=1e-10)
+
+
+def test_open_masks_without_uncertainty_are_vicreg():
+    z1, z2, differs, single, logits, _ = _data()
+    loss = masked(z1, z2, differs, single, torch.zeros_like(logits), Weights())
+    torch.testing.assert_close(loss.total, vicreg(z1, z2, Weights()).total, atol=0, rtol=1e-14)
+    for a, b in zip(
+        torch.autograd.grad(loss.total, (z1, z2)),
+        torch.autograd.grad(vicreg(z1, z2, Weights()).total, (z1, z2)),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, atol=1e-15, rtol=1e-12)
+
+
+def _naive_masked(z1, z2, differs, single, masks, weights, variances):
+    """The masked objective, equation by equation, in loops."""
+    d = z1.shape[1]
+    v = [[max(float(variances[0][i, j] + variances[1][i, j]), 0.05) for j in range(d)] for i in range(B)]
+    inverse_mean = [sum(1 / v[i][j] for i in range(B)) / B for j in range(d)]
+    invariance, uncertainty = 0.0, 0.0
+    share = [0.0] * d
+    for i in range(B):
+        keep = [math.prod(float(masks[k, j]) for k in range(K) if differs[i, k]) for j in range(d)]
+        top = 0.0
+        for j in range(d):
+            squared = float(z1[i, j] - z2[i, j]) ** 2
+            certainty = min(max(1 / v[i][j] / inverse_mean[j], 0.1), 10.0)
+            top += keep[j] * certainty * squared
+            uncertainty += (squared / v[i][j] + math.log(v[i][j])) / (B * d)
+            share[j] += keep[j] / sum(keep) / B
+        invariance += top / (sum(keep) if single[i] else max(sum(keep), d / 4)) / B
+    hinge, cov = 0.0, 0.0
+    for z in (z1, z2):
+        for j, value in enumerate(variance_per_dimension(z).tolist()):
+            hinge += value * (0.5 / d + 0.5 * share[j]) / 2
+        cov += float(covariance(z))
+    opened = sum(1 - float(masks[k, j]) for k in range(K) for j in range(d)) / (K * d)
+    return 25 * invariance + 25 * hinge + cov + weights.open * opened + uncertainty
+
+
+def test_masked_equals_loops():
+    z1, z2, differs, single, logits, variances = _data(requires_grad=False)
+    weights = Weights(open=0.7)
+    loss = masked(z1, z2, differs, single, torch.nn.functional.logsigmoid(logits), weights, variances)
+    want = _naive_masked(z1, z2, differs, single, torch.sigmoid(logits), weights, variances)
+    assert float(loss.total) == pytest.approx(want, rel=1e-12)
+
+
+def test_gradients_are_those_of_finite_differences():
+    """Where nothing is detached: all pairs single, no uncertainty, the hinge spread evenly."""
+    z1, z2, differs, _, logits, _ = _data()
+    weights = Weights(hinge_by_mask=0.0)
+    everything = torch.ones(B, dtype=torch.bool)
+
+    def loss(a, b, m):
+        return masked(a, b, differs, everything, torch.nn.functional.logsigmoid(m), weights).total
+
+    assert torch.autograd.gradcheck(loss, (z1, z2, logits))
+
+
+def test_only_single_pairs_teach_the_masks():
+    z1, z2, differs, single, logits, _ = _data()
+    log_masks = torch.nn.functional.logsigmoid(logits)
+    keep = subspace_masks(differs, single, log_masks)
+    (gradient,) = torch.autograd.grad(keep[~single].sum(), logits, retain_graph=True)
+    assert (gradient == 0).all()
+    (gradient,) = torch.autograd.grad(keep[single].sum(), logits)
+    taught = differs[single].any(0)
+    assert (gradient[taught] != 0).all()
+
+
+def test_uncertainty_teaches_only_the_variance_head_and_leaves_the_scale():
+    z1, z2, differs, single, logits, variances = _data()
+    loss = masked(z1, z2, differs, single, logits, Weights(), variances)
+    (gradient,) = torch.autograd.grad(loss.parts["invariance"], variances[0], allow_unused=True, retain_graph=True)
+    assert gradient is None
+    assert torch.autograd.grad(loss.parts["uncertainty"], z1, allow_unused=True, retain_graph=True) == (None,)
+    weights = certainty_weights(torch.rand(500, D) + 0.2, (0.1, 10.0))
+    torch.testing.assert_close(weights.mean(0), torch.ones(D), atol=1e-5, rtol=0)
+
+
+def test_the_likelihood_is_smallest_at_the_squared_difference():
+    squared = torch.tensor([[0.3, 2.0]], dtype=torch.float64)
+    v = squared.clone().requires_grad_()
+    from mast.objective import likelihood
+
+    (gradient,) = torch.autograd.grad(likelihood(squared, v), v)
+    torch.testing.assert_close(gradient, torch.zeros_like(v), atol=1e-15, rtol=0)
+
+
+def test_hinge_weights_sum_to_one():
+    keep = torch.rand(B, D, dtype=torch.float64)
+    for share in (0.0, 0.5, 1.0):
+        assert float(hinge_weights(keep, share).sum()) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_finite_in_bfloat16_ranges(scale):
+    z1, z2, differs, single, logits, variances = _data()
+    half = [scale * t.detach().bfloat16().float() for t in (z1, z2)]
+    log_masks = torch.nn.functional.logsigmoid(20 * logits.detach().float())
+    loss = masked(*half, differs, single, log_masks, Weights(), tuple(v.detach().float() for v in variances))
+    assert torch.isfinite(loss.total)

@@ -1,0 +1,83 @@
+"""Views: what differs, what is shared, and that draws depend on nothing but their keys."""
+
+import numpy as np
+import torch
+
+from mast.augment import AUGMENTATIONS, Crop
+from mast.draws import permutation, uniform
+from mast.views import Views
+
+NAMES = list(AUGMENTATIONS)
+
+
+def _views(**kwargs) -> Views:
+    return Views([Crop(16) if name == "crop" else AUGMENTATIONS[name]() for name in NAMES], **kwargs)
+
+
+def test_uniforms_are_uniform_and_independent():
+    u = uniform(3, 5, np.arange(50_000), "test", 4)
+    assert 0 <= u.min() < u.max() < 1
+    # Four standard errors of a mean of 50,000 uniforms are 0.0052; of a correlation 0.018.
+    assert np.abs(u.mean(0) - 0.5).max() < 0.0052
+    assert np.abs(np.corrcoef(u.T) - np.eye(4)).max() < 0.018
+    for other in (
+        uniform(4, 5, np.arange(50_000), "test", 4),
+        uniform(3, 6, np.arange(50_000), "test", 4),
+        uniform(3, 5, np.arange(50_000), "test2", 4),
+        uniform(3, 5, np.arange(1, 50_001), "test", 4),
+    ):
+        assert abs(np.corrcoef(u[:, 0], other[:, 0])[0, 1]) < 0.018
+
+
+def test_a_draw_does_not_depend_on_the_batch():
+    views = _views(single_fraction=0.5, seed=7)
+    whole = views.draw(np.arange(100), epoch=2)
+    order = np.random.default_rng(0).permutation(100)
+    part = views.draw(order[:30], epoch=2)
+    for name in NAMES:
+        np.testing.assert_array_equal(part.params[name], whole.params[name][:, order[:30]])
+    np.testing.assert_array_equal(part.differs, whole.differs[order[:30]])
+
+
+def test_single_pairs_differ_in_exactly_one_augmentation():
+    plan = _views(single_fraction=0.5, seed=1).draw(np.arange(20_000), epoch=0)
+    counts = plan.differs[plan.single].sum(1)
+    # Eight draws of a pair fail to differ with probability 0.5^8 (flip) to 0.68^8 = 0.046 (gray).
+    assert set(np.unique(counts)) <= {0, 1}
+    assert (counts == 1).mean() > 0.98
+    assert abs(plan.single.mean() - 0.5) < 0.015
+    shares = plan.differs[plan.single].mean(0)
+    assert np.abs(shares - 1 / len(NAMES)).max() < 0.03
+
+
+def test_no_single_pairs_gives_independent_views():
+    plan = _views(single_fraction=0.0).draw(np.arange(20_000), epoch=0)
+    assert not plan.single.any()
+    flips = plan.params["flip"][..., 0]
+    assert abs(np.corrcoef(flips)[0, 1]) < 0.03
+
+
+def test_isolated_colour_is_shown_in_colour():
+    plan = _views(single_fraction=1.0).draw(np.arange(5_000), epoch=0)
+    isolated = plan.differs[:, NAMES.index("color")]
+    assert isolated.any()
+    assert (plan.params["gray"][:, isolated] == 0).all()
+
+
+def test_shared_parameters_give_shared_pixels():
+    views = _views(single_fraction=1.0, seed=3)
+    plan = views.draw(np.arange(200), epoch=0)
+    images = torch.rand(200, 3, 20, 20)
+    first, second = views.render(images, plan)
+    same = (first == second).flatten(1).all(1).numpy()
+    assert first.shape == (200, 3, 16, 16)
+    assert same[~plan.differs.any(1)].all()
+    # A flip or a crop always shows; blur with a small sigma may not.
+    for name in ("crop", "flip"):
+        assert not same[plan.differs[:, NAMES.index(name)]].any()
+
+
+def test_permutation_is_one():
+    order = permutation(0, 3, 1000)
+    assert sorted(order) == list(range(1000))
+    assert not np.array_equal(order, permutation(0, 4, 1000))
