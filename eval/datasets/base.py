@@ -1,0 +1,245 @@
+"""Images, splits and data sets: what everything else reads, whatever the layout on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from mast.files import canonical_json
+
+from ..errors import UserError
+
+IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"))
+# Above this many bytes a pool is identified by names and sizes: hashing ImageNet takes longer than a probe.
+HASH_LIMIT = 4 << 30
+
+Labels = npt.NDArray[Any]
+_hashes: dict[tuple[str, int, int], str] = {}
+
+
+def _sha256(path: Path, status: os.stat_result) -> str:
+    key = (str(path), status.st_size, status.st_mtime_ns)
+    if key not in _hashes:
+        try:
+            _hashes[key] = hashlib.sha256(path.read_bytes()).hexdigest()
+        except OSError as error:
+            raise UserError(
+                f"{path}: cannot be read: {error.strerror}", remedy="check permissions"
+            ) from error
+    return _hashes[key]
+
+
+def decode(path: Path) -> Image.Image:
+    """Read an image as RGB.
+
+    Raises:
+        UserError: If the file is not an image or is damaged.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{path}: the image is gone", remedy="restore it or take it out of the list"
+        ) from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(
+            f"{path}: cannot be decoded as an image: {error}", remedy="replace or delete the file"
+        ) from error
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The images of one folder or archive, in a fixed order: the unit in which features are stored.
+
+    Attributes:
+        name: For people: "cifar10/train".
+        paths: One path an image. Images inside an archive have the path "archive#index".
+        root: What paths are relative to in the digest, so that a moved data set keeps its features.
+        reader: Reads image ``i`` as RGB; decodes ``paths[i]`` when None.
+        archive_digest: The content's hash when the images come from an archive.
+    """
+
+    name: str
+    paths: tuple[Path, ...]
+    root: Path
+    reader: Callable[[int], Image.Image] | None = field(default=None, compare=False)
+    archive_digest: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read(self, index: int) -> Image.Image:
+        """Image ``index`` as RGB."""
+        return decode(self.paths[index]) if self.reader is None else self.reader(index)
+
+    @cached_property
+    def identities(self) -> tuple[str, ...]:
+        """One text an image: its SHA-256, or its size where the pool exceeds `HASH_LIMIT` bytes."""
+        if self.archive_digest is not None:
+            return tuple(f"{self.archive_digest[:32]}#{index}" for index in range(len(self)))
+        try:
+            statuses = [path.stat() for path in self.paths]
+        except OSError as error:
+            raise UserError(f"{error.filename}: {error.strerror}", remedy="restore the file") from error
+        if sum(status.st_size for status in statuses) > HASH_LIMIT:
+            return tuple(f"size:{status.st_size}" for status in statuses)
+        return tuple(_sha256(path, status) for path, status in zip(self.paths, statuses, strict=True))
+
+    def relative(self, index: int) -> str:
+        """The path of image ``index`` below the root, with forward slashes."""
+        path = self.paths[index]
+        return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else path.as_posix()
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over the images' names and content, in hexadecimal."""
+        digest = hashlib.sha256()
+        for index, identity in enumerate(self.identities):
+            digest.update(f"{self.relative(index)}\0{identity}\n".encode())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Split:
+    """A part of a data set.
+
+    Attributes:
+        name: "train", "val" or "test".
+        paths: N paths.
+        labels: (N,) int64 class indices, or (N, C) float32 with 1 present, 0 absent, -1 present but difficult.
+        source: The images it draws from; ``paths`` themselves when None.
+        positions: (N,) int64 places of its images in ``source``; all of it, in order, when None.
+    """
+
+    name: str
+    paths: tuple[Path, ...]
+    labels: Labels
+    source: Pool | None = None
+    positions: npt.NDArray[np.int64] | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.paths) != len(self.labels):
+            raise ValueError(f"{len(self.paths)} paths but {len(self.labels)} labels in split '{self.name}'")
+
+    @cached_property
+    def pool(self) -> Pool:
+        """The images it draws from."""
+        if self.source is not None:
+            return self.source
+        root = Path(os.path.commonpath([path.parent for path in self.paths])) if self.paths else Path()
+        return Pool(self.name, self.paths, root)
+
+    @cached_property
+    def rows(self) -> npt.NDArray[np.int64]:
+        """(N,) int64 places of its images in the pool."""
+        return np.arange(len(self.paths), dtype=np.int64) if self.positions is None else self.positions
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def subset(self, keep: npt.NDArray[Any], name: str | None = None) -> Split:
+        """The images at the positions ``keep`` (integers), in that order."""
+        keep = np.asarray(keep, dtype=np.int64)
+        paths = tuple(self.paths[int(index)] for index in keep)
+        return Split(name or self.name, paths, self.labels[keep], self.pool, self.rows[keep])
+
+
+@dataclass(frozen=True)
+class ImageDataset:
+    """A data set read from disk.
+
+    Attributes:
+        name: Its name.
+        classes: Class names in label order.
+        splits: "train", "val" and "test".
+        notes: How the splits came to be, part of the manifest.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    splits: dict[str, Split]
+    notes: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.classes)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of images in each split."""
+        return {name: len(split) for name, split in self.splits.items()}
+
+    @cached_property
+    def manifest(self) -> str:
+        """SHA-256 over classes, splits, and every image's name, content and label, in hexadecimal."""
+        digest = hashlib.sha256(canonical_json([list(self.classes), self.notes]).encode())
+        for name in sorted(self.splits):
+            split = self.splits[name]
+            digest.update(f"\n[{name}]\n".encode())
+            identities = split.pool.identities
+            for row, label in zip(split.rows, split.labels, strict=True):
+                values = " ".join(f"{value:g}" for value in np.atleast_1d(label))
+                line = f"{split.pool.relative(int(row))}\0{identities[int(row)]}\0{values}\n"
+                digest.update(line.encode())
+        return digest.hexdigest()
+
+
+def carve(train: Split, fraction: float, *, seed: int = 0) -> tuple[Split, Split]:
+    """Cut a validation split out of train, the same share of every class, always the same images.
+
+    Classes of a single image stay in train. A multi-label split is cut at random.
+
+    Args:
+        train: The split to cut.
+        fraction: Share of the images that goes to val, in (0, 1).
+        seed: Seed of the draw.
+
+    Returns:
+        The rest of train, and val; both keep train's order.
+
+    Raises:
+        UserError: If no class has two images.
+    """
+    generator = np.random.default_rng(seed)
+    groups: Iterable[npt.NDArray[np.int64]]
+    if train.labels.ndim == 1:
+        groups = (np.flatnonzero(train.labels == label) for label in np.unique(train.labels))
+    else:
+        groups = (np.arange(len(train)),)
+    chosen = [
+        generator.permutation(group)[: max(1, round(fraction * len(group)))]
+        for group in groups
+        if len(group) > 1
+    ]
+    if not chosen:
+        raise UserError(
+            f"{train.pool.name}: no class has two images, so no validation split can be cut from it",
+            remedy="add images or a val split",
+        )
+    val = np.sort(np.concatenate(chosen))
+    rest = np.setdiff1d(np.arange(len(train)), val)
+    return train.subset(rest, "train"), train.subset(val, "val")
+
+
+def complete(
+    name: str, classes: Sequence[str], splits: dict[str, Split], *, fraction: float = 0.2
+) -> ImageDataset:
+    """A data set from the splits that were found; a missing val is cut from train and noted in the manifest."""
+    notes: dict[str, str] = {}
+    if "val" not in splits:
+        splits = dict(splits)
+        splits["train"], splits["val"] = carve(splits["train"], fraction)
+        notes["val"] = f"{fraction:.0%} of train, stratified, seed 0"
+    ordered = {part: splits[part] for part in ("train", "val", "test")}
+    return ImageDataset(name, tuple(classes), ordered, notes)

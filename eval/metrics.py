@@ -1,0 +1,232 @@
+"""Metrics of classification, pure functions on arrays. All are fractions in [0, 1]; higher is better but for ECE."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+
+def _check(scores: Array, labels: Array) -> None:
+    if scores.ndim != 2 or len(scores) != len(labels):
+        raise ValueError(f"scores {scores.shape} do not fit labels {labels.shape}: need (N, C) and N labels")
+    if not len(labels):
+        raise ValueError("no examples to measure")
+    if not np.isfinite(scores).all():
+        raise ValueError("the scores hold NaN or infinities")
+
+
+def correct(scores: Array, labels: Array) -> npt.NDArray[np.bool_]:
+    """Whether the largest score is the label's; a tie goes to the lower class index, as argmax does.
+
+    Args:
+        scores: (N, C) float.
+        labels: (N,) int in [0, C).
+
+    Returns:
+        (N,) bool.
+    """
+    _check(scores, labels)
+    result: npt.NDArray[np.bool_] = scores.argmax(1) == labels
+    return result
+
+
+def top1(scores: Array, labels: Array) -> float:
+    """Share of examples whose largest score is the label's.
+
+    >>> top1(np.array([[1.0, 0.0], [1.0, 0.0]]), np.array([0, 1]))
+    0.5
+    """
+    return float(correct(scores, labels).mean())
+
+
+def topk(scores: Array, labels: Array, k: int = 5) -> float:
+    """Share of examples whose label is among the ``k`` largest scores; with k >= C it is 1.
+
+    Equal scores are counted against the label where the other class has the lower index, as in `top1`.
+    """
+    _check(scores, labels)
+    own = np.take_along_axis(scores, labels[:, None], 1)
+    ties = (scores == own) & (np.arange(scores.shape[1]) < labels[:, None])
+    return float((((scores > own) | ties).sum(1) < k).mean())
+
+
+def top5(scores: Array, labels: Array) -> float:
+    """`topk` with k = 5."""
+    return topk(scores, labels, 5)
+
+
+def mean_per_class(scores: Array, labels: Array) -> float:
+    """Mean over the classes that occur in ``labels`` of the accuracy within the class.
+
+    >>> mean_per_class(np.array([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]]), np.array([0, 0, 1]))
+    0.5
+    """
+    hits = correct(scores, labels)
+    return float(np.mean([hits[labels == label].mean() for label in np.unique(labels)]))
+
+
+def _precision_recall(scores: Array, positive: Array, weights: Array | None = None) -> tuple[Array, Array]:
+    """Precision and recall at every distinct threshold, descending. With weights (..., N), one curve a row."""
+    order = np.argsort(-scores, kind="stable")
+    last = np.append(np.diff(scores[order]) != 0, True)  # equal scores share one threshold
+    weight = np.ones(len(scores)) if weights is None else weights[..., order]
+    hits = np.cumsum(weight * positive[order], axis=-1)
+    seen = np.cumsum(weight, axis=-1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        recall = hits / hits[..., -1:]
+        precision = np.where(seen > 0, hits / seen, 0.0)
+    return precision[..., last], recall[..., last]
+
+
+def _interpolated(scores: Array, positive: Array, weights: Array | None) -> tuple[Array, Array]:
+    """Precision made non-increasing in recall, and recall."""
+    precision, recall = _precision_recall(scores, positive, weights)
+    return np.maximum.accumulate(precision[..., ::-1], axis=-1)[..., ::-1], recall
+
+
+def average_precision(
+    scores: Array,
+    labels: Array,
+    *,
+    points: int | None = None,
+    difficult: str = "drop",
+    weights: Array | None = None,
+) -> Array:
+    """Average precision of one class.
+
+    Args:
+        scores: (N,) float.
+        labels: (N,) with 1 present, 0 absent, -1 present but difficult.
+        points: 11 for VOC2007's mean of the interpolated precision at recalls 0, 0.1, ..., 1; None for the area
+            under the interpolated curve (VISSL's `get_precision_recall`, VOC2010 on).
+        difficult: "drop" leaves difficult examples out (VISSL, the devkit); "negative" counts them as absent
+            (ssl-transfer).
+        weights: (..., N) weights of the examples, for resampling.
+
+    Returns:
+        A scalar array, or (...,) with weights; NaN where there is no positive.
+    """
+    if difficult == "drop":
+        keep = labels >= 0
+        scores, labels = scores[keep], labels[keep]
+        weights = None if weights is None else weights[..., keep]
+    elif difficult != "negative":
+        raise ValueError(f"difficult is '{difficult}', it can be 'drop' or 'negative'")
+    if not (labels > 0).any():
+        return np.full(() if weights is None else weights.shape[:-1], np.nan)
+    precision, recall = _interpolated(scores, (labels > 0).astype(np.float64), weights)
+    none = np.isnan(recall[..., -1])
+    if points is None:
+        steps = np.diff(recall, axis=-1, prepend=0.0)
+        return np.where(none, np.nan, np.nansum(steps * precision, axis=-1))
+    # The interpolated precision at recall t is that of the first point whose recall reaches t.
+    total = np.zeros(recall.shape[:-1])
+    for threshold in np.linspace(0, 1, points):
+        reached = recall >= threshold
+        first = np.take_along_axis(precision, reached.argmax(-1)[..., None], -1)[..., 0]
+        total += np.where(reached.any(-1), first, 0.0)
+    return np.where(none, np.nan, total / points)
+
+
+def _mean_ap(scores: Array, labels: Array, **options: Any) -> float:
+    _check(scores, labels)
+    if labels.shape != scores.shape:
+        raise ValueError(f"labels {labels.shape} must have the shape of the scores {scores.shape}")
+    values = [average_precision(scores[:, c], labels[:, c], **options) for c in range(scores.shape[1])]
+    if np.isnan(values).all():
+        raise ValueError("no class has a positive example")
+    return float(np.nanmean(values))
+
+
+def map11(scores: Array, labels: Array) -> float:
+    """11-point mean average precision (VOC2007), difficult examples dropped, classes without positives left out."""
+    return _mean_ap(scores, labels, points=11)
+
+
+def map11_difficult_negative(scores: Array, labels: Array) -> float:
+    """`map11` as ssl-transfer computes it: difficult examples count as negatives."""
+    return _mean_ap(scores, labels, points=11, difficult="negative")
+
+
+def map_area(scores: Array, labels: Array) -> float:
+    """Mean average precision as the area under the interpolated curve, difficult examples dropped (VISSL)."""
+    return _mean_ap(scores, labels)
+
+
+def softmax(scores: Array) -> npt.NDArray[np.float64]:
+    """(N, C) probabilities from logits."""
+    shifted = np.exp(scores.astype(np.float64) - scores.max(1, keepdims=True))
+    result: npt.NDArray[np.float64] = shifted / shifted.sum(1, keepdims=True)
+    return result
+
+
+def ece(probabilities: Array, labels: Array, *, bins: int = 15) -> float:
+    """Expected calibration error: mean |accuracy - confidence| over equal-width bins, weighted by their counts.
+
+    Guo et al. 2017, equation 5; bins are (l, u]. Lower is better.
+
+    Args:
+        probabilities: (N, C), rows summing to 1.
+        labels: (N,) int.
+        bins: Number of bins of confidence.
+    """
+    hits = correct(probabilities, labels)
+    confidence = probabilities.max(1)
+    if confidence.max() > 1 + 1e-6 or probabilities.min() < -1e-6:
+        raise ValueError("probabilities lie outside [0, 1]; pass them through softmax first")
+    index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    count = np.bincount(index, minlength=bins)
+    gap = np.bincount(index, hits, bins) - np.bincount(index, confidence, bins)
+    return float(np.abs(gap[count > 0]).sum() / len(labels))
+
+
+METRICS: dict[str, Callable[[Array, Array], float]] = {
+    "top1": top1,
+    "top5": top5,
+    "mean_per_class": mean_per_class,
+    "map11": map11,
+    "map11_difficult_negative": map11_difficult_negative,
+    "map_area": map_area,
+}
+
+
+def resampled(name: str, scores: Array, labels: Array, weights: Array) -> npt.NDArray[np.float64]:
+    """A metric under example weights, for the bootstrap.
+
+    Args:
+        name: A key of `METRICS`.
+        scores: (N, C).
+        labels: (N,) or (N, C).
+        weights: (R, N) counts of each example in each of R resamples.
+
+    Returns:
+        (R,); NaN where a resample leaves the metric undefined.
+    """
+    if name in ("top1", "top5"):
+        k = 1 if name == "top1" else 5
+        hits = np.array([topk(scores[i : i + 1], labels[i : i + 1], k) for i in range(len(labels))])
+        total: npt.NDArray[np.float64] = (weights @ hits) / weights.sum(1)
+        return total
+    if name == "mean_per_class":
+        hits = correct(scores, labels).astype(np.float64)
+        member = labels[:, None] == np.unique(labels)  # (N, classes that occur)
+        with np.errstate(invalid="ignore"):
+            accuracy = (weights @ (member * hits[:, None])) / (weights @ member)
+        result: npt.NDArray[np.float64] = np.nanmean(accuracy, axis=1)
+        return result
+    if name not in METRICS:
+        raise ValueError(f"unknown metric '{name}': known {', '.join(METRICS)}")
+    options: dict[str, Any] = {"points": None if name == "map_area" else 11}
+    options["difficult"] = "negative" if name.endswith("negative") else "drop"
+    columns = [
+        average_precision(scores[:, c], labels[:, c], weights=weights, **options)
+        for c in range(scores.shape[1])
+    ]
+    occurs = [column for column in columns if not np.isnan(column).all()]
+    mean: npt.NDArray[np.float64] = np.nanmean(occurs, axis=0)
+    return mean

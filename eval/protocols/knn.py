@@ -1,0 +1,110 @@
+"""k nearest neighbours on unit features, votes weighted by exp(similarity / T) (Wu et al. 2018, DINO)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..errors import UserError
+from .base import Array, Fitted, Labelled, Params, metric, require, select
+
+CHUNK = 4096
+
+
+def votes(bank: Labelled, queries: Array, ks: list[int], temperature: float) -> Array:
+    """Votes for every class from the k nearest of the bank, for several k at once.
+
+    Args:
+        bank: The labelled features, (N, D).
+        queries: (M, D).
+        ks: Numbers of neighbours, each at most N.
+        temperature: T of the weights exp(cosine / T).
+
+    Returns:
+        (len(ks), M, C) float64. Classes with equal votes keep their order, so argmax takes the lower index.
+    """
+    import torch
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def unit(array: Array) -> torch.Tensor:
+        tensor = torch.from_numpy(np.array(array, dtype=np.float32)).to(device)
+        return torch.nn.functional.normalize(tensor, dim=1)
+
+    k = max(ks)
+    result = np.zeros((len(ks), len(queries), bank.num_classes))
+    labels = (
+        torch.as_tensor(bank.targets()).to(device)
+        if bank.multilabel
+        else torch.as_tensor(bank.labels).to(device)
+    )
+    rows = max(1, CHUNK * 4096 // max(len(bank), 1)) if len(bank) > CHUNK else CHUNK
+    for start in range(0, len(queries), rows):
+        query = unit(queries[start : start + rows])
+        best: torch.Tensor | None = None
+        index: torch.Tensor | None = None
+        # The bank is walked in blocks, so that one of ImageNet's size need not lie in memory.
+        for low in range(0, len(bank), 65536):
+            block = query @ unit(bank.features[low : low + 65536]).T
+            value, place = block.topk(min(k, block.shape[1]), dim=1)
+            place += low
+            if best is not None and index is not None:
+                value, place = torch.cat([best, value], 1), torch.cat([index, place], 1)
+                value, order = value.topk(min(k, value.shape[1]), dim=1)
+                place = place.gather(1, order)
+            best, index = value, place
+        assert best is not None
+        assert index is not None
+        weight = (best.double() / temperature).exp()
+        counted = torch.zeros(len(query), bank.num_classes, dtype=torch.float64, device=device)
+        done = 0
+        for position in sorted(range(len(ks)), key=lambda i: ks[i]):
+            span = slice(done, ks[position])
+            if bank.multilabel:
+                counted = counted + (weight[:, span, None] * labels[index[:, span]]).sum(1)
+            else:
+                counted = counted.scatter_add(1, labels[index[:, span]], weight[:, span])
+            done = ks[position]
+            result[position, start : start + len(query)] = counted.cpu().numpy()
+    return result
+
+
+def fit(train: Labelled, val: Labelled, params: Params, seed: int, *, metric_name: str = "top1") -> Fitted:
+    """Choose k on val where several are given; the bank for test is train and val."""
+    require(train, "train")
+    require(val, "val")
+    wanted = [int(k) for k in np.atleast_1d(params["k"])]
+    if min(wanted) < 1 or float(params["temperature"]) <= 0:
+        raise UserError(
+            f"k {wanted} and temperature {params['temperature']}", remedy="both must be positive", code=2
+        )
+    temperature = float(params["temperature"])
+    ks = sorted({min(k, len(train)) for k in wanted})
+    warnings: tuple[str, ...] = ()
+    if max(wanted) > len(train):
+        warnings = (f"k {max(wanted)} is clamped to the {len(train)} training examples",)
+    if len(ks) > 1:
+        measure = metric(metric_name)
+        values = np.array(
+            [measure(table, val.labels) for table in votes(train, val.features, ks, temperature)]
+        )
+        index, selected, more = select(values, np.array(ks, dtype=float), name="k", edges=False)
+        warnings += more
+        k = ks[index]
+    else:
+        k, selected = ks[0], {"split": None}
+    selected |= {"k": k, "temperature": temperature}
+    bank = train
+    if params["refit"]:
+        bank = train.joined(val)
+        selected["refit"] = "train+val"
+
+    def scores(features: Array) -> Array:
+        table: Array = votes(bank, features, [k], temperature)[0]
+        return table
+
+    def probabilities(features: Array) -> Array:
+        table = scores(features)
+        shares: Array = table / table.sum(1, keepdims=True)
+        return shares
+
+    return Fitted(scores, selected, None, warnings, None if train.multilabel else probabilities)
