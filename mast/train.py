@@ -285,12 +285,12 @@ def _passport(recipe: Recipe, bank: ImageBank, history: list[dict[str, float]]) 
         "input_size": recipe.views.size,
         "interpolation": "bicubic",
         "history": history,
-        "git": _git(),
+        "git": git_stamp(),
         "versions": {"mast": __version__, "torch": torch.__version__, "python": platform.python_version()},
     }
 
 
-def _git() -> str:
+def git_stamp() -> str:
     """The commit of the checkout this file lies in, or an empty string outside of one."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
