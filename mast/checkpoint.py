@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from .errors import UserError
 from .files import atomic_write, canonical_json
 
 FORMAT = "mast-backbone"
@@ -86,10 +87,11 @@ def load_state(path: Path) -> dict[str, Any]:
     """Read a training state, tensors and plain values only.
 
     Raises:
-        ValueError: If the file is damaged.
+        UserError: If the file is damaged.
     """
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged file
-        raise ValueError(f"{path}: cannot be read ({error}); delete it to start the run again") from error
+        reason = str(error).partition(". ")[0]
+        raise UserError(f"{path}: damaged ({reason})", remedy="delete it to start the run again") from error
     return state

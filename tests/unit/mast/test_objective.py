@@ -53,7 +53,9 @@ def test_vicreg_equals_an_independent_implementation():
     z1, z2, *_ = _data()
     ours = torch.autograd.grad(vicreg(z1, z2, Weights()).total, (z1, z2))
     theirs = torch.autograd.grad(_independent_vicreg(z1, z2), (z1, z2))
-    torch.testing.assert_close(vicreg(z1, z2, Weights()).total, _independent_vicreg(z1, z2), atol=0, rtol=1e-12)
+    torch.testing.assert_close(
+        vicreg(z1, z2, Weights()).total, _independent_vicreg(z1, z2), atol=0, rtol=1e-12
+    )
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b, atol=1e-12, rtol=1e-10)
 
@@ -130,7 +132,9 @@ def test_only_single_pairs_teach_the_masks():
 def test_uncertainty_teaches_only_the_variance_head_and_leaves_the_scale():
     z1, z2, differs, single, logits, variances = _data()
     loss = masked(z1, z2, differs, single, logits, Weights(), variances)
-    (gradient,) = torch.autograd.grad(loss.parts["invariance"], variances[0], allow_unused=True, retain_graph=True)
+    (gradient,) = torch.autograd.grad(
+        loss.parts["invariance"], variances[0], allow_unused=True, retain_graph=True
+    )
     assert gradient is None
     assert torch.autograd.grad(loss.parts["uncertainty"], z1, allow_unused=True, retain_graph=True) == (None,)
     weights = certainty_weights(torch.rand(500, D) + 0.2, (0.1, 10.0))

@@ -1,0 +1,186 @@
+"""A run is a pure function of its recipe: killed, stopped and resumed, it ends with the same bits."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import mast.train
+from mast.checkpoint import read_published
+from mast.config import load_recipe
+from mast.errors import UserError
+from mast.train import Interrupted, pretrain
+
+SMALL = [
+    "arch=resnet10-c16-half",
+    "expander=[32, 32]",
+    "batch_size=16",
+    "epochs=3",
+    "data={folder: images, store_size: 20}",
+    "views.size=16",
+]
+MAST = ["method=mast", "views.single_fraction=0.5", "name=small-mast"]
+
+
+@pytest.fixture(scope="module")
+def data_root(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        (root / "images" / name).mkdir(parents=True)
+        for index in range(24):
+            pixels = rng.integers(0, 256, (5, 5, 3), dtype=np.uint8)
+            picture = Image.fromarray(pixels).resize((24, 28), Image.Resampling.BICUBIC)
+            picture.save(root / "images" / name / f"{index}.jpg")
+    return root
+
+
+def _recipe(*overrides: str):
+    return load_recipe("demo", [*SMALL, *overrides])
+
+
+def _weights(path: Path) -> dict[str, torch.Tensor]:
+    return read_published(path)[0]
+
+
+def _assert_same(a: Path, b: Path) -> None:
+    first, second = _weights(a), _weights(b)
+    assert first.keys() == second.keys()
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
+
+
+@pytest.mark.parametrize("overrides", [[], MAST])
+def test_trains_and_publishes(tmp_path, data_root, overrides):
+    path = pretrain(_recipe(*overrides), tmp_path, data_root=data_root, progress=False)
+    state, passport = read_published(path)
+    assert "conv1.weight" in state
+    assert not any(name.startswith("fc") for name in state)
+    assert passport["arch"] == "resnet10-c16-half"
+    assert passport["normalization"]["mean"] == [0.485, 0.456, 0.406]
+    assert [line["epoch"] for line in passport["history"]] == [1, 2, 3]
+    assert passport["history"][-1]["loss"] < passport["history"][0]["loss"]
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert lines == passport["history"]
+
+
+def test_masks_move_and_stay_masks(tmp_path, data_root):
+    pretrain(_recipe(*MAST), tmp_path, data_root=data_root, progress=False)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)["learner"]
+    masks = torch.sigmoid(state["masks.logits"])
+    assert masks.shape == (5, 32)
+    assert 0 < masks.min() < masks.max() < 1
+    assert (state["variance.weight"] != 0).any()
+
+
+@pytest.mark.parametrize("overrides", [[], MAST])
+def test_stopped_at_any_step_and_resumed_ends_the_same(tmp_path, data_root, overrides, monkeypatch):
+    recipe = _recipe("save_minutes=0", *overrides)
+    whole = pretrain(recipe, tmp_path / "whole", data_root=data_root, progress=False)
+    real, calls = mast.train.learning_rate, []
+
+    def stops(*args):
+        calls.append(args)
+        if len(calls) in (2, 4, 9):  # in the middle of an epoch, at its end, and once more
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(mast.train, "learning_rate", stops)
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(recipe, tmp_path / "parts", data_root=data_root, progress=False)
+    parts = pretrain(recipe, tmp_path / "parts", data_root=data_root, progress=False)
+    assert len(calls) == 9 + 3  # nine steps, three of them asked for twice
+    _assert_same(whole, parts)
+
+
+def test_killed_and_resumed_ends_the_same(tmp_path, data_root):
+    """SIGKILL at an arbitrary moment of a run that saves after every step."""
+    recipe = _recipe("save_minutes=0", "epochs=12", *MAST)
+    program = (
+        "import sys, json; from pathlib import Path; from mast.config import parse_recipe;"
+        "from mast.train import pretrain;"
+        "pretrain(parse_recipe(json.loads(sys.argv[1]), 'test'), Path(sys.argv[2]),"
+        " data_root=Path(sys.argv[3]), progress=False)"
+    )
+    argument = json.dumps(recipe.model_dump(mode="json"))
+    command = [sys.executable, "-c", program, argument, str(tmp_path / "killed"), str(data_root)]
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen(command, env=environment)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "killed" / "state.pt").exists():
+        assert time.monotonic() < deadline, "the run saved nothing"
+        time.sleep(0.02)
+    time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    step = torch.load(tmp_path / "killed" / "state.pt", weights_only=True)["step"]
+    assert 0 < step < 36
+    killed = pretrain(recipe, tmp_path / "killed", data_root=data_root, progress=False)
+    whole = pretrain(recipe, tmp_path / "whole", data_root=data_root, progress=False)
+    _assert_same(killed, whole)
+
+
+def test_a_signal_saves_and_stops(tmp_path, data_root, monkeypatch):
+    recipe = _recipe()
+    real = mast.train.learning_rate
+
+    def signals(step, *args):
+        if step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(step, *args)
+
+    monkeypatch.setattr(mast.train, "learning_rate", signals)
+    with pytest.raises(Interrupted, match="step 5 of 9"):
+        pretrain(recipe, tmp_path, data_root=data_root, progress=False)
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == 5
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_finished_run_is_not_run_again(tmp_path, data_root):
+    first = pretrain(_recipe(), tmp_path, data_root=data_root, progress=False)
+    written = first.stat().st_mtime_ns
+    assert pretrain(_recipe(), tmp_path, data_root=data_root, progress=False).stat().st_mtime_ns == written
+
+
+def test_another_recipe_in_the_same_folder_is_refused(tmp_path, data_root):
+    pretrain(_recipe(), tmp_path, data_root=data_root, progress=False)
+    with pytest.raises(UserError, match="another recipe"):
+        pretrain(_recipe("seed=1"), tmp_path, data_root=data_root, progress=False)
+
+
+def test_a_corrupt_image_is_named(tmp_path, data_root):
+    root = tmp_path / "data"
+    (root / "images" / "a").mkdir(parents=True)
+    source = next((data_root / "images" / "a").glob("*.jpg")).read_bytes()
+    for index in range(20):
+        (root / "images" / "a" / f"{index}.jpg").write_bytes(source)
+    bad = root / "images" / "a" / "7.jpg"
+    bad.write_bytes(source[:200])
+    with pytest.raises(UserError, match=r"7\.jpg"):
+        pretrain(_recipe(), tmp_path / "out", data_root=root, progress=False)
+
+
+def test_too_few_images_missing_folder_damaged_state(tmp_path, data_root):
+    with pytest.raises(UserError, match="do not fill a batch"):
+        pretrain(_recipe("batch_size=64"), tmp_path / "a", data_root=data_root, progress=False)
+    with pytest.raises(UserError, match="no folder of images"):
+        pretrain(_recipe("data.folder=nowhere"), tmp_path / "b", data_root=data_root, progress=False)
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "state.pt").write_bytes(b"PK\x03\x04 cut short")
+    with pytest.raises(UserError, match=r"state\.pt"):
+        pretrain(_recipe(), tmp_path / "c", data_root=data_root, progress=False)
+
+
+def test_a_diverging_run_stops_with_the_step(tmp_path, data_root):
+    recipe = _recipe("optimizer={name: sgd, base_lr: 1e12, weight_decay: 0, warmup_epochs: 0}")
+    with pytest.raises(UserError, match="not finite at step"):
+        pretrain(recipe, tmp_path, data_root=data_root, progress=False)
