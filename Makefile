@@ -27,7 +27,7 @@ $(STAMP): pyproject.toml $(CONSTRAINTS) eval/detection/install.py eval/detection
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "error: $$($(PYTHON) --version 2>&1 || echo no $(PYTHON)) found, Python 3.11 or newer needed: make setup PYTHON=..."; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet $(PIP_ARGS) $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -e ".[detection,dev]"
+	$(BIN)/python -m pip install $(PIP_ARGS) $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -e ".[detection,dev]"
 	$(BIN)/python -m eval.detection.install
 	@touch $@
 

@@ -1,0 +1,127 @@
+"""The rooms and their doors: who may import whom, held by reading the sources."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = sorted([*(ROOT / "mast").rglob("*.py"), *(ROOT / "eval").rglob("*.py")])
+HEAVY = {"torch", "detectron2", "pandas", "matplotlib"}
+
+
+def module_name(file: Path) -> str:
+    """``eval.tasks`` for eval/tasks/__init__.py."""
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(source: str, package: str) -> Iterator[str]:
+    """The absolute names of all that a source imports, inside functions too.
+
+    ``from . import stats`` in package ``eval`` gives ``eval`` and ``eval.stats``.
+    """
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            yield module
+            yield from (f"{module}.{name.name}" for name in node.names)
+
+
+def imported_by(file: Path) -> set[str]:
+    name = module_name(file)
+    package = name if file.name == "__init__.py" else name.rpartition(".")[0]
+    return set(imports(file.read_text(encoding="utf-8"), package))
+
+
+IMPORTS = {module_name(file): imported_by(file) for file in SOURCES}
+
+
+def within(name: str, *rooms: str) -> bool:
+    """Whether a module is one of the rooms or lies inside one."""
+    return any(name == room or name.startswith(f"{room}.") for room in rooms)
+
+
+def importers(*rooms: str) -> set[str]:
+    """The modules that import a room, or anything in it."""
+    return {module for module, names in IMPORTS.items() if any(within(name, *rooms) for name in names)}
+
+
+def test_imports_are_read_as_python_reads_them() -> None:
+    source = "import a.b\nfrom c import d\ndef f():\n    from . import g\n    from ..h.i import j"
+    names = {"a.b", "c", "c.d", "eval.tasks", "eval.tasks.g", "eval.h.i", "eval.h.i.j"}
+    assert set(imports(source, "eval.tasks")) == names
+    assert len(SOURCES) > 20
+    assert "torch" in IMPORTS["mast.model"]
+
+
+def test_the_core_knows_nothing_of_the_harness() -> None:
+    assert {module for module in importers("eval") if within(module, "mast")} == set()
+
+
+@pytest.mark.parametrize("room", ["eval.metrics", "eval.stats", "eval.records"])
+def test_the_pure_rooms_import_nothing_of_ours(room: str) -> None:
+    allowed = ("eval.errors", "mast.errors", "mast.files", room)
+    modules = [module for module in IMPORTS if within(module, room)]
+    assert modules
+    ours = {name for module in modules for name in IMPORTS[module] if within(name, "mast", "eval")}
+    assert {name for name in ours if name not in ("mast", "eval") and not within(name, *allowed)} == set()
+
+
+def test_nothing_imports_the_command_line() -> None:
+    assert {module for module in importers("eval.cli") if not within(module, "eval.cli")} == set()
+
+
+@pytest.mark.parametrize(
+    ("library", "rooms"),
+    [("detectron2", ["eval.detection"]), ("pandas", ["eval.tables", "eval.report"])],
+)
+def test_heavyweights_stay_in_their_rooms(library: str, rooms: list[str]) -> None:
+    assert {module for module in importers(library) if not within(module, *rooms)} == set()
+
+
+def test_the_harness_is_never_imported_by_its_bare_name() -> None:
+    """`import eval` would hide the builtin."""
+    bare = {
+        file.name
+        for file in SOURCES
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Import)
+        and any(name.name == "eval" and not name.asname for name in node.names)
+    }
+    assert bare == set()
+
+
+@pytest.mark.parametrize(
+    "module", ["mast", "eval.cli", "eval.doctor", "eval.detection", "eval.detection.install"]
+)
+def test_importing_pulls_in_nothing_heavy(module: str) -> None:
+    code = f"import sys, {module}; print(*sorted(set(sys.modules) & {HEAVY}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.split() == []
+
+
+def test_the_installer_needs_the_standard_library_alone() -> None:
+    """It runs before anything is installed: -S leaves site-packages out."""
+    command = [sys.executable, "-S", "-m", "eval.detection.install", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    assert "--check" in done.stdout
+
+
+def test_no_file_leaves_work_to_be_done() -> None:
+    marks = ("TO" + "DO", "FIX" + "ME")
+    files = [*SOURCES, *(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]
+    left = {
+        str(file.relative_to(ROOT))
+        for file in files
+        if any(m in file.read_text(encoding="utf-8") for m in marks)
+    }
+    assert left == set()
