@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import platform
 import signal
 import subprocess
@@ -291,9 +292,9 @@ def _passport(recipe: Recipe, bank: ImageBank, history: list[dict[str, float]]) 
 
 
 def git_stamp() -> str:
-    """The commit of the checkout this file lies in, or an empty string outside of one."""
+    """The commit of the checkout this file lies in; outside of one ``MAST_REVISION``, which containers set, or ""."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        return ""
+        return os.environ.get("MAST_REVISION", "")
