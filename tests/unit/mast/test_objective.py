@@ -119,7 +119,7 @@ def test_gradients_are_those_of_finite_differences():
 
 
 def test_only_single_pairs_teach_the_masks():
-    z1, z2, differs, single, logits, _ = _data()
+    _z1, _z2, differs, single, logits, _ = _data()
     log_masks = torch.nn.functional.logsigmoid(logits)
     keep = subspace_masks(differs, single, log_masks)
     (gradient,) = torch.autograd.grad(keep[~single].sum(), logits, retain_graph=True)
