@@ -31,9 +31,9 @@ def test_crop(images, interpolation, size):
     result = crop.apply(images, params)
     for image, (top, left, height, width), got in zip(images, params.numpy(), result, strict=True):
         t, b = round(top * 40), round((top + height) * 40)
-        l, r = round(left * 48), round((left + width) * 48)
+        lo, hi = round(left * 48), round((left + width) * 48)
         mode = F.InterpolationMode(interpolation)
-        want = F.resized_crop(image, t, l, b - t, r - l, [size, size], interpolation=mode, antialias=True)
+        want = F.resized_crop(image, t, lo, b - t, hi - lo, [size, size], interpolation=mode, antialias=True)
         torch.testing.assert_close(got, want.clamp(0, 1), atol=2e-6, rtol=0)
 
 
