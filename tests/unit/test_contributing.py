@@ -1,0 +1,45 @@
+"""The examples in CONTRIBUTING.md are read by the code that reads the real ones."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from eval import protocols, tasks
+from eval.catalog import build
+from eval.checkpoints.layouts import Layout
+
+TEXT = (Path(__file__).resolve().parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
+def example(heading: str) -> str:
+    """The YAML under a heading."""
+    section = TEXT.split(f"## {heading}\n")[1].split("\n## ")[0]
+    (block,) = re.findall(r"```yaml\n(.*?)```", section, flags=re.DOTALL)
+    return str(block)
+
+
+def test_the_task_is_one(tmp_path: Path) -> None:
+    (tmp_path / "flowers.yaml").write_text(example("Add a task"), encoding="utf-8")
+    task = tasks.get(str(tmp_path / "flowers.yaml"))
+    assert (task.name, task.dataset) == ("flowers", "flowers")
+    assert set(task.protocols) <= set(protocols.names())
+
+
+def test_the_protocol_is_one(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(example("Add a protocol"), encoding="utf-8")
+    mine = protocols.get(str(tmp_path / "mine.yaml"))
+    assert mine.params.keys() == protocols.get("knn").params.keys()
+
+
+def test_the_layout_has_known_fields() -> None:
+    ((name, fields),) = yaml.safe_load(example("Add a checkpoint layout")).items()
+    assert build(Layout, {"name": name, **fields}, where="CONTRIBUTING.md").prefix == "backbone."
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"`((?:eval|tests|pretrained|\.ci)/[\w./]+)`", TEXT))))
+def test_what_it_names_is_there(path: str) -> None:
+    assert (Path(__file__).resolve().parents[2] / path).exists()
