@@ -99,7 +99,8 @@ def render(report: dict[str, Any]) -> str:
     lines = ["Versions"]
     lines += [f"  {name:<14} {version or 'not installed'}" for name, version in report["versions"].items()]
     lines += ["System"]
-    lines += [f"  {name:<14} {value}" for name, value in report["system"].items()]
+    system = report["system"]
+    lines += [f"  {name:<14} {system[name]}" for name in ("platform", "python", "environment")]
     for device in report["devices"]:
         memory = f", {_gib(device['memory'])}" if "memory" in device else ""
         lines.append(f"  {device['device']:<14} {device['name']}{memory}")
