@@ -13,7 +13,7 @@ import pathlib
 import pickle
 import stat
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -165,22 +165,24 @@ def _check_zip(path: Path, file: IO[bytes], size: int) -> str:
 
 
 def _read_torch(path: Path, file: IO[bytes], container: str, trust_pickle: bool) -> Contents:
-    if container == "torch-zip":
+    zipped = container == "torch-zip"
+    if zipped:
         with zipfile.ZipFile(file) as archive:
             reader, tree = _scan_zip(archive)
+            if reader.unsafe() and not reader.unsafe(inert=True):
+                return Contents(container, _as_dict(path, _plain(tree, _storages(archive, reader))))
     else:
         reader, tree = _scan_legacy(file)
     unsafe = reader.unsafe()
-    mmap = container == "torch-zip"
+    if unsafe and not trust_pickle:
+        raise _refusal(path, unsafe)
     if unsafe:
-        if not trust_pickle:
-            raise _refusal(path, unsafe)
-        loaded = torch.load(path, map_location="cpu", weights_only=False, mmap=mmap)
-        return Contents(container, _as_dict(path, loaded), unsafe_globals=unsafe)
-    _as_dict(path, tree)
-    with torch.serialization.safe_globals(_allowed()):
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    return Contents(container, _as_dict(path, loaded))
+        loaded = torch.load(path, map_location="cpu", weights_only=False, mmap=zipped)
+    else:
+        _as_dict(path, tree)
+        with torch.serialization.safe_globals(_allowed()):
+            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    return Contents(container, _as_dict(path, loaded), unsafe_globals=unsafe)
 
 
 def _refusal(path: Path, unsafe: list[str]) -> UserError:
@@ -253,10 +255,13 @@ def _read_torchscript(path: Path) -> Contents:
                 f"{path}: refused, a TorchScript archive that refers to {', '.join(unsafe)}",
                 remedy="save the module's state dict instead",
             )
-        folder = archive.namelist()[0].partition("/")[0]
-        data = {key: archive.read(f"{folder}/data/{key}") for key in reader.storages}
-    tensors = {name: _build(ref, data[ref.storage.key]) for name, ref in _script_tensors(tree)}
-    return Contents("torchscript", tensors)
+        data = _storages(archive, reader)
+    return Contents("torchscript", {name: _build(ref, data) for name, ref in _script_tensors(tree)})
+
+
+def _storages(archive: zipfile.ZipFile, reader: Reader) -> dict[str, bytes]:
+    folder = archive.namelist()[0].partition("/")[0]
+    return {key: archive.read(f"{folder}/data/{key}") for key in reader.storages}
 
 
 def _script_tensors(module: Any, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, TensorRef]]:
@@ -278,11 +283,12 @@ _TORCH_TYPES = {
 }  # fmt: skip
 
 
-def _build(ref: TensorRef, data: bytes) -> Tensor:
-    if not data:
-        return torch.empty(ref.shape, dtype=_TORCH_TYPES[ref.storage.kind])
-    flat = torch.frombuffer(bytearray(data), dtype=_TORCH_TYPES[ref.storage.kind])
-    return flat.as_strided(ref.shape, ref.stride, ref.offset)
+def _build(ref: TensorRef, data: Mapping[str, bytes]) -> Tensor:
+    dtype = _TORCH_TYPES[ref.storage.kind]
+    content = data[ref.storage.key]
+    if not content:
+        return torch.empty(ref.shape, dtype=dtype)
+    return torch.frombuffer(bytearray(content), dtype=dtype).as_strided(ref.shape, ref.stride, ref.offset)
 
 
 def _read_pickle(path: Path, file: IO[bytes], trust_pickle: bool) -> Contents:
@@ -294,18 +300,20 @@ def _read_pickle(path: Path, file: IO[bytes], trust_pickle: bool) -> Contents:
             raise _refusal(path, unsafe)
         file.seek(0)
         return Contents("pickle", _as_dict(path, pickle.load(file, encoding="latin1")), unsafe_globals=unsafe)
-    return Contents("pickle", _as_dict(path, _plain(tree)))
+    return Contents("pickle", _as_dict(path, _plain(tree, {})))
 
 
-def _plain(value: Any, depth: int = 0) -> Any:
-    """Notes of the reader turned into dicts and arrays."""
+def _plain(value: Any, data: Mapping[str, bytes], depth: int = 0) -> Any:
+    """Notes of the reader turned into dicts, tensors and arrays."""
     if depth > 64:
         raise pickle.UnpicklingError("values nested more than 64 deep")
+    if isinstance(value, Opaque):
+        value = value.mapping()
     if isinstance(value, dict):
-        return {key: _plain(item, depth + 1) for key, item in value.items()}
-    if isinstance(value, pickles._Array):
-        return value.value
-    return value
+        return {key: _plain(item, data, depth + 1) for key, item in value.items()}
+    if isinstance(value, TensorRef):
+        return _build(value, data)
+    return value.value if isinstance(value, pickles.Array) else value
 
 
 def _as_dict(path: Path, tree: Any) -> dict[Any, Any]:

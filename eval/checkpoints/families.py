@@ -1,4 +1,4 @@
-"""Architectures: told from tensor shapes, built empty, and the list of keys that each must be given."""
+"""Architectures: told from tensor shapes, built empty, with the list of keys that each must be given."""
 
 from __future__ import annotations
 
@@ -8,110 +8,187 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mast.model import Arch, Backbone, parse_arch
 
 from ..errors import UserError
 
-_DEPTHS = (10, 18, 34, 50, 101, 152)
 Shapes = Mapping[str, tuple[int, ...]]
+Options = Mapping[str, Any]
+
+_DEPTHS = (10, 18, 34, 50, 101, 152)
+_SUPPORTED = "ResNet-10 to -152 with widths and CIFAR stems, ViT, MobileNetV2"
 
 
-def infer(shapes: Shapes, *, stem: str = "", options: Mapping[str, Any] | None = None) -> str:
+def infer(shapes: Shapes, *, stem: str = "") -> str:
     """Name the architecture that tensors of these names and shapes belong to.
 
     Args:
         shapes: Under torchvision's or timm's names.
         stem: What the layout says about a 3x3 first convolution.
-        options: The layout's other hints.
 
     Raises:
         UserError: If no supported architecture has such tensors, or if several have.
     """
-    if "conv1.weight" in shapes and any(key.startswith("layer1.0.conv1") for key in shapes):
+    if "conv1.weight" in shapes and any(key.startswith("layer1.0.") for key in shapes):
         return _infer_resnet(shapes, stem)
+    if "patch_embed.proj.weight" in shapes:
+        from . import vit
+
+        return vit.infer(shapes)
+    if "features.0.0.weight" in shapes and "features.18.0.weight" in shapes:
+        return "mobilenet_v2"
+    keys = ", ".join(sorted(shapes)[:3]) or "none"
     raise UserError(
-        "the tensors belong to no supported architecture (ResNet, ViT, MobileNetV2): first keys "
-        + ", ".join(sorted(shapes)[:3]),
-        remedy="see docs/checkpoints.md for what is supported",
+        f"the tensors belong to no supported architecture; first keys: {keys}",
+        remedy=f"supported: {_SUPPORTED}",
     )
 
 
 def _infer_resnet(shapes: Shapes, stem: str) -> str:
-    channels, inputs, *kernel = shapes["conv1.weight"] if len(shapes["conv1.weight"]) == 4 else (0, 0, 0, 0)
-    if inputs != 3:
+    first = shapes["conv1.weight"]
+    channels, inputs, *kernel = first if len(first) == 4 else (0, 0, 0, 0)
+    if inputs != 3 or not channels:
         raise UserError(
-            f"the first convolution takes {inputs} channels",
-            remedy="only networks on RGB images are supported",
+            f"the first convolution has the shape {first}",
+            remedy="only networks on three-channel images are supported (not Lab, gray or video)",
         )
-    counts = [_blocks(shapes, stage) for stage in range(1, 5)]
-    bottleneck = "layer1.0.conv3.weight" in shapes
-    candidates = [
-        depth for depth in _DEPTHS if (parse_arch(f"resnet{depth}").block == "bottleneck") == bottleneck
-    ]
-    depth = min(
-        candidates,
-        key=lambda d: sum(abs(a - b) for a, b in zip(parse_arch(f"resnet{d}").layers, counts, strict=True)),
-    )
-    width, base = (channels // 64, 64) if channels % 64 == 0 and channels else (1, channels)
     inner = shapes.get("layer1.0.conv1.weight", (channels,))[0]
-    if inner != channels:
+    second = shapes.get("layer1.0.conv2.weight", (channels, channels))
+    if inner != channels or second[1] != inner:
         raise UserError(
-            f"a ResNet whose stem has {channels} channels and whose first block {inner}: a Wide ResNet or ResNeXt",
-            remedy="only ResNets that are widened everywhere (w2, w4) are supported",
+            f"the stem has {channels} channels and the first block {inner}, in groups of {second[1]}: a Wide ResNet "
+            "or a ResNeXt",
+            remedy=f"supported: {_SUPPORTED}; widths w2, w4 widen every layer",
         )
-    if any(
-        key.startswith("layer1.0.") and len(s) == 4 and "conv2" in key and s[0] != s[1]
-        for key, s in shapes.items()
-    ):
-        raise UserError("grouped convolutions: a ResNeXt", remedy="only plain ResNets are supported")
-    if kernel == [7, 7]:
-        stem = "imagenet"
-    elif kernel == [3, 3] and not stem:
+    counts = tuple(_blocks(shapes, stage) for stage in range(1, 5))
+    kind = "bottleneck" if "layer1.0.conv3.weight" in shapes else "basic"
+    same_kind = [depth for depth in _DEPTHS if Arch(depth).block == kind]
+    depth = min(same_kind, key=lambda d: sum(abs(a - b) for a, b in zip(Arch(d).layers, counts, strict=True)))
+    width, base = (channels // 64, 64) if channels % 64 == 0 else (1, channels)
+    if kernel == [3, 3] and not stem:
         name = Arch(depth, width, base).name
         raise UserError(
             f"the first convolution is 3x3: {name}-cifar (stride 1, padding 1), {name}-cifar2 (stride 1, padding 2) "
-            f"and {name}-half (stride 2) all fit and differ in what they compute",
+            f"and {name}-half (stride 2) all fit and do not compute the same",
             remedy="say which with --arch",
             code=2,
         )
-    return Arch(depth, width, base, stem).name  # type: ignore[arg-type]
+    return Arch(depth, width, base, stem if kernel == [3, 3] else "imagenet").name  # type: ignore[arg-type]
 
 
 def _blocks(shapes: Shapes, stage: int) -> int:
-    found = [re.match(rf"layer{stage}\.(\d+)\.", key) for key in shapes]
-    return 1 + max((int(match[1]) for match in found if match and len(match[1]) < 4), default=-1)
+    found = [re.match(rf"layer{stage}\.(\d{{1,3}})\.", key) for key in shapes]
+    return 1 + max((int(match[1]) for match in found if match), default=-1)
 
 
-def build(arch: str, options: Mapping[str, Any] | None = None) -> nn.Module:
+def build(arch: str, shapes: Shapes, options: Options) -> nn.Module:
     """Build a backbone without allocating its weights.
 
     Args:
         arch: A name that `infer` gives or a user does.
-        options: ``stride_in_1x1`` moves the stride of bottlenecks.
+        shapes: Shapes of the weights it will get; a ViT's grid and extra tokens come from them.
+        options: ``stride_in_1x1`` moves the stride of bottlenecks into the first convolution, ``padding: same``
+            pads as TensorFlow does; for a ViT see `vit.build`.
 
     Returns:
         A module with ``features`` and ``feature_maps`` whose tensors are on the ``meta`` device.
     """
-    options = options or {}
-    try:
-        parsed = parse_arch(arch)
-    except ValueError as error:
-        raise UserError(str(error), remedy="see docs/checkpoints.md", code=2) from error
     with torch.device("meta"):
-        backbone = Backbone(parsed)
+        if arch.startswith("vit_"):
+            from . import vit
+
+            return vit.build(arch, shapes, options)
+        if arch == "mobilenet_v2":
+            return MobileNetV2()
+        try:
+            backbone = Backbone(parse_arch(arch))
+        except ValueError as error:
+            raise UserError(str(error), remedy=f"supported: {_SUPPORTED}", code=2) from error
     if options.get("stride_in_1x1"):
-        for stage in (2, 3, 4):
-            block: Any = backbone.get_submodule(f"layer{stage}.0")
-            block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
+        _stride_in_1x1(backbone)
+    if options.get("padding") == "same":
+        _same_padding(backbone)
     return backbone
 
 
 def target(backbone: nn.Module) -> nn.Module:
-    """The module whose state dict has the names that layouts map to."""
-    return backbone
+    """The part of a backbone whose state dict has the names that layouts map to."""
+    inner = getattr(backbone, "network", backbone)
+    assert isinstance(inner, nn.Module)
+    return inner
 
 
-def expected(backbone: nn.Module) -> dict[str, Tensor]:
-    """Names and (meta) tensors that a backbone must be given."""
-    return target(backbone).state_dict()
+def _stride_in_1x1(backbone: Backbone) -> None:
+    for stage in (2, 3, 4):
+        block: Any = backbone.get_submodule(f"layer{stage}.0")
+        if backbone.arch.block == "bottleneck":
+            block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
+
+
+def _same_padding(backbone: Backbone) -> None:
+    """Replace the padding of every strided layer by TensorFlow's, which depends on the input's size."""
+    for name, module in list(backbone.named_modules()):
+        if isinstance(module, nn.Conv2d | nn.MaxPool2d) and module.stride in (2, (2, 2)):
+            kernel = module.kernel_size[0] if isinstance(module.kernel_size, tuple) else module.kernel_size
+            if kernel > 1:
+                module.padding = 0 if isinstance(module, nn.MaxPool2d) else (0, 0)
+                if isinstance(module, nn.Conv2d):
+                    module.register_forward_pre_hook(
+                        lambda m, args: (_pad_same(args[0], m.kernel_size[0], 0.0),)
+                    )
+                else:
+                    setattr(backbone, name, nn.Sequential(_PadSame(kernel), module))
+
+
+def _pad_same(images: Tensor, kernel: int, value: float) -> Tensor:
+    pads = []
+    for size in (images.shape[-1], images.shape[-2]):
+        total = max((-(-size // 2) - 1) * 2 + kernel - size, 0)
+        pads += [total // 2, total - total // 2]
+    return F.pad(images, pads, value=value)
+
+
+class _PadSame(nn.Module):
+    """Padding for max-pooling: minus infinity, so that it is never the maximum."""
+
+    def __init__(self, kernel: int) -> None:
+        super().__init__()
+        self.kernel = kernel
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Pad ``(B, C, H, W)``."""
+        return _pad_same(images, self.kernel, float("-inf"))
+
+
+class MobileNetV2(nn.Module):
+    """Torchvision's MobileNetV2 without its classifier (Sandler et al. 2018, arXiv 1801.04381)."""
+
+    feature_dim = 1280
+    arch = "mobilenet_v2"
+
+    def __init__(self) -> None:
+        super().__init__()
+        from torchvision.models import mobilenet_v2
+
+        self.network = mobilenet_v2()
+        self.network.classifier = nn.Identity()
+
+    def feature_maps(self, images: Tensor) -> dict[str, Tensor]:
+        """Outputs at strides 4, 8, 16 and 32: ``(B, 3, H, W)`` to 24, 32, 96 and 1,280 channels."""
+        maps, x = {}, images
+        stages = {3: "res2", 6: "res3", 13: "res4", 18: "res5"}
+        for index, layer in enumerate(self.network.features):
+            x = layer(x)
+            if index in stages:
+                maps[stages[index]] = x
+        return maps
+
+    def features(self, images: Tensor) -> Tensor:
+        """Global average of the last map: ``(B, 3, H, W) -> (B, 1280)``."""
+        return self.feature_maps(images)["res5"].mean(dim=(2, 3))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The same as `features`."""
+        return self.features(images)

@@ -143,29 +143,38 @@ def extract(tree: Mapping[Any, Any], layout: Layout) -> Extract:
     Returns:
         The tensors under the names that the architecture uses, and an account of every other key.
     """
-    result = Extract(layout)
     for paths in layout.at:
-        found = [_follow(tree, path) for path in paths]
-        if all(isinstance(part, Mapping) and part for part in found):
-            break
-    else:
-        result.fits = False
-        return result
+        result = Extract(layout)
+        keys = _keys(tree, paths, result)
+        if _carries(layout, keys):
+            _beside_the_weights(tree, paths, result)
+            _take(keys, layout, result)
+            return result
+    return Extract(layout, fits=False)
+
+
+def _keys(tree: Mapping[Any, Any], paths: tuple[str, ...], result: Extract) -> dict[str, Any]:
+    """Tensors at the given places by name, without the wrappers' parts."""
     keys: dict[str, Any] = {}
-    for part in found:
+    for path in paths:
+        part = _follow(tree, path)
+        if not isinstance(part, Mapping) or not part:
+            return {}
         for key, value in _flatten(part):
             short = ".".join(p for p in key.split(".") if p not in _WRAPPERS)
             if short in keys:
                 result.unexpected.append(f"{key} (twice, under different wrappers)")
             keys[short] = value
-    result.fits = all(any(re.match(mark, key) for key in keys) for mark in layout.marks) and not any(
-        re.match(mark, key) for mark in layout.absent for key in keys
+    return keys
+
+
+def _carries(layout: Layout, keys: Mapping[str, Any]) -> bool:
+    """Whether a state dict has the layout's marks and nothing that speaks against it."""
+    return (
+        bool(keys)
+        and all(any(re.match(mark, key) for key in keys) for mark in layout.marks)
+        and not any(re.match(mark, key) for mark in layout.absent for key in keys)
     )
-    if not result.fits:
-        return result
-    _beside_the_weights(tree, paths, result)
-    _take(keys, layout, result)
-    return result
 
 
 def _take(keys: Mapping[str, Any], layout: Layout, result: Extract) -> None:

@@ -41,14 +41,15 @@ _SAFE = re.compile(
     """,
     re.VERBOSE,
 )
-# Reading them needs no import of ours: the names of data classes in the numpy-only pickles of BYOL, and the
-# classes that a TorchScript archive defines in itself.
+# Data classes that are only noted, where this reader is the only one: BYOL's haiku and jax containers, the
+# settings and callback names in Lightning files, and the classes that a TorchScript archive defines itself.
 _SAFE_WHEN_INERT = re.compile(
     r"""
     haiku\._src\.data_structures\.(FlatMapping|FlatMap|FlatComponents|frozendict|to_immutable_dict|to_haiku_dict)
     | (\w+\.)*byol_experiment\._ByolExperimentState
-    | jaxlib\.pytree\.\w+ | jax(lib)?\.(\w+\.)*PyTreeDef
-    | optax\.(\w+\.)*\w+State | jax\.experimental\.optix\.\w+State | (\w+\.)*optimizers\.\w+State
+    | jax(lib)?\.[\w.]+ | optax\.(\w+\.)*\w+State | (\w+\.)*optimizers\.\w+State
+    | omegaconf\.[\w.]+ | typing\.\w+
+    | (pytorch_lightning|lightning|lightning_fabric)\.(\w+\.)*(AttributeDict|callbacks\.[\w.]+)
     | __torch__\.[\w.]+ | torch\.jit\._pickle\.\w+
     """,
     re.VERBOSE,
@@ -94,6 +95,16 @@ class Opaque:
     def __setitem__(self, key: Any, value: Any) -> None:
         self.items[_key(key)] = value
 
+    def mapping(self) -> Any:
+        """The dict that the object stands for, if it is one of the classes known to hold one, else itself."""
+        kind = self.name.rpartition(".")[2]
+        if kind in _FIELDS:
+            return dict(zip(_FIELDS[kind], self.args, strict=False))
+        candidates = [self.items, *self.args]
+        if isinstance(self.state, dict):
+            candidates += [self.state.get("_mapping"), self.state.get("_storage")]
+        return next((value for value in candidates if isinstance(value, dict) and value), self)
+
     def append(self, value: Any) -> None:
         """Take what a list subclass would be given, and forget it."""
 
@@ -102,6 +113,12 @@ class Opaque:
 
     def add(self, value: Any) -> None:
         """Take what a set would be given, and forget it."""
+
+
+_FIELDS = {
+    "_ByolExperimentState": ("online_params", "target_params", "online_state", "target_state", "opt_state")
+}
+"""Named tuples, which pickle their values without the names."""
 
 
 class _Dict(dict[Any, Any]):
@@ -122,8 +139,8 @@ class _Dtype:
             self.dtype = self.dtype.newbyteorder(state[1])
 
 
-class _Array:
-    """A numpy array between ``_reconstruct`` and its state."""
+class Array:
+    """A numpy array between ``_reconstruct`` and its state, then its holder."""
 
     value: np.ndarray | None = None
 
@@ -194,7 +211,7 @@ _BUILDERS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_parameter": lambda data, *_: data,
     "torch._utils._rebuild_parameter_with_state": lambda data, *_: data,
     "torch._tensor._rebuild_from_type_v2": _from_type,
-    **{f"numpy.{core}.multiarray._reconstruct": lambda *_: _Array() for core in ("core", "_core")},
+    **{f"numpy.{core}.multiarray._reconstruct": lambda *_: Array() for core in ("core", "_core")},
     **{f"numpy.{core}.multiarray.scalar": _scalar for core in ("core", "_core")},
     **{
         f"numpy.{core}.numeric._frombuffer": lambda data, dtype, shape, order: _array(
@@ -288,7 +305,7 @@ class Reader(_Base):  # type: ignore[misc]
     def load_build(self) -> None:
         """BUILD: give an object its state."""
         state = self.stack.pop()
-        self._target(Opaque | _Dict | _Dtype | _Array).__setstate__(state)
+        self._target(Opaque | _Dict | _Dtype | Array).__setstate__(state)
 
     def load_setitem(self) -> None:
         """SETITEM on a dict of ours."""

@@ -19,6 +19,7 @@ from ..errors import UserError
 from . import containers, families, layouts, sanity
 from .layouts import Layout
 from .passport import Passport, normalization
+from .transforms import TRANSFORMS
 
 
 @dataclass(frozen=True)
@@ -243,13 +244,14 @@ def _fit(ref: str, found: layouts.Extract, arch: str | None) -> _Match:
     layout = found.layout
     weights = {name: torch.as_tensor(value) for name, value in found.weights.items()}
     try:
-        name = arch or families.infer(_shapes(weights), stem=layout.stem, options=layout.options)
+        weights = TRANSFORMS[layout.transform](weights)
+        name = arch or families.infer(_shapes(weights), stem=layout.stem)
     except UserError as error:
         raise UserError(
             f"{ref}: as layout {layout.name}: {error.message}", remedy=error.remedy, code=error.code
         ) from error
-    skeleton = families.build(name, layout.options)
-    wanted = families.expected(skeleton)
+    skeleton = families.build(name, _shapes(weights), layout.options)
+    wanted = families.target(skeleton).state_dict()
     missing = [key for key in wanted if key not in weights]
     lost = [key for key in missing if not key.endswith("num_batches_tracked")]
     extra = [key for key in weights if key not in wanted] + found.unexpected

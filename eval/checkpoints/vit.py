@@ -1,0 +1,170 @@
+"""Vision transformers through timm, an optional extra."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import UserError
+
+_SIZES = {192: "tiny", 384: "small", 768: "base", 1024: "large"}
+_NAME = re.compile(r"vit_(tiny|small|base|large|w\d+)_patch(\d+)(?:_reg(\d+))?(?:_d(\d+))?")
+
+
+def infer(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """Name a ViT from its shapes, such as ``vit_small_patch16`` or ``vit_base_patch14_reg4``.
+
+    A depth other than the usual (12; 24 for large) is appended as ``_d6``.
+    """
+    kernel = shapes["patch_embed.proj.weight"]
+    if len(kernel) != 4 or kernel[1] != 3 or kernel[2] != kernel[3]:
+        raise UserError(
+            f"the patch embedding has the shape {kernel}",
+            remedy="only square patches of RGB images are supported",
+        )
+    if "cls_token" not in shapes or "pos_embed" not in shapes:
+        raise UserError(
+            "a transformer without class token or absolute positions (a Swin or a ViT with average pooling)",
+            remedy="supported are ViTs with both",
+        )
+    dim, patch = kernel[0], kernel[2]
+    blocks = [re.match(r"blocks\.(\d{1,3})\.", key) for key in shapes]
+    depth = 1 + max((int(match[1]) for match in blocks if match), default=-1)
+    name = f"vit_{_SIZES.get(dim, f'w{dim}')}_patch{patch}"
+    registers = shapes.get("reg_token", (1, 0, dim))[1]
+    return name + (f"_reg{registers}" if registers else "") + ("" if depth == _usual(dim) else f"_d{depth}")
+
+
+def _usual(dim: int) -> int:
+    return 24 if dim == 1024 else 12
+
+
+def build(arch: str, shapes: Mapping[str, tuple[int, ...]], options: Mapping[str, Any]) -> ViT:
+    """Build a ViT.
+
+    Args:
+        arch: A name as `infer` gives it.
+        shapes: Shapes of its weights: the grid of positions, the layer scale.
+        options: ``heads`` by width, where they are not one for 64 channels; ``eps`` of the normalisation layers;
+            ``positions``, how positions are resized to another image size: timm's way if absent, else
+            ``F.interpolate`` with DINO's ``offset`` and ``antialias`` (``registers`` overrides both where there
+            are registers).
+    """
+    match = _NAME.fullmatch(arch)
+    if match is None:
+        raise UserError(
+            f"unknown architecture '{arch}'",
+            remedy="write vit_small_patch16, vit_base_patch14_reg4, ...",
+            code=2,
+        )
+    vision_transformer = _timm()
+    size, patch, registers, depth = match.groups()
+    dim = int(size[1:]) if size.startswith("w") else {name: dim for dim, name in _SIZES.items()}[size]
+    tokens = shapes.get("pos_embed", (1, 197, dim))[1] - (0 if registers else 1)
+    grid = round(max(tokens, 1) ** 0.5)
+    network = vision_transformer(
+        img_size=grid * int(patch),
+        patch_size=int(patch),
+        embed_dim=dim,
+        depth=int(depth or _usual(dim)),
+        num_heads=options.get("heads", {}).get(dim, max(dim // 64, 1)),
+        num_classes=0,
+        init_values=1.0 if "blocks.0.ls1.gamma" in shapes else None,
+        reg_tokens=int(registers or 0),
+        no_embed_class=bool(registers),
+        dynamic_img_size=True,
+        norm_layer=partial(nn.LayerNorm, eps=float(options.get("eps", 1e-6))),
+    )
+    positions = options.get("positions")
+    if positions and registers:
+        positions = positions.get("registers", positions)
+    return ViT(network, arch, grid, positions)
+
+
+def _timm() -> Any:
+    try:
+        from timm.models.vision_transformer import VisionTransformer
+    except ImportError as error:
+        raise UserError(
+            "a vision transformer needs timm", remedy="pip install 'mast-transfer[vit]'", code=2
+        ) from error
+    return VisionTransformer
+
+
+class ViT(nn.Module):
+    """A timm VisionTransformer as a backbone: its feature is the class token after the last normalisation."""
+
+    def __init__(self, network: Any, arch: str, grid: int, positions: Mapping[str, Any] | None) -> None:
+        super().__init__()
+        self.network = network
+        self.arch = arch
+        self.grid = grid
+        self.positions = positions
+        self.feature_dim = int(network.embed_dim)
+
+    def tokens(self, images: Tensor) -> Tensor:
+        """All tokens after the last normalisation: ``(B, 3, H, W) -> (B, T, D)``, the class token first.
+
+        Raises:
+            UserError: If the images' sides are no multiples of the patch.
+        """
+        net: Any = self.network
+        patch = net.patch_embed.patch_size[0]
+        if images.shape[-1] % patch or images.shape[-2] % patch:
+            raise UserError(
+                f"images of {images.shape[-2]}x{images.shape[-1]} pixels for patches of {patch}",
+                remedy=f"use a multiple of {patch}",
+                code=2,
+            )
+        if self.positions is None:
+            out: Tensor = net.forward_features(images)
+            return out
+        patches = net.patch_embed(images)  # (B, h, w, D)
+        height, width = patches.shape[1:3]
+        skip = net.pos_embed.shape[1] - self.grid**2
+        start, grid = net.pos_embed[:, :skip], net.pos_embed[:, skip:]
+        if (height, width) != (self.grid, self.grid):
+            grid = self._resize(grid, height, width)
+        x = patches.flatten(1, 2) + grid
+        cls = net.cls_token + start if skip else net.cls_token
+        prefix = [cls] if net.reg_token is None else [cls, net.reg_token]
+        x = torch.cat([token.expand(len(x), -1, -1) for token in prefix] + [x], dim=1)
+        out = net.norm(net.blocks(x))
+        return out
+
+    def _resize(self, grid: Tensor, height: int, width: int) -> Tensor:
+        positions = self.positions or {}
+        offset, antialias = float(positions.get("offset", 0)), bool(positions.get("antialias", False))
+        square = grid.reshape(1, self.grid, self.grid, -1).permute(0, 3, 1, 2)
+        if offset:
+            scale = ((height + offset) / self.grid, (width + offset) / self.grid)
+            resized = F.interpolate(square, scale_factor=scale, mode="bicubic", antialias=antialias)
+        else:
+            resized = F.interpolate(square, size=(height, width), mode="bicubic", antialias=antialias)
+        return resized.permute(0, 2, 3, 1).reshape(1, height * width, -1)
+
+    def features(self, images: Tensor) -> Tensor:
+        """The class token: ``(B, 3, H, W) -> (B, D)``."""
+        return self.tokens(images)[:, 0]
+
+    def feature_maps(self, images: Tensor) -> dict[str, Tensor]:
+        """A ViT has no pyramid of maps.
+
+        Raises:
+            UserError: Always.
+        """
+        raise UserError(
+            f"{self.arch} has no feature maps at strides 4, 8, 16 and 32",
+            remedy="detection needs a ResNet; a ViT serves the protocols on frozen features",
+            code=2,
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The same as `features`."""
+        return self.features(images)
