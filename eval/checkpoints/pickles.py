@@ -29,7 +29,6 @@ _SAFE = re.compile(
     | argparse\.Namespace
     | pathlib\.(_local\.)?(PosixPath|PurePosixPath)
     | numpy\.(_?core\.multiarray\.(scalar|_reconstruct) | dtype | ndarray | dtypes\.\w+DType)
-    | numpy\.(_?core\.numeric\._frombuffer | (bool|int|float|uint)\d*_?)
     | _codecs\.encode
     | (builtins|__builtin__)\.(set|list|dict|int|float|bool|str|tuple)
     | torch\.(cuda\.)?(\w+Storage | Size | device | storage\.(Untyped|Typed)Storage)
@@ -48,6 +47,7 @@ _SAFE_WHEN_INERT = re.compile(
     haiku\._src\.data_structures\.(FlatMapping|FlatMap|FlatComponents|frozendict|to_immutable_dict|to_haiku_dict)
     | (\w+\.)*byol_experiment\._ByolExperimentState
     | jax(lib)?\.[\w.]+ | optax\.(\w+\.)*\w+State | (\w+\.)*optimizers\.\w+State
+    | numpy\.(_?core\.numeric\._frombuffer | (bool|int|float|uint)\d*_?)
     | omegaconf\.[\w.]+ | typing\.\w+
     | (pytorch_lightning|lightning|lightning_fabric)\.(\w+\.)*(AttributeDict|callbacks\.[\w.]+)
     | __torch__\.[\w.]+ | torch\.jit\._pickle\.\w+
@@ -166,8 +166,13 @@ class Global:
         self.name = name
 
     def __call__(self, *args: Any) -> Any:
+        if self.name in _ALLOCATES or self.name.endswith("Storage"):
+            raise pickle.UnpicklingError(f"a call of {self.name}, which allocates what it is told")
         known = _BUILDERS.get(self.name)
         return known(*args) if known else Opaque(self.name, args)
+
+
+_ALLOCATES = {"torch.Tensor", "torch.nn.parameter.Parameter", "numpy.ndarray"}
 
 
 def _dict(items: Any = ()) -> _Dict:
@@ -197,6 +202,12 @@ def _tensor(storage: Any, offset: int, shape: Any, stride: Any, *_: Any) -> Tens
     return TensorRef(storage, offset, shape, stride)
 
 
+def _reconstruct(kind: Any = None, shape: Any = (0,), *_: Any) -> Array:
+    if tuple(shape) != (0,):
+        raise pickle.UnpicklingError(f"an array to be allocated with shape {tuple(shape)}")
+    return Array()
+
+
 def _from_type(build: Any, kind: Any, args: Any, state: Any) -> Any:
     return build(*args)
 
@@ -211,7 +222,7 @@ _BUILDERS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_parameter": lambda data, *_: data,
     "torch._utils._rebuild_parameter_with_state": lambda data, *_: data,
     "torch._tensor._rebuild_from_type_v2": _from_type,
-    **{f"numpy.{core}.multiarray._reconstruct": lambda *_: Array() for core in ("core", "_core")},
+    **{f"numpy.{core}.multiarray._reconstruct": _reconstruct for core in ("core", "_core")},
     **{f"numpy.{core}.multiarray.scalar": _scalar for core in ("core", "_core")},
     **{
         f"numpy.{core}.numeric._frombuffer": lambda data, dtype, shape, order: _array(

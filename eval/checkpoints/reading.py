@@ -242,7 +242,7 @@ def _no_match(
 def _fit(ref: str, found: layouts.Extract, arch: str | None) -> _Match:
     """Give every tensor its place in the architecture or fail."""
     layout = found.layout
-    weights = {name: torch.as_tensor(value) for name, value in found.weights.items()}
+    weights = {name: _tensor(value) for name, value in found.weights.items()}
     try:
         weights = TRANSFORMS[layout.transform](weights)
         name = arch or families.infer(_shapes(weights), stem=layout.stem)
@@ -275,6 +275,10 @@ def _fit(ref: str, found: layouts.Extract, arch: str | None) -> _Match:
         tensor = weights.get(key, torch.zeros((), dtype=torch.int64))
         state[key] = tensor.to(want.dtype)
     return _Match(layout, name, skeleton, state, found.dropped, missing)
+
+
+def _tensor(value: Any) -> Tensor:
+    return value if isinstance(value, Tensor) else torch.from_numpy(value.copy())
 
 
 def _shapes(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

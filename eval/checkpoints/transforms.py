@@ -1,8 +1,8 @@
-"""What renaming cannot do: transposes, joined matrices, folded tokens, filled statistics."""
+"""What renaming cannot do: transposes, joined matrices, filled statistics."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -20,12 +20,13 @@ def haiku(weights: Weights) -> Weights:
     }
 
 
-def _is_kernel(name: str, weights: Mapping[str, Tensor]) -> bool:
-    return weights[name].ndim == 4 and f"{name.removesuffix('weight')}bias" not in weights
+def _is_kernel(name: str, weights: Weights) -> bool:
+    module, _, leaf = name.rpartition(".")
+    return leaf == "weight" and f"{module}.bias" not in weights
 
 
 def qkv(weights: Weights) -> Weights:
-    """Query, key and value of a block joined into timm's ``attn.qkv``; then `registers`."""
+    """Query, key and value of a block joined into timm's ``attn.qkv``."""
     joined = {
         name: tensor for name, tensor in weights.items() if not name.rpartition(".attn.")[2].startswith(_QKV)
     }
@@ -35,18 +36,10 @@ def qkv(weights: Weights) -> Weights:
             if any(part not in weights for part in parts):
                 raise UserError(f"{name} without its key or value", remedy="the checkpoint is incomplete")
             joined[name.replace(".query.", ".qkv.")] = torch.cat([weights[part] for part in parts])
-    return registers(joined)
+    return joined
 
 
 _QKV = ("query.", "key.", "value.")
-
-
-def registers(weights: Weights) -> Weights:
-    """DINOv2's registers have no position: its class token takes its own, as timm expects it."""
-    if not {"reg_token", "cls_token", "pos_embed"} <= set(weights):
-        return weights
-    position = weights["pos_embed"]
-    return {**weights, "cls_token": weights["cls_token"] + position[:, :1], "pos_embed": position[:, 1:]}
 
 
 def absorbed(weights: Weights) -> Weights:
@@ -64,6 +57,5 @@ TRANSFORMS: dict[str, Callable[[Weights], Weights]] = {
     "": dict,
     "haiku": haiku,
     "qkv": qkv,
-    "registers": registers,
     "absorbed": absorbed,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from functools import partial
@@ -66,8 +67,8 @@ def build(arch: str, shapes: Mapping[str, tuple[int, ...]], options: Mapping[str
     vision_transformer = _timm()
     size, patch, registers, depth = match.groups()
     dim = int(size[1:]) if size.startswith("w") else {name: dim for dim, name in _SIZES.items()}[size]
-    tokens = shapes.get("pos_embed", (1, 197, dim))[1] - (0 if registers else 1)
-    grid = round(max(tokens, 1) ** 0.5)
+    tokens = shapes.get("pos_embed", (1, 197, dim))[1]
+    grid = max(math.isqrt(tokens), 1)
     network = vision_transformer(
         img_size=grid * int(patch),
         patch_size=int(patch),
@@ -82,8 +83,9 @@ def build(arch: str, shapes: Mapping[str, tuple[int, ...]], options: Mapping[str
         norm_layer=partial(nn.LayerNorm, eps=float(options.get("eps", 1e-6))),
     )
     positions = options.get("positions")
-    if positions and registers:
-        positions = positions.get("registers", positions)
+    if registers and tokens == grid**2 + 1:  # DINOv2: the class token has a position, the registers have none
+        network.pos_embed = nn.Parameter(torch.empty(1, tokens, dim))
+        positions = (positions or {}).get("registers", positions or {})
     return ViT(network, arch, grid, positions)
 
 
