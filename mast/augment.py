@@ -274,6 +274,6 @@ class Blur(Augmentation):
         return matrix
 
 
-AUGMENTATIONS: dict[str, type[Augmentation]] = {
+MAST5: dict[str, type[Augmentation]] = {
     augmentation.name: augmentation for augmentation in (Crop, Flip, Color, Grayscale, Blur)
 }

@@ -9,9 +9,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from . import yaml
-from .augment import AUGMENTATIONS, Augmentation
+from .augment import Augmentation
 from .errors import UserError, unknown
 from .objective import Weights
+from .randaugment import MAST15 as AUGMENTATIONS
 
 RECIPES = Path(__file__).parent / "recipes"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

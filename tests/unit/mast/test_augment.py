@@ -6,7 +6,7 @@ import torch
 import torchvision.transforms.v2.functional as F
 from PIL import Image
 
-from mast.augment import AUGMENTATIONS, Blur, Color, Crop, Flip, Grayscale
+from mast.augment import MAST5, Blur, Color, Crop, Flip, Grayscale
 from mast.draws import uniform
 
 B = 24
@@ -117,9 +117,9 @@ def test_blur(images, kernel_size):
         torch.testing.assert_close(got, want, atol=2e-6, rtol=0)
 
 
-@pytest.mark.parametrize("name", list(AUGMENTATIONS))
+@pytest.mark.parametrize("name", list(MAST5))
 def test_same_parameters_give_the_same_pixels_whatever_the_batch(images, name):
-    augmentation = Crop(32) if name == "crop" else AUGMENTATIONS[name]()
+    augmentation = Crop(32) if name == "crop" else MAST5[name]()
     params = _draw(augmentation)
     before = images.clone()
     whole = augmentation.apply(images, params)

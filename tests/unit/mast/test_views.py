@@ -3,15 +3,15 @@
 import numpy as np
 import torch
 
-from mast.augment import AUGMENTATIONS, Crop
+from mast.augment import MAST5, Crop
 from mast.draws import permutation, uniform
 from mast.views import Views
 
-NAMES = list(AUGMENTATIONS)
+NAMES = list(MAST5)
 
 
 def _views(**kwargs) -> Views:
-    return Views([Crop(16) if name == "crop" else AUGMENTATIONS[name]() for name in NAMES], **kwargs)
+    return Views([Crop(16) if name == "crop" else MAST5[name]() for name in NAMES], **kwargs)
 
 
 def test_uniforms_are_uniform_and_independent():
