@@ -22,6 +22,10 @@ class UserError(Exception):
         self.code = code
 
 
+class Interrupted(Exception):
+    """The run was asked to stop and has saved its state."""
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     """Build the error for a name that does not exist, with the nearest names that do."""
     names = sorted(known)

@@ -28,7 +28,7 @@ from .config import Recipe
 from .console import bar
 from .data import ImageBank, load_bank
 from .draws import permutation
-from .errors import UserError
+from .errors import Interrupted, UserError
 from .files import atomic_write, canonical_json
 from .model import Expander, SubspaceMasks, VarianceHead, build_backbone
 from .objective import Loss, masked, vicreg
@@ -36,10 +36,6 @@ from .optim import build_optimizer, learning_rate
 from .views import ViewPlan, Views
 
 STATE, PUBLISHED, LOG, RECIPE = "state.pt", "backbone.safetensors", "log.jsonl", "recipe.json"
-
-
-class Interrupted(Exception):
-    """The run was asked to stop and has saved its state."""
 
 
 class Learner(nn.Module):
