@@ -31,6 +31,7 @@ class Layout:
         marks: Regular expressions, each of which must match the start of some key.
         absent: Regular expressions that must match the start of no key.
         drop: Start of a key (a regular expression) and why it is left out.
+        copies: Start of a key and the start of the one that must hold the same tensor; a difference is an error.
         rename: Regular expressions and replacements that lead to torchvision's or timm's names, in order.
         transform: Name of a function of `transforms` for what renaming cannot do.
         encoder: ``online`` or ``ema``, as the authors' evaluation takes it.
@@ -52,6 +53,7 @@ class Layout:
     marks: tuple[str, ...] = ()
     absent: tuple[str, ...] = ()
     drop: dict[str, str] = field(default_factory=dict)
+    copies: dict[str, str] = field(default_factory=dict)
     rename: tuple[tuple[str, str], ...] = ()
     transform: str = ""
     encoder: str = "online"
@@ -179,6 +181,15 @@ def _carries(layout: Layout, keys: Mapping[str, Any]) -> bool:
 
 def _take(keys: Mapping[str, Any], layout: Layout, result: Extract) -> None:
     for key, value in keys.items():
+        twin = next((key.replace(a, b, 1) for a, b in layout.copies.items() if key.startswith(a)), None)
+        if twin is not None:
+            if twin in keys and _same(keys[twin], value):
+                result.dropped[key[: len(key) - len(twin.removeprefix(layout.prefix))]] = (
+                    "the same tensors twice"
+                )
+            else:
+                result.unexpected.append(f"{key} (should be the same as {twin}, and is not)")
+            continue
         reason = next(((rule, why) for rule, why in layout.drop.items() if re.match(rule, key)), None)
         if reason:
             result.dropped[_readable(reason[0])] = reason[1]
@@ -191,6 +202,10 @@ def _take(keys: Mapping[str, Any], layout: Layout, result: Extract) -> None:
             result.weights[name] = value
         else:
             result.unexpected.append(key)
+
+
+def _same(one: Any, other: Any) -> bool:
+    return bool(one.shape == other.shape and (one == other).all())
 
 
 def _readable(rule: str) -> str:

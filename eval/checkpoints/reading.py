@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from mast.files import sha256_file
 from mast.model import build_backbone, parse_arch
 
 from ..errors import UserError
-from . import containers, families, layouts, sanity
+from . import containers, families, layouts, references, sanity
 from .layouts import Layout
 from .passport import Passport, normalization
 from .transforms import TRANSFORMS
@@ -49,8 +50,8 @@ class _Match:
     @property
     def function(self) -> tuple[Any, ...]:
         """What decides the network's output."""
-        options = self.layout.options
-        return self.arch, self.weights_sha256, sorted(map(str, options.items()))
+        options = {key: self.layout.options.get(key) for key in ("heads", "eps", "padding", "stride_in_1x1")}
+        return self.arch, self.weights_sha256, options
 
 
 def load(
@@ -59,7 +60,8 @@ def load(
     """Read a checkpoint into a backbone.
 
     Args:
-        ref: A file, or ``random:<arch>[@seed]`` for the random control.
+        ref: A file, a name of the registry, ``hf://owner/name``, ``timm:name``, or ``random:<arch>[@seed]`` for
+            the random control.
         layout: Take this layout (or ``layout:variant``) whatever the file looks like.
         arch: Take this architecture, where shapes leave a choice.
         trust_pickle: Run the code of a pickle that asks for it.
@@ -119,42 +121,69 @@ def _random(ref: str) -> Loaded:
 
 
 def _read(ref: str, layout: str | None, arch: str | None, trust_pickle: bool) -> tuple[_Match, Passport]:
-    path = Path(ref).expanduser()
-    if not path.exists() and not path.is_symlink():
-        raise UserError(f"{ref}: no such file", remedy="give a path or random:<arch>", code=2)
+    located = references.locate(ref)
+    path, facts = located.path, dict(located.passport)
     contents = containers.read(path, trust_pickle=trust_pickle)
     if layout is None and "mast" in contents.metadata:
-        match, facts = _published(path, contents, arch)
+        match, header = _published(path, contents, arch)
+        facts |= header
     else:
-        match, facts = _recognise(ref, contents, layout, arch), {}
+        match = _recognise(ref, contents, layout or located.layout, arch or located.arch, located.options)
     try:
         trained, warnings = sanity.check(match.weights)
     except ValueError as error:
         raise UserError(
             f"{ref}: the weights are damaged: {error}", remedy="fetch or copy the file again"
         ) from error
+    digest = sha256_file(path)
+    known = {
+        "normalization": match.layout.normalization,
+        "input_size": match.layout.input_size,
+        "interpolation": match.layout.interpolation,
+        "extra": located.extra
+        | ({"padding": "same"} if match.layout.options.get("padding") == "same" else {}),
+        **facts,
+    }
     passport = Passport(
-        name=path.name.partition(".")[0],
+        name=located.name,
         source=ref,
         layout=match.layout.name,
         arch=match.arch,
-        sha256=sha256_file(path),
+        sha256=digest,
         weights_sha256=match.weights_sha256,
         mapped=len(match.weights) - len(match.missing),
-        normalization=match.layout.normalization,
-        input_size=match.layout.input_size,
-        interpolation=match.layout.interpolation,
         feature_dim=_feature_dim(match.skeleton),
         dropped=match.dropped,
         missing=match.missing,
         encoder=match.layout.encoder,
         trained=trained,
-        warnings=warnings,
+        warnings=warnings
+        + _doubts(path, digest, match, sure="normalization" in facts or located.layout is not None),
         unsafe_globals=contents.unsafe_globals,
         trusted_pickle=bool(contents.unsafe_globals),
         stride_in_1x1=bool(match.layout.options.get("stride_in_1x1")),
+        **known,
     )
-    return match, replace(passport, **facts)
+    return match, passport
+
+
+def _doubts(path: Path, digest: str, match: _Match, *, sure: bool) -> list[str]:
+    """What the content of the file cannot settle."""
+    doubts = []
+    named = re.search(r"[-_]([0-9a-f]{8,64})\.(pth|pt|bin|torch|pkl|tar|safetensors)", path.name)
+    if named and re.search(r"[a-f]", named[1]) and not digest.startswith(named[1]):
+        doubts.append(
+            f"the file's name ends in {named[1]}, as if its sha256 began so, but it begins with {digest[:8]}: "
+            "damaged, or renamed"
+        )
+    if match.layout.options.get("assumed") and not sure:
+        doubts.append(
+            "the file does not say how images were normalised: ImageNet's constants and torchvision's order are "
+            "assumed; --layout simclr-v1 or swav says otherwise"
+        )
+        if match.arch.startswith("vit_small"):
+            doubts.append("the file does not say how many heads: 6 are assumed; --layout moco-v3 has 12")
+    return doubts
 
 
 def _feature_dim(backbone: nn.Module) -> int:
@@ -188,13 +217,16 @@ def _published(path: Path, contents: containers.Contents, arch: str | None) -> t
     return _fit(str(path), found, name), {**facts, "extra": rest}
 
 
-def _recognise(ref: str, contents: containers.Contents, layout: str | None, arch: str | None) -> _Match:
+def _recognise(
+    ref: str, contents: containers.Contents, layout: str | None, arch: str | None, options: Mapping[str, Any]
+) -> _Match:
     candidates = [layouts.get(layout)] if layout else [x for x in layouts.table().values() if not x.explicit]
     matches: list[_Match] = []
     failures: list[tuple[int, UserError]] = []
-    for candidate in candidates:
-        if candidate.refuse:
+    for entry in candidates:
+        if entry.refuse:
             continue
+        candidate = replace(entry, options={**entry.options, **options})
         found = layouts.extract(contents.tree, candidate)
         if not found.fits:
             continue

@@ -1,0 +1,179 @@
+"""What a user may write for a checkpoint: a path, a registry name, ``hf://owner/name`` or ``timm:name``."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import urlparse
+
+from ..errors import UserError
+from . import download, registry
+from .passport import normalization
+
+
+@dataclass(frozen=True)
+class Located:
+    """A reference resolved to a file, with what is known of it beforehand.
+
+    Attributes:
+        path: The file.
+        name: Short name for tables.
+        layout: Its layout, if known.
+        arch: Its architecture, if known.
+        options: Facts about the architecture that the file cannot tell (heads, epsilon).
+        passport: Passport fields that its publisher states, such as ``normalization``.
+        extra: For the passport's ``extra``.
+    """
+
+    path: Path
+    name: str
+    layout: str | None = None
+    arch: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    passport: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def locate(ref: str, *, progress: bool = True) -> Located:
+    """Find, and if need be fetch, the file that a reference names.
+
+    Raises:
+        UserError: If there is no such file or name, or it cannot be fetched.
+    """
+    if ref.startswith("hf://"):
+        return _hugging_face(ref)
+    if ref.startswith("timm:"):
+        return _timm(ref)
+    path = Path(ref).expanduser()
+    if path.exists() or path.is_symlink():
+        return _with_settings(Located(path, path.name.partition(".")[0]), path.with_name("config.json"))
+    if ref in registry.entries():
+        return _registered(registry.get(ref), progress)
+    near = difflib.get_close_matches(ref, registry.entries(), n=3)
+    raise UserError(
+        f"{ref}: neither a file nor a known checkpoint",
+        remedy=f"did you mean {' or '.join(near)}?" if near else "see `mast list checkpoints`",
+        code=2,
+    )
+
+
+def _registered(entry: registry.Entry, progress: bool) -> Located:
+    folder = download.cache_folder() / entry.name
+    if entry.url:
+        name = PurePosixPath(urlparse(entry.url).path).name
+        path = download.fetch(entry.url, folder / name, checksum=entry.checksum, progress=progress)
+    else:
+        files = [p for p in folder.glob("*") if p.is_file() and p.suffix not in (".sha256", ".lock", ".part")]
+        if len(files) != 1:
+            raise UserError(
+                f"{entry.name}: its publisher offers no direct address",
+                remedy=f"fetch it from {entry.page} and put that one file into {folder}/",
+            )
+        path = files[0]
+    facts = {"method": entry.method, "licence": entry.licence, "citation": entry.citation, "url": entry.url}
+    return Located(path, entry.name, layout=entry.layout, arch=entry.arch, extra=facts)
+
+
+def _hub() -> Callable[..., str]:
+    try:
+        from huggingface_hub import hf_hub_download
+    except ImportError as error:
+        raise UserError(
+            "hf:// and timm: names need huggingface-hub",
+            remedy="pip install 'mast-transfer[huggingface]'",
+            code=2,
+        ) from error
+    function: Callable[..., str] = hf_hub_download
+    return function
+
+
+def _hugging_face(ref: str) -> Located:
+    """``hf://owner/name[@revision][/file]``."""
+    owner, _, rest = ref.removeprefix("hf://").partition("/")
+    name, _, file = rest.partition("/")
+    name, _, revision = name.partition("@")
+    if not owner or not name:
+        raise UserError(
+            f"'{ref}' is incomplete", remedy="write hf://owner/name or hf://owner/name/file", code=2
+        )
+    wanted = [file] if file else ["model.safetensors", "pytorch_model.bin"]
+    path = _from_hub(f"{owner}/{name}", wanted, revision or None, ref)
+    located = Located(path, name, extra={"repository": f"{owner}/{name}", "revision": revision})
+    settings = _optional(f"{owner}/{name}", "config.json", revision or None)
+    return _with_settings(located, settings) if settings else located
+
+
+def _timm(ref: str) -> Located:
+    """A timm model: the file from its hub repository, the preprocessing from timm's own configuration."""
+    name = ref.removeprefix("timm:")
+    try:
+        import timm
+    except ImportError as error:
+        raise UserError("timm: names need timm", remedy="pip install 'mast-transfer[vit]'", code=2) from error
+    config = timm.get_pretrained_cfg(name)
+    if config is None or not config.hf_hub_id:
+        known = difflib.get_close_matches(name, timm.list_models(pretrained=True), n=3)
+        raise UserError(
+            f"timm has no pretrained '{name}' on the hub",
+            remedy=f"near names: {', '.join(known) or 'none'}",
+            code=2,
+        )
+    path = _from_hub(config.hf_hub_id, ["model.safetensors", "pytorch_model.bin"], None, ref)
+    return Located(path, name, passport=_timm_facts(config.to_dict()), extra={"repository": config.hf_hub_id})
+
+
+def _timm_facts(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "normalization": normalization(tuple(config["mean"]), tuple(config["std"])),
+        "input_size": int(config["input_size"][-1]),
+        "interpolation": "bicubic" if config.get("interpolation") == "bicubic" else "bilinear",
+    }
+
+
+def _from_hub(repository: str, files: list[str], revision: str | None, ref: str) -> Path:
+    get = _hub()
+    reasons = []
+    for file in files:
+        try:
+            return Path(get(repository, file, revision=revision)).resolve()
+        except Exception as error:  # the hub's errors differ between its versions
+            reasons.append(" ".join(str(error).split())[:160] or type(error).__name__)
+    raise UserError(
+        f"{ref}: cannot be fetched: {reasons[-1]}",
+        remedy="download the file elsewhere and give its path, with config.json beside it",
+    )
+
+
+def _optional(repository: str, file: str, revision: str | None) -> Path | None:
+    try:
+        return Path(_hub()(repository, file, revision=revision)).resolve()
+    except UserError:
+        raise
+    except Exception:  # a repository without this file is fine; the layout is then told by the keys alone
+        return None
+
+
+def _with_settings(located: Located, config: Path) -> Located:
+    """Add what a ``config.json`` of transformers or timm beside the weights says."""
+    if not config.is_file():
+        return located
+    try:
+        settings = json.loads(config.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{config}: not readable: {error}", remedy="repair or remove it") from error
+    if not isinstance(settings, dict):
+        return located
+    layout, options, passport = located.layout, dict(located.options), dict(located.passport)
+    if settings.get("downsample_in_bottleneck"):
+        layout = "huggingface-resnet-caffe"
+    if isinstance(settings.get("num_attention_heads"), int) and isinstance(settings.get("hidden_size"), int):
+        options["heads"] = {settings["hidden_size"]: settings["num_attention_heads"]}
+    if isinstance(settings.get("layer_norm_eps"), float):
+        options["eps"] = settings["layer_norm_eps"]
+    if isinstance(settings.get("pretrained_cfg"), dict) and "mean" in settings["pretrained_cfg"]:
+        passport |= _timm_facts(settings["pretrained_cfg"])
+    return Located(located.path, located.name, layout, located.arch, options, passport, located.extra)

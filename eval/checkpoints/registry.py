@@ -1,0 +1,85 @@
+"""The published checkpoints by short name: ``pretrained/registry.yaml``."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..errors import UserError, unknown
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One published checkpoint.
+
+    Attributes:
+        name: Short name.
+        family: Name of its card, ``pretrained/cards/<family>.md``.
+        method: Who made it.
+        arch: Architecture.
+        layout: Layout of the file.
+        licence: Under which the authors give it.
+        citation: What to cite.
+        source: Where address and numbers were read.
+        url: Address of the file, or empty.
+        page: Page to fetch it from by hand, where a program cannot.
+        checksum: ``md5:`` or ``sha256:`` and the digest or its start, as the authors publish it.
+        linear_top1: ImageNet's linear probe as the source states it, per cent; for supervised ones their top-1.
+        results: Name of the method in ``results/published``.
+    """
+
+    name: str
+    family: str
+    method: str
+    arch: str
+    layout: str
+    licence: str
+    citation: str
+    source: str
+    url: str = ""
+    page: str = ""
+    checksum: str = ""
+    linear_top1: float | None = None
+    results: str = ""
+
+
+def path() -> Path:
+    """The registry's file: in the source tree, or beside the installed package."""
+    here = Path(__file__).resolve()
+    for folder in (here.parents[2] / "pretrained", here.parents[1] / "pretrained"):
+        if (folder / "registry.yaml").is_file():
+            return folder / "registry.yaml"
+    raise UserError(
+        "pretrained/registry.yaml is not there",
+        remedy="run from a source checkout or give the file's path",
+        code=2,
+    )
+
+
+@functools.cache
+def entries() -> dict[str, Entry]:
+    """All entries by name, in the order of the file."""
+    document: dict[str, dict[str, Any]] = yaml.safe_load(path().read_text("utf-8"))
+    found: dict[str, Entry] = {}
+    for family, facts in document.items():
+        common = {key: value for key, value in facts.items() if key != "entries"}
+        for name, entry in facts["entries"].items():
+            if name in found:
+                raise ValueError(f"{path()}: {name} twice")
+            found[name] = Entry(name=name, family=family, **{**common, **entry})
+    return found
+
+
+def get(name: str) -> Entry:
+    """An entry by name.
+
+    Raises:
+        UserError: If there is none; near names are suggested.
+    """
+    if name not in entries():
+        raise unknown("checkpoint", name, entries())
+    return entries()[name]
