@@ -8,24 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import yaml
+from mast.yaml import read
 
 from .errors import UserError, unknown
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML in which a key that is given twice is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        mapping: dict[Any, Any] = {}
-        for key_node, value_node in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in mapping:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key '{key}' is given twice", key_node.start_mark
-                )
-            mapping[key] = self.construct_object(value_node, deep=True)
-        return mapping
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -35,10 +20,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UserError: If the file cannot be read as a mapping.
     """
     try:
-        value = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: cannot be read: {reason}", remedy="correct the file", code=2) from error
+        value = read(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}", remedy="correct the file", code=2) from error
     if not isinstance(value, dict):
         raise UserError(
             f"{path}: holds {type(value).__name__}, not a mapping", remedy="see docs/protocols.md", code=2

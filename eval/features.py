@@ -29,6 +29,7 @@ from PIL import Image
 
 from mast.files import atomic_write, canonical_json
 
+from .arrays import Features, take
 from .datasets import Pool, Split
 from .errors import UserError
 
@@ -90,7 +91,7 @@ class Preprocess:
         passport: Passport,
         *,
         image_size: int | None = None,
-        resize: int | None = None,
+        resize: float | None = None,
         squash: bool = False,
     ) -> Preprocess:
         """The checkpoint's own preprocessing at a size.
@@ -98,7 +99,8 @@ class Preprocess:
         Args:
             passport: The checkpoint's.
             image_size: Side of the crop; the checkpoint's input size when None.
-            resize: Short side before the crop; ``image_size`` when None, as Kornblith et al. do.
+            resize: Short side before the crop: pixels, or a multiple of the crop when below 8 (256/224);
+                the crop's side when None, as Kornblith et al. do.
             squash: Resize to a square before the crop.
 
         Raises:
@@ -106,6 +108,7 @@ class Preprocess:
         """
         norm = passport.normalization
         crop = image_size or passport.input_size
+        short = crop if resize is None else round(resize * crop if resize < 8 else resize)
         scale, channels = norm.get("range", "0..1"), norm.get("channels", "RGB")
         if passport.interpolation not in RESAMPLING or scale not in ("0..1", "0..255"):
             raise UserError(
@@ -114,12 +117,12 @@ class Preprocess:
             )
         if channels not in ("RGB", "BGR"):
             raise UserError(f"channel order '{channels}' is not known", remedy="it is RGB or BGR")
-        if not 1 <= crop <= (resize or crop):
+        if not 1 <= crop <= short:
             raise UserError(
-                f"a crop of {crop} px out of {resize} px", remedy="resize to at least the crop", code=2
+                f"a crop of {crop} px out of {short} px", remedy="resize to at least the crop", code=2
             )
         mean, std = tuple(map(float, norm["mean"])), tuple(map(float, norm["std"]))
-        return cls(resize or crop, crop, passport.interpolation, squash, mean, std, scale, channels)
+        return cls(short, crop, passport.interpolation, squash, mean, std, scale, channels)
 
     def image(self, image: Image.Image) -> npt.NDArray[np.uint8]:
         """Resize and crop with PIL exactly as torchvision's Resize and CenterCrop do on PIL images.
@@ -425,13 +428,13 @@ def extract(
     store: str | Path,
     batch_size: int = 64,
     image_size: int | None = None,
-    resize: int | None = None,
+    resize: float | None = None,
     squash: bool = False,
     layer: str = "features",
     workers: int = 2,
     dtype: str = "float32",
     progress: Progress | None = None,
-) -> npt.NDArray[np.float32]:
+) -> Features:
     """Features of a split; images that another split, task or run has extracted are not decoded again.
 
     Args:
@@ -441,7 +444,7 @@ def extract(
         store: Root folder of the feature store.
         batch_size: Images in a forward.
         image_size: Side of the input in pixels; the checkpoint's own when None.
-        resize: Short side before the centre crop; ``image_size`` when None.
+        resize: Short side before the centre crop: pixels, or a multiple of the crop when below 8.
         squash: Resize to a square, ignoring the aspect ratio.
         layer: "features", or a feature map's name, averaged over space.
         workers: Threads that decode.
@@ -449,7 +452,8 @@ def extract(
         progress: Called with rows done and rows in all.
 
     Returns:
-        (N, D) float32 in the split's order, memory-mapped where the split is a whole pool.
+        (N, D) float32 in the split's order: memory-mapped where the split is a whole pool, a copy where it is a
+        small part of one, and `Rows` on disk where that copy would be large.
 
     Raises:
         UserError: If an image cannot be decoded or the store cannot be written.
@@ -469,4 +473,4 @@ def extract(
     )[layer]
     if len(split) == len(split.pool) and np.array_equal(split.rows, np.arange(len(split))):
         return found
-    return found[split.rows]
+    return take(found, split.rows)

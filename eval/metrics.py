@@ -95,6 +95,7 @@ def average_precision(
     *,
     points: int | None = None,
     difficult: str = "drop",
+    start: float = 0.0,
     weights: Array | None = None,
 ) -> Array:
     """Average precision of one class.
@@ -106,6 +107,7 @@ def average_precision(
             under the interpolated curve (VISSL's `get_precision_recall`, VOC2010 on).
         difficult: "drop" leaves difficult examples out (VISSL, the devkit); "negative" counts them as absent
             (ssl-transfer).
+        start: Precision at recall 0 at least; matters with ``points`` only.
         weights: (..., N) weights of the examples, for resampling.
 
     Returns:
@@ -129,7 +131,7 @@ def average_precision(
     for threshold in np.linspace(0, 1, points):
         reached = recall >= threshold
         first = np.take_along_axis(precision, reached.argmax(-1)[..., None], -1)[..., 0]
-        total += np.where(reached.any(-1), first, 0.0)
+        total += np.where(reached.any(-1), np.maximum(first, start if threshold == 0 else 0.0), 0.0)
     return np.where(none, np.nan, total / points)
 
 
@@ -148,9 +150,12 @@ def map11(scores: Array, labels: Array) -> float:
     return _mean_ap(scores, labels, points=11)
 
 
-def map11_difficult_negative(scores: Array, labels: Array) -> float:
-    """`map11` as ssl-transfer computes it: difficult examples count as negatives."""
-    return _mean_ap(scores, labels, points=11, difficult="negative")
+def map11_ericsson2021(scores: Array, labels: Array) -> float:
+    """`map11` as ssl-transfer computes it: difficult examples count as negatives, and precision at recall 0 is 1.
+
+    The latter comes from scikit-learn's `precision_recall_curve`, which appends the point (recall 0, precision 1).
+    """
+    return _mean_ap(scores, labels, points=11, difficult="negative", start=1.0)
 
 
 def map_area(scores: Array, labels: Array) -> float:
@@ -190,7 +195,7 @@ METRICS: dict[str, Callable[[Array, Array], float]] = {
     "top5": top5,
     "mean_per_class": mean_per_class,
     "map11": map11,
-    "map11_difficult_negative": map11_difficult_negative,
+    "map11_ericsson2021": map11_ericsson2021,
     "map_area": map_area,
 }
 
@@ -222,7 +227,8 @@ def resampled(name: str, scores: Array, labels: Array, weights: Array) -> npt.ND
     if name not in METRICS:
         raise ValueError(f"unknown metric '{name}': known {', '.join(METRICS)}")
     options: dict[str, Any] = {"points": None if name == "map_area" else 11}
-    options["difficult"] = "negative" if name.endswith("negative") else "drop"
+    if name == "map11_ericsson2021":
+        options |= {"difficult": "negative", "start": 1.0}
     columns = [
         average_precision(scores[:, c], labels[:, c], weights=weights, **options)
         for c in range(scores.shape[1])

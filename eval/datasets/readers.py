@@ -180,7 +180,8 @@ def voc_classification(name: str, root: Path) -> ImageDataset:
 def any_layout(name: str, root: Path, label: str | None) -> ImageDataset:
     """Read a folder of the user's: labels.csv where a label column is asked for or it is all there is."""
     manifest = root if root.suffix == ".csv" else root / "labels.csv"
-    if manifest.is_file() and (label is not None or not (root / "train").is_dir()):
+    has_folders = (root / "train").is_dir() and bool(_folders(root / "train"))
+    if manifest.is_file() and (label is not None or not has_folders):
         return csv_manifest(name, manifest, label)
     if label is not None:
         raise UserError(f"{manifest}: missing, and the task wants its column '{label}'", remedy="write it")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..arrays import Features, stack
 from ..errors import UserError
 from ..metrics import METRICS
 
@@ -20,12 +21,12 @@ class Labelled:
     """Features with their labels. There is one for train and one for val; nobody makes one for test.
 
     Attributes:
-        features: (N, D) float.
+        features: (N, D) float32; an array, or `Rows` that stay on disk.
         labels: (N,) int in [0, num_classes), or (N, num_classes) with 1, 0 and -1 (difficult).
         num_classes: Number of classes.
     """
 
-    features: Array
+    features: Features
     labels: Array
     num_classes: int
 
@@ -52,7 +53,7 @@ class Labelled:
     def joined(self, other: Labelled) -> Labelled:
         """This and the other, one after the other."""
         return Labelled(
-            np.concatenate([self.features, other.features]),
+            stack([self.features, other.features]),
             np.concatenate([self.labels, other.labels]),
             self.num_classes,
         )
@@ -93,8 +94,8 @@ def metric(name: str) -> Callable[[Array, Array], float]:
     return METRICS[name]
 
 
-def transform(kind: str, train: Array) -> Callable[[Array], npt.NDArray[np.float32]]:
-    """A map of features, fitted on training features only.
+def transform(kind: str, train: Features) -> Callable[[Features], npt.NDArray[np.float32]]:
+    """A map of features, fitted on training features only. The result is in memory.
 
     Args:
         kind: "none"; "l2", unit rows; or "standard", zero mean and unit variance a column.
@@ -103,12 +104,19 @@ def transform(kind: str, train: Array) -> Callable[[Array], npt.NDArray[np.float
     if kind == "none":
         return lambda x: np.asarray(x, dtype=np.float32)
     if kind == "l2":
-        return lambda x: (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)).astype(np.float32)
+
+        def unit(x: Features) -> npt.NDArray[np.float32]:
+            whole = np.asarray(x, dtype=np.float32)
+            norm: Array = np.maximum(np.linalg.norm(whole, axis=1, keepdims=True), 1e-12)
+            return np.asarray(whole / norm, dtype=np.float32)
+
+        return unit
     if kind == "standard":
-        mean = train.mean(0, dtype=np.float64)
-        std = train.std(0, dtype=np.float64)
+        whole = np.asarray(train)
+        mean: Array = whole.mean(0, dtype=np.float64)
+        std = whole.std(0, dtype=np.float64)
         std = np.where(std > 1e-12, std, 1.0)
-        return lambda x: ((x - mean) / std).astype(np.float32)
+        return lambda x: np.asarray((np.asarray(x) - mean) / std, dtype=np.float32)
     raise UserError(f"unknown transform '{kind}'", remedy="known: none, l2, standard", code=2)
 
 

@@ -97,7 +97,8 @@ def ridge(support: Tensor, query: Tensor, params: Params) -> Tensor:
     gram, cross, hot = _kernel(support - mean, query - mean[:, 0])
     system = gram + float(params["ridge"]) * torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
     dual = torch.linalg.solve(system, (hot - hot.mean(0)).expand(len(gram), -1, -1))
-    return cross @ dual
+    scores: Tensor = cross @ dual
+    return scores
 
 
 def logistic(support: Tensor, query: Tensor, params: Params) -> Tensor:
@@ -199,4 +200,4 @@ def accuracies(features: Array, chosen: Episodes, head: str, params: Params) -> 
 
 def episodes(pool: Labelled, params: Params, seed: int) -> npt.NDArray[np.float64]:
     """Accuracy in every episode, (E,), with the head of ``params["head"]``."""
-    return accuracies(pool.features, draw_for(pool, params, seed), str(params["head"]), params)
+    return accuracies(np.asarray(pool.features), draw_for(pool, params, seed), str(params["head"]), params)

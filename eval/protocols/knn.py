@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..arrays import Features
 from ..errors import UserError
 from .base import Array, Fitted, Labelled, Params, metric, require, select
 
-CHUNK = 4096
+CHUNK = 4096  # queries at a time
+BANK = 1 << 16  # labelled examples at a time
 
 
-def votes(bank: Labelled, queries: Array, ks: list[int], temperature: float) -> Array:
+def votes(bank: Labelled, queries: Features, ks: list[int], temperature: float) -> Array:
     """Votes for every class from the k nearest of the bank, for several k at once.
 
     Args:
@@ -37,14 +39,13 @@ def votes(bank: Labelled, queries: Array, ks: list[int], temperature: float) -> 
         if bank.multilabel
         else torch.as_tensor(bank.labels).to(device)
     )
-    rows = max(1, CHUNK * 4096 // max(len(bank), 1)) if len(bank) > CHUNK else CHUNK
-    for start in range(0, len(queries), rows):
-        query = unit(queries[start : start + rows])
+    for start in range(0, len(queries), CHUNK):
+        query = unit(queries[start : start + CHUNK])
         best: torch.Tensor | None = None
         index: torch.Tensor | None = None
         # The bank is walked in blocks, so that one of ImageNet's size need not lie in memory.
-        for low in range(0, len(bank), 65536):
-            block = query @ unit(bank.features[low : low + 65536]).T
+        for low in range(0, len(bank), BANK):
+            block = query @ unit(bank.features[low : low + BANK]).T
             value, place = block.topk(min(k, block.shape[1]), dim=1)
             place += low
             if best is not None and index is not None:

@@ -1,7 +1,12 @@
-"""Linear probes by penalised logistic regression: the penalty chosen on val, the probe refit on train and val."""
+"""Linear probes by penalised logistic regression: the penalty chosen on val, the probe refit on train and val.
+
+``solver: certified`` solves the published problem to a certified optimum. The legacy solvers run the published
+recipes as they are, where they stop included: ``sklearn`` is scikit-learn's L-BFGS, ``augself`` is torch's.
+"""
 
 from __future__ import annotations
 
+import warnings as python_warnings
 from typing import Any
 
 import numpy as np
@@ -9,11 +14,11 @@ import numpy as np
 from ..errors import UserError
 from ..metrics import softmax
 from .base import Array, Fitted, Labelled, Params, metric, require, select, transform
-from .solver import Solutions, rotate, solve
+from .solver import Solutions, gap, rotate, solve
 
 
 def penalties(params: Params) -> Array:
-    """The grid of lambdas: ``penalties: [log10 of the first, log10 of the last, how many]``."""
+    """The grid of lambdas: ``penalties: [log10 of the first, log10 of the last, how many]``, all positive."""
     try:
         first, last, count = params["penalties"]
         grid: Array = np.logspace(float(first), float(last), int(count))
@@ -21,7 +26,44 @@ def penalties(params: Params) -> Array:
         raise UserError(
             f"penalties is {params['penalties']!r}", remedy="give [log10 first, log10 last, count]", code=2
         ) from error
+    if not len(grid):
+        raise UserError("penalties holds no value", remedy="give [log10 first, log10 last, count]", code=2)
     return grid
+
+
+def fit(train: Labelled, val: Labelled, params: Params, seed: int, *, metric_name: str = "top1") -> Fitted:
+    """Fit the protocol of ``params["solver"]``; see eval/protocols/linear*.yaml for the recipes."""
+    require(train, "train")
+    require(val, "val")
+    if params["solver"] == "certified":
+        return _certified(train, val, params, metric_name)
+    if params["solver"] == "sklearn":
+        return _sklearn(train, val, params, metric_name)
+    if params["solver"] == "augself":
+        return _augself(train, val, params, seed, metric_name)
+    raise UserError(
+        f"unknown solver '{params['solver']}'", remedy="known: certified, sklearn, augself", code=2
+    )
+
+
+def _fitted(
+    prepare: Any,
+    weights: Array,
+    bias: Array,
+    multilabel: bool,
+    selected: dict[str, Any],
+    certificate: dict[str, Any],
+    warnings: tuple[str, ...],
+) -> Fitted:
+    def scores(features: Array) -> Array:
+        values: Array = prepare(features) @ weights + bias
+        return values
+
+    probabilities = None if multilabel else lambda features: softmax(scores(features))
+    return Fitted(scores, selected, certificate, warnings, probabilities)
+
+
+# -- certified -----------------------------------------------------------------------------------------------
 
 
 def _describe(solutions: Solutions, grid: Array, tolerance: float) -> dict[str, Any]:
@@ -35,13 +77,6 @@ def _describe(solutions: Solutions, grid: Array, tolerance: float) -> dict[str, 
         "largest_gap": float(solutions.gap.max()),
         "newton_steps": int(solutions.iterations.max()),
     }
-
-
-def fit(train: Labelled, val: Labelled, params: Params, seed: int, *, metric_name: str = "top1") -> Fitted:
-    """Fit the protocol of ``params["solver"]``; see eval/protocols/linear*.yaml for the recipes."""
-    require(train, "train")
-    require(val, "val")
-    return _certified(train, val, params, metric_name)
 
 
 def _certified(train: Labelled, val: Labelled, params: Params, metric_name: str) -> Fitted:
@@ -84,11 +119,164 @@ def _certified(train: Labelled, val: Labelled, params: Params, metric_name: str)
         if final.gap[0] > tolerance:
             warnings += ("the refit is not certified",)
     weights, bias = final.weights[last], final.biases[last]
-    prepared = prepare
+    return _fitted(prepare, weights, bias, train.multilabel, selected, certificate, warnings)
 
-    def scores(features: Array) -> Array:
-        values: Array = prepared(features) @ weights + bias
-        return values
 
-    probabilities = None if train.multilabel else lambda features: softmax(scores(features))
-    return Fitted(scores, selected, certificate, warnings, probabilities)
+# -- legacy: scikit-learn ------------------------------------------------------------------------------------
+
+
+def _grid_of_torch(params: Params) -> Array:
+    """The grid in float32 as torch makes it, so that C shows as 999.99995 and not 1000."""
+    import torch
+
+    penalties(params)  # checks it
+    first, last, count = params["penalties"]
+    return torch.logspace(float(first), float(last), int(count)).double().numpy()
+
+
+def _sklearn(train: Labelled, val: Labelled, params: Params, metric_name: str) -> Fitted:
+    """scikit-learn's L-BFGS over the grid in ascending order of the grid's parameter, lambda or C."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    measure = metric(metric_name)
+    grid = _grid_of_torch(params)
+    # Two-row softmax, as scikit-learn solved two classes in 2021, puts half the penalty on the binary logit.
+    factor = 2.0 if train.multilabel and params["two_row_softmax"] else 1.0
+    costs = factor * (1.0 / grid if params["parameter"] == "lambda" else grid)
+    prepare = transform(params["transform"], train.features)
+    dtype = np.dtype(params["dtype"])
+    model: Any = LogisticRegression(
+        max_iter=int(params["max_iter"]), tol=float(params["tol"]), warm_start=bool(params["warm_start"])
+    )
+    iterations: list[int] = []
+
+    def run(part: Labelled, cost: float) -> tuple[Array, Array]:
+        """Weights (D, C) and bias (C,); with several labels the model, warm, goes from class to class."""
+        x = prepare(part.features).astype(dtype)
+        model.set_params(C=float(cost))
+        with python_warnings.catch_warnings():
+            python_warnings.simplefilter("ignore", ConvergenceWarning)
+            if not part.multilabel:
+                model.fit(x, part.labels)
+                iterations.append(int(model.n_iter_.max()))
+                return _rows(model, part.num_classes)
+            weights, biases = [], []
+            for column in part.targets().T:
+                if not 0 < column.sum() < len(column):
+                    raise UserError("a class has no positive or no negative in train", remedy="add images")
+                model.fit(x, column.astype(np.int64))
+                iterations.append(int(model.n_iter_.max()))
+                weights.append(model.coef_[0].copy())
+                biases.append(float(model.intercept_[0]))
+            return np.stack(weights, 1), np.array(biases)
+
+    held_out = prepare(val.features).astype(dtype)
+    values = []
+    for cost in costs:
+        weights, bias = run(train, cost)
+        values.append(measure(held_out @ weights + bias, val.labels))
+    index, selected, warnings = select(np.array(values), grid, name=str(params["parameter"]))
+    selected["C"] = float(costs[index])
+    if params["refit"]:
+        weights, bias = run(train.joined(val), costs[index])
+        selected["refit"] = "train+val"
+        part = train.joined(val)
+    else:
+        weights, bias = run(train, costs[index])
+        part = train
+    link = "sigmoid" if train.multilabel else "softmax"
+    certificate = {
+        "solver": f"scikit-learn lbfgs, {params['max_iter']} iterations, tol {params['tol']:g}",
+        "stopped_early": int(sum(count >= int(params["max_iter"]) for count in iterations)),
+        "fits": len(iterations),
+        "gap": gap(prepare(part.features), part.targets(), weights, bias, 1.0 / costs[index], link),
+    }
+    return _fitted(prepare, weights, bias, train.multilabel, selected, certificate, warnings)
+
+
+def _rows(model: Any, num_classes: int) -> tuple[Array, Array]:
+    """A fitted model's weights (D, C) and bias (C,); a class that train lacks gets the score -inf."""
+    if len(model.classes_) == 2:  # one row for two classes
+        coef, intercept = (
+            np.vstack([-model.coef_, model.coef_]) / 2,
+            np.r_[-model.intercept_, model.intercept_] / 2,
+        )
+    else:
+        coef, intercept = model.coef_, model.intercept_
+    weights = np.zeros((coef.shape[1], num_classes))
+    bias = np.full(num_classes, np.finfo(np.float32).min, dtype=np.float64)
+    weights[:, model.classes_] = coef.T
+    bias[model.classes_] = intercept
+    return weights, bias
+
+
+# -- legacy: AugSelf -----------------------------------------------------------------------------------------
+
+
+def _augself(train: Labelled, val: Labelled, params: Params, seed: int, metric_name: str) -> Fitted:
+    """hankook/AugSelf transfer_linear_eval.py: sum loss + lambda (|W|^2 + |b|^2), torch L-BFGS, warm."""
+    import copy
+
+    import torch
+    from torch import nn
+
+    if train.multilabel:
+        raise UserError(
+            f"{params['solver']} has no form for several labels an image", remedy="use linear", code=2
+        )
+    measure = metric(metric_name)
+    grid = _grid_of_torch(params)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    prepare = transform(params["transform"], train.features)
+
+    def tensors(part: Labelled) -> tuple[torch.Tensor, torch.Tensor]:
+        x = torch.from_numpy(np.array(prepare(part.features))).to(device)
+        return x, torch.from_numpy(np.array(part.labels)).to(device)
+
+    steps: list[int] = []
+
+    def run(classifier: nn.Linear, x: torch.Tensor, y: torch.Tensor, w: float) -> None:
+        optimizer = torch.optim.LBFGS(
+            classifier.parameters(),
+            line_search_fn="strong_wolfe",
+            max_iter=int(params["max_iter"]),
+            lr=1.0,
+            tolerance_grad=1e-10,
+            tolerance_change=0,
+        )
+
+        def closure() -> torch.Tensor:
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(classifier(x), y, reduction="sum")
+            for p in classifier.parameters():
+                loss = loss + p.pow(2).sum().mul(w)
+            loss.backward()  # type: ignore[no-untyped-call]
+            return loss
+
+        optimizer.step(closure)  # type: ignore[no-untyped-call]
+        steps.append(int(optimizer.state[optimizer._params[0]]["n_iter"]))
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        classifier = nn.Linear(train.features.shape[1], train.num_classes).to(device)
+    (x, y), (held_out, _) = tensors(train), tensors(val)
+    values, best, kept = [], 0.0, classifier
+    for w in grid:
+        run(classifier, x, y, float(w))
+        with torch.no_grad():
+            values.append(measure(classifier(held_out).cpu().numpy(), val.labels))
+        if values[-1] > best:
+            best, kept = values[-1], copy.deepcopy(classifier)
+    index, selected, warnings = select(np.array(values), grid, name="lambda")
+    if params["refit"]:
+        run(kept, *tensors(train.joined(val)), float(grid[index]))
+        selected["refit"] = "train+val"
+    weights = kept.weight.detach().cpu().numpy().T.astype(np.float64)
+    bias = kept.bias.detach().cpu().numpy().astype(np.float64)
+    certificate = {
+        "solver": f"torch L-BFGS, strong Wolfe, {params['max_iter']} iterations",
+        "fits": len(steps),
+        "stopped_early": int(sum(count >= int(params["max_iter"]) for count in steps)),
+    }
+    return _fitted(prepare, weights, bias, False, selected, certificate, warnings)

@@ -112,7 +112,7 @@ def solve(
     link: str = "softmax",
     tolerance: float = 1e-4,
     max_newton: int = 60,
-    max_cg: int = 200,
+    max_cg: int = 150,
     inner: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     basis: Basis | None = None,
@@ -144,7 +144,7 @@ def solve(
     c = y.shape[1]
     ones = torch.ones(n, 1, dtype=torch.float64, device=device)
     design = torch.cat([z, ones], 1)  # the last column is the bias
-    lambdas = torch.as_tensor(np.asarray(penalties, dtype=np.float64), device=device)
+    lambdas = torch.as_tensor(np.asarray(penalties, dtype=np.float64).copy(), device=device)
     size = max(1, int(BUDGET // max(1, n * c)))
     parts = [
         _newton(design, y, lambdas[i : i + size], link, tolerance, max_newton, max_cg, inner)
@@ -170,6 +170,16 @@ def solve(
     )
 
 
+@dataclass
+class _State:
+    """All penalties of a group while they are solved; L penalties, d columns of the design with the bias last."""
+
+    theta: Tensor  # (L, d, C) float64
+    logits: Tensor  # (N, L, C) float64
+    loss: Tensor  # (L,) the data's part of F
+    square: Tensor  # (L,) |W|^2
+
+
 def _newton(
     x: Tensor,
     y: Tensor,
@@ -181,71 +191,126 @@ def _newton(
     inner: torch.dtype,
 ) -> tuple[Any, ...]:
     n, d = x.shape  # d counts the bias
-    c, total = y.shape[1], len(lambdas)
-    dev = x.device
-    theta = torch.zeros(total, d, c, dtype=torch.float64, device=dev)
-    start = y.mean(0).clamp(1e-12, 1 - 1e-12)
-    theta[:, -1] = start.log() if link == "softmax" else torch.logit(start)
-    objective, gap, norm = (torch.zeros(total, dtype=torch.float64, device=dev) for _ in range(3))
-    steps = torch.zeros(total, dtype=torch.int64, device=dev)
+    c, total, dev = y.shape[1], len(lambdas), x.device
     low, low2 = x.to(inner), x.to(inner) ** 2
     target = y[:, None]  # (N, 1, C)
-    active = torch.arange(total, device=dev)
-    logits = (x @ theta[active].permute(1, 0, 2).reshape(d, -1)).view(n, -1, c)
-    products = 1
-    for step in range(max_newton + 1):
-        a = len(active)
-        lam = lambdas[active].view(a, 1, 1)
-        ridge = lam.expand(a, d, 1).clone()
-        ridge[:, -1] = 0
-        th = theta[active]
-        loss, residual, p = _loss(logits, target, link)
-        gradient = (x.T @ residual.reshape(n, -1)).view(d, a, c).permute(1, 0, 2) + ridge * th
-        value = loss + 0.5 * (ridge * th**2).sum((1, 2))
+    start = y.mean(0).clamp(1e-12, 1 - 1e-12)
+    start = start.log() if link == "softmax" else torch.logit(start)
+    state = _State(
+        torch.zeros(total, d, c, dtype=torch.float64, device=dev),
+        start.expand(n, total, c).contiguous(),
+        torch.zeros(total, dtype=torch.float64, device=dev),
+        torch.zeros(total, dtype=torch.float64, device=dev),
+    )
+    state.theta[:, -1] = start
+    ridge = lambdas.view(-1, 1, 1).repeat(1, d, 1)
+    ridge[:, -1] = 0
+    objective, gap, norm = (torch.zeros(total, dtype=torch.float64, device=dev) for _ in range(3))
+    steps = torch.zeros(total, dtype=torch.int64, device=dev)
+    exact = torch.zeros(total, dtype=torch.bool, device=dev)
+    products = 0
+
+    def evaluate(index: Tensor, design: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Probabilities, gradient and diagonal Hessian of some penalties; keeps their objective and gap."""
+        theta = state.theta[index]
+        loss, residual, p = _loss(state.logits[:, index], target, link)
         p = p.to(inner)
-        spread = p * (1 - p)
-        diagonal = (low2.T @ spread.reshape(n, -1)).view(d, a, c).permute(1, 0, 2).double() + ridge
-        products += 2
+        gradient = (
+            (design.T @ residual.to(design.dtype).reshape(n, -1)).view(d, -1, c).permute(1, 0, 2).double()
+        )
+        gradient = gradient + ridge[index] * theta
+        spread = (p * (1 - p)).reshape(n, -1)
+        diagonal = (low2.T @ spread).view(d, -1, c).permute(1, 0, 2).double() + ridge[index]
+        square = (theta[:, :-1] ** 2).sum((1, 2))
+        state.loss[index], state.square[index] = loss, square
+        objective[index] = loss + 0.5 * lambdas[index] * square
         squared = (gradient[:, :-1] ** 2).sum((1, 2))
         # The bias has no strong convexity: its part of the gap is the Newton decrement along it.
         bias = (gradient[:, -1] ** 2 / (2 * diagonal[:, -1].clamp(min=1e-12))).sum(1)
-        relative = (squared / (2 * lam.view(-1)) + bias) / value
-        objective[active], gap[active], norm[active] = value, relative, squared.sqrt()
-        open_ = relative > tolerance
-        if step == max_newton or not open_.any():
+        norm[index] = squared.sqrt()
+        gap[index] = (squared / (2 * lambdas[index]) + bias) / objective[index]
+        return p, gradient, diagonal
+
+    def recompute(index: Tensor) -> None:
+        flat = state.theta[index].permute(1, 0, 2).reshape(d, -1)
+        state.logits[:, index] = (x @ flat).view(n, -1, c)
+
+    active = torch.arange(total, device=dev)
+    for step in range(max_newton + 1):
+        if step > 1:
+            _adopt(state, lambdas, active, exact)
+        p, gradient, diagonal = evaluate(active, low)
+        products += 2
+        # What looks solved, or once did, is measured again in float64: nothing is certified in float32.
+        check = exact[active] | (gap[active] <= tolerance)
+        if check.any():
+            which = torch.nonzero(check)[:, 0]
+            recompute(active[which])
+            p[:, which], gradient[which], diagonal[which] = evaluate(active[which], x)
+            products += 3
+            exact[active[which]] = True
+        keep = gap[active] > tolerance
+        if step == max_newton or not keep.any():
             break
-        if not open_.all():
-            active, gradient, p, diagonal = active[open_], gradient[open_], p[:, open_], diagonal[open_]
-            logits, value, ridge, th = logits[:, open_], value[open_], ridge[open_], th[open_]
-            relative = relative[open_]
-        direction, moved, used = _conjugate(low, p, gradient, diagonal, ridge, relative, link, max_cg)
+        if not keep.all():
+            active, p, gradient, diagonal = active[keep], p[:, keep], gradient[keep], diagonal[keep]
+        penalty = ridge[active]
+        direction, moved, used = _conjugate(low, p, gradient, diagonal, penalty, gap[active], link, max_cg)
         products += used
-        slope = (gradient * direction).sum((1, 2))
-        t = torch.ones(len(active), dtype=torch.float64, device=dev)
-        cross, square = (ridge * th * direction).sum((1, 2)), (ridge * direction**2).sum((1, 2))
-        base = 0.5 * (ridge * th**2).sum((1, 2))
-        waiting = torch.ones(len(active), dtype=torch.bool, device=dev)
-        for _ in range(30):
-            trial = _loss_only(
-                logits[:, waiting] + t[waiting].view(1, -1, 1) * moved[:, waiting], target, link
-            )
-            tw = t[waiting]
-            trial = trial + base[waiting] + tw * cross[waiting] + 0.5 * tw**2 * square[waiting]
-            # The last digits of the objective are noise: a step that changes nothing more is accepted.
-            good = trial <= value[waiting] + 1e-4 * tw * slope[waiting] + 1e-13 * value[waiting].abs()
-            index = torch.nonzero(waiting)[:, 0]
-            waiting[index[good]] = False
-            if not waiting.any():
-                break
-            t[waiting] *= 0.5
-        t[waiting] = 0.0
-        theta[active] = th + t.view(-1, 1, 1) * direction
+        length = _line_search(
+            state, active, direction, moved, gradient, penalty, target, link, objective[active]
+        )
+        state.theta[active] += length.view(-1, 1, 1) * direction
+        state.logits[:, active] += length.view(1, -1, 1) * moved
         steps[active] += 1
-        logits = (x @ theta[active].permute(1, 0, 2).reshape(d, -1)).view(n, -1, c)
-        products += 1
-        if bool(waiting.all()):
+        if not length.any() and bool(exact[active].all()):
             break
-    return theta, objective, gap, norm, steps, products
+        exact[active] |= length == 0
+    recompute(active)
+    evaluate(active, x)
+    return state.theta, objective, gap, norm, steps, products
+
+
+def _adopt(state: _State, lambdas: Tensor, active: Tensor, exact: Tensor) -> None:
+    """Let every unsolved penalty go on from whichever iterate of the grid is best under its own objective."""
+    values = state.loss[None] + 0.5 * lambdas[active, None] * state.square[None]  # (A, L)
+    best, source = values.min(1)
+    better = (best < 0.999 * values.gather(1, active[:, None])[:, 0]) & ~exact[active]
+    if better.any():
+        to, source = active[better], source[better]
+        state.theta[to], state.logits[:, to] = state.theta[source], state.logits[:, source]
+
+
+def _line_search(
+    state: _State,
+    active: Tensor,
+    direction: Tensor,
+    moved: Tensor,
+    gradient: Tensor,
+    penalty: Tensor,
+    target: Tensor,
+    link: str,
+    value: Tensor,
+) -> Tensor:
+    """Step lengths (A,) by backtracking from 1 to Armijo's condition; 0 where no step helps."""
+    theta, logits = state.theta[active], state.logits[:, active]
+    slope = (gradient * direction).sum((1, 2))
+    base = 0.5 * (penalty * theta**2).sum((1, 2))
+    cross, square = (penalty * theta * direction).sum((1, 2)), (penalty * direction**2).sum((1, 2))
+    length = torch.ones(len(active), dtype=torch.float64, device=theta.device)
+    waiting = torch.arange(len(active), device=theta.device)
+    for _ in range(30):
+        t = length[waiting]
+        trial = _loss_only(logits[:, waiting] + t.view(1, -1, 1) * moved[:, waiting], target, link)
+        trial = trial + base[waiting] + t * cross[waiting] + 0.5 * t**2 * square[waiting]
+        # The last digits of the objective are noise: a step that changes nothing more is accepted.
+        good = trial <= value[waiting] + 1e-4 * t * slope[waiting] + 1e-13 * value[waiting].abs()
+        waiting = waiting[~good]
+        if not len(waiting):
+            return length
+        length[waiting] *= 0.5
+    length[waiting] = 0.0
+    return length
 
 
 def _conjugate(
@@ -272,7 +337,9 @@ def _conjugate(
     # Unit right-hand sides: float32 must not underflow for the smallest penalties.
     size = gradient.flatten(1).norm(dim=1).clamp(min=1e-300)
     r = (-gradient / size.view(-1, 1, 1)).to(x.dtype)
+    # A step that moves all classes alike changes no probability: such steps are projected out.
     s = r / scale
+    s = s - s.mean(2, keepdim=True) if link == "softmax" else s
     q = s.clone()
     rho = (r * s).sum((1, 2))
     forcing = relative.sqrt().clamp(1e-3, 0.3).to(x.dtype)
@@ -296,6 +363,7 @@ def _conjugate(
         moved[:, index] += alpha.view(1, -1, 1) * xq
         r = r - step * hq
         s = r / scale[index]
+        s = s - s.mean(2, keepdim=True) if link == "softmax" else s
         new = (r * s).sum((1, 2))
         keep = (new > goal) & (curvature > 0)
         if not keep.any():
@@ -306,3 +374,26 @@ def _conjugate(
             index, q, r, rho, goal = index[keep], q[keep], r[keep], rho[keep], goal[keep]
     factor = size.view(-1, 1, 1)
     return solution.double() * factor, moved.double() * size.view(1, -1, 1), used
+
+
+def gap(features: Array, targets: Array, weights: Array, bias: Array, penalty: float, link: str) -> float:
+    """The certificate of a solution found elsewhere: |dF/dW|^2 / (2 lambda) over F, the bias's share left out.
+
+    Args:
+        features: (N, D).
+        targets: (N, C) one-hot or 0/1.
+        weights: (D, C).
+        bias: (C,).
+        penalty: lambda.
+        link: "softmax" or "sigmoid".
+    """
+    x = torch.from_numpy(np.array(features, dtype=np.float64))
+    y = torch.from_numpy(np.array(targets, dtype=np.float64))
+    w, b = (
+        torch.from_numpy(np.array(weights, dtype=np.float64)),
+        torch.from_numpy(np.array(bias, dtype=np.float64)),
+    )
+    loss, residual, _ = _loss((x @ w + b)[:, None], y[:, None], link)
+    gradient = x.T @ residual[:, 0] + penalty * w
+    objective = loss[0] + 0.5 * penalty * (w**2).sum()
+    return float((gradient**2).sum() / (2 * penalty) / objective)

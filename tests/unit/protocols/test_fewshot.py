@@ -1,0 +1,110 @@
+"""Few-shot episodes and heads against loops over single episodes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.multiclass import OneVsRestClassifier
+
+from eval import protocols
+from eval.errors import UserError
+from eval.protocols import Labelled
+from eval.protocols.fewshot import HEADS, accuracies, draw
+
+from .test_linear import clusters
+
+PARAMS = {"transform": "none", "C": 1.0, "ridge": 1.0}
+
+
+def test_episodes_are_pinned_and_disjoint() -> None:
+    labels = np.repeat(np.arange(8), 25)
+    chosen = draw(labels, way=5, shots=5, queries=15, num_episodes=50, seed=0)
+    again = draw(labels, way=5, shots=5, queries=15, num_episodes=50, seed=0)
+    other = draw(labels, way=5, shots=5, queries=15, num_episodes=50, seed=1)
+    assert chosen.sha256 == again.sha256 != other.sha256
+    for support, query in zip(chosen.support, chosen.query, strict=True):
+        rows = np.concatenate([support.ravel(), query.ravel()])
+        assert len(np.unique(rows)) == 5 * 20
+        classes = labels[support]
+        assert (classes == classes[:, :1]).all()
+        assert (labels[query] == classes[:, :1]).all()
+        assert len(np.unique(classes[:, 0])) == 5
+
+
+def test_too_few_images_are_refused() -> None:
+    with pytest.raises(UserError, match="need 5 classes of 20 images, 4 have them"):
+        draw(np.repeat(np.arange(4), 25), way=5, shots=5, queries=15, num_episodes=1, seed=0)
+
+
+def loop(features: np.ndarray, chosen: object, head: str) -> np.ndarray:
+    """Each head written for one episode with numpy and scikit-learn."""
+    found = []
+    for support, query in zip(chosen.support, chosen.query, strict=True):  # type: ignore[attr-defined]
+        x, q = features[support].astype(np.float64), features[query.ravel()].astype(np.float64)
+        way, shots = support.shape
+        truth, y = np.repeat(np.arange(way), query.shape[1]), np.repeat(np.arange(way), shots)
+        flat = x.reshape(way * shots, -1)
+        if head == "prototype":
+            predicted = ((q[:, None] - x.mean(1)[None]) ** 2).sum(2).argmin(1)
+        elif head == "cosine":
+            unit = x / np.linalg.norm(x, axis=2, keepdims=True)
+            mean = unit.mean(1)
+            predicted = (q @ (mean / np.linalg.norm(mean, axis=1, keepdims=True)).T).argmax(1)
+        elif head == "ridge":
+            mean = flat.mean(0)
+            hot = np.eye(way)[y] - 1 / way
+            w = np.linalg.solve(
+                (flat - mean).T @ (flat - mean) + np.eye(flat.shape[1]), (flat - mean).T @ hot
+            )
+            predicted = ((q - mean) @ w).argmax(1)
+        else:
+            model = OneVsRestClassifier(LogisticRegression(solver="liblinear", tol=1e-8, max_iter=5000))
+            predicted = model.fit(flat, y).predict(q)
+        found.append((predicted == truth).mean())
+    return np.array(found)
+
+
+@pytest.mark.parametrize("shots", [1, 5])
+@pytest.mark.parametrize("head", HEADS)
+def test_heads_are_their_definitions(head: str, shots: int) -> None:
+    x, y = clusters(400, 12, 8, spread=1.2)
+    chosen = draw(y, way=5, shots=shots, queries=6, num_episodes=40, seed=0)
+    ours = accuracies(x, chosen, head, PARAMS)
+    # The same predictions, but for queries that lie on a boundary to the last digits: at most one in all.
+    assert np.abs(ours - loop(x, chosen, head)).sum() * 30 <= 1 + 1e-9
+
+
+def test_planted_and_permuted_features() -> None:
+    x, y = clusters(600, 8, 6, spread=0.02)
+    noise = np.random.default_rng(0).permutation(y)
+    for name in ("fewshot", "fewshot-1shot", "fewshot-logistic", "fewshot-cosine", "fewshot-ridge"):
+        protocol = protocols.get(name).override({"episodes": 100})
+        assert protocols.episodes(protocol, Labelled(x, y, 6)).mean() == 1.0
+        chance = protocols.episodes(protocol, Labelled(x, noise, 6))
+        # Chance is 1/5; the standard error over 100 episodes of 75 queries is below 0.006.
+        assert abs(chance.mean() - 0.2) < 0.03
+
+
+def test_all_heads_and_checkpoints_meet_the_same_episodes() -> None:
+    x, y = clusters(400, 8, 6, spread=1.0)
+    protocol = protocols.get("fewshot").override({"episodes": 20})
+    twice = protocols.episodes(protocol, Labelled(np.concatenate([x, x], 1), y, 6))
+    # Doubling every feature changes no distance's order, so equal accuracies mean equal episodes.
+    assert np.array_equal(twice, protocols.episodes(protocol, Labelled(x, y, 6)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"head": "oracle"}, "unknown few-shot head"), ({"transform": "zca"}, "transform")],
+)
+def test_wrong_parameters_are_refused(change: dict[str, str], message: str) -> None:
+    x, y = clusters(400, 8, 6)
+    with pytest.raises(UserError, match=message):
+        protocols.episodes(protocols.get("fewshot").override(change), Labelled(x, y, 6))
+
+
+def test_several_labels_an_image_are_refused() -> None:
+    pool = Labelled(np.zeros((4, 2), np.float32), np.zeros((4, 3), np.float32), 3)
+    with pytest.raises(UserError, match="one class an image"):
+        protocols.episodes(protocols.get("fewshot"), pool)

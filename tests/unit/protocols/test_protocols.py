@@ -1,0 +1,310 @@
+"""k-NN, ridge, SVM, SGD: against independent implementations; and what holds for every protocol."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.linear_model import Ridge
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.svm import LinearSVC
+
+from eval import metrics, protocols, stats, tasks
+from eval.arrays import Rows
+from eval.errors import UserError
+from eval.protocols import Labelled
+from eval.protocols.knn import votes
+from eval.protocols.svm import low_shot_rows
+
+from .test_linear import clusters, parts
+
+SMALL: dict[str, dict[str, Any]] = {
+    "linear": {"penalties": [-2, 3, 6]},
+    "linear-ericsson2021": {"penalties": [-2, 3, 6]},
+    "linear-dinov2": {"penalties": [-3, 2, 6], "max_iter": 200},
+    "linear-augself2021": {"penalties": [-2, 3, 3], "max_iter": 100},
+    "ridge": {"penalties": [-2, 3, 6]},
+    "linear-sgd": {"epochs": 30},
+    "knn": {},
+    "knn-dino-k20": {},
+}
+
+
+def fit(name: str, train: Labelled, val: Labelled, **options: Any) -> protocols.Fitted:
+    return protocols.fit(protocols.get(name).override(SMALL.get(name, {})), train, val, **options)
+
+
+# -- every protocol --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_planted_features_give_100_percent(name: str) -> None:
+    train, val, test = parts(60, 8, 3, spread=0.02)
+    fitted = fit(name, train, val)
+    assert metrics.top1(fitted.scores(np.asarray(test.features)), test.labels) == 1.0
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_permuted_labels_give_chance(name: str) -> None:
+    x, _ = clusters(1200, 8, 4)
+    y = np.random.default_rng(5).integers(4, size=1200)
+    train, val, test = (Labelled(x[i::3], y[i::3], 4) for i in range(3))
+    fitted = fit(name, train, val)
+    hits = metrics.correct(fitted.scores(np.asarray(test.features)), test.labels)
+    interval = stats.wilson(int(hits.sum()), len(hits), 0.999)
+    assert interval.low <= 0.25 <= interval.high
+
+
+def test_no_protocol_can_be_given_test_data() -> None:
+    """By signature: a protocol takes train and val, and its result takes features without labels."""
+    for kind in protocols.FROZEN:
+        module = __import__(f"eval.protocols.{kind}", fromlist=["fit"])
+        arguments = list(inspect.signature(module.fit).parameters)
+        assert arguments == ["train", "val", "params", "seed", "metric_name"]
+    train, val, test = parts(30, 4, 2)
+    with pytest.raises(TypeError):
+        protocols.fit(protocols.get("knn"), train, val, test=test)  # type: ignore[call-arg]
+    with pytest.raises(TypeError):
+        protocols.fit(protocols.get("knn"), train, val, test)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_selection_does_not_move_with_the_test_set(name: str) -> None:
+    """Scores of an example do not depend on which others are scored with it."""
+    train, val, test = parts(60, 8, 3, spread=2.0)
+    fitted = fit(name, train, val)
+    x = np.asarray(test.features)
+    np.testing.assert_allclose(fitted.scores(x)[5:7], fitted.scores(x[5:7]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_same_twice(name: str) -> None:
+    train, val, test = parts(60, 8, 3, spread=2.0)
+    x = np.asarray(test.features)
+    first, second = (fit(name, train, val, seed=3) for _ in range(2))
+    assert np.array_equal(first.scores(x), second.scores(x))
+    assert first.selected == second.selected
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_empty_parts_are_refused(name: str) -> None:
+    train, val, _ = parts(30, 4, 2)
+    empty = Labelled(np.zeros((0, 4), np.float32), np.zeros(0, np.int64), 2)
+    with pytest.raises(UserError, match="val split holds no examples"):
+        fit(name, train, empty)
+    with pytest.raises(UserError, match="train split holds no examples"):
+        fit(name, empty, val)
+
+
+def test_labelled_checks_itself() -> None:
+    with pytest.raises(ValueError, match="do not fit"):
+        Labelled(np.zeros((3, 2)), np.zeros(2, int), 2)
+    with pytest.raises(ValueError, match="labels from 0 to 5"):
+        Labelled(np.zeros((2, 2)), np.array([0, 5]), 2)
+
+
+def test_every_task_names_protocols_that_exist_and_every_protocol_has_a_source() -> None:
+    for name in tasks.names():
+        for protocol in tasks.get(name).protocols:
+            assert protocols.get(protocol).source
+    with pytest.raises(UserError, match="did you mean"):
+        protocols.get("linaer")
+    with pytest.raises(UserError, match="did you mean"):
+        tasks.get("scenes-shap")
+
+
+def test_every_frozen_protocol_runs_as_it_stands_on_a_small_set() -> None:
+    x, y = clusters(600, 6, 3, spread=1.0)
+    labels = np.eye(3, dtype=np.float32)[y]
+    for name in protocols.names():
+        protocol = protocols.get(name)
+        if protocol.kind not in protocols.FROZEN:
+            continue
+        if name == "linear-augself2021":  # 45 fits of 5000 iterations
+            continue
+        target = labels if protocol.kind == "svm" else y
+        train, val = Labelled(x[:300], target[:300], 3), Labelled(x[300:450], target[300:450], 3)
+        if "epochs" in protocol.params:
+            protocol = protocol.override({"epochs": 20})
+        fitted = protocols.fit(protocol, train, val)
+        assert metrics.top1(fitted.scores(x[450:]), y[450:]) > 0.45, name  # chance is 0.33
+
+
+# -- k-NN ------------------------------------------------------------------------------------------------------
+
+
+def test_votes_are_dinos() -> None:
+    """eval_knn.py's `knn_classifier` written with numpy: top k by cosine, one-hot times exp(similarity / T)."""
+    bank, queries, _ = parts(80, 5, 3, spread=2.0)
+    x, q = (p / np.linalg.norm(p, axis=1, keepdims=True) for p in (bank.features[:], queries.features[:]))
+    similarity = q @ x.T
+    for k in (1, 7, 80):
+        expected = np.zeros((len(q), 3))
+        for i, row in enumerate(similarity):
+            for j in np.argsort(-row)[:k]:
+                expected[i, bank.labels[j]] += np.exp(float(row[j]) / 0.07)
+        found = votes(bank, np.asarray(queries.features), [k], 0.07)[0]
+        # float32 similarities, divided by 0.07 and exponentiated: relative error about 1e-6.
+        np.testing.assert_allclose(found, expected, rtol=2e-5)
+
+
+def test_uniform_votes_are_scikit_learns() -> None:
+    bank, queries, _ = parts(80, 5, 3, spread=2.0)
+    theirs = KNeighborsClassifier(9, metric="cosine").fit(bank.features[:], bank.labels)
+    found = votes(bank, np.asarray(queries.features), [9], 1e6)[0]
+    shares = found / found.sum(1, keepdims=True)
+    np.testing.assert_allclose(shares, theirs.predict_proba(queries.features[:]), atol=1e-5)
+
+
+def test_blocks_of_the_bank_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    bank, queries, _ = parts(70, 5, 3, spread=2.0)
+    from eval.protocols import knn
+
+    whole = votes(bank, np.asarray(queries.features), [3, 20], 0.07)
+    monkeypatch.setattr(knn, "BANK", 16)
+    monkeypatch.setattr(knn, "CHUNK", 8)
+    np.testing.assert_allclose(votes(bank, np.asarray(queries.features), [3, 20], 0.07), whole, rtol=1e-5)
+
+
+def test_k_is_chosen_on_val_and_clamped() -> None:
+    train, val, _ = parts(30, 5, 3, spread=1.5)
+    fitted = fit("knn", train, val)
+    assert fitted.selected["k"] in (10, 20, 30)
+    assert any("clamped" in warning for warning in fitted.warnings)
+    alone = fit("knn-dino-k20", train, val)
+    assert (alone.selected["k"], alone.selected["split"]) == (20, None)
+    with pytest.raises(UserError, match="must be positive"):
+        protocols.fit(protocols.get("knn").override({"k": [0]}), train, val)
+
+
+# -- ridge -----------------------------------------------------------------------------------------------------
+
+
+def test_ridge_is_scikit_learns() -> None:
+    train, val, test = parts(60, 9, 3, spread=2.0)
+    fitted = fit("ridge", train, val)
+    both = train.joined(val)
+    theirs = Ridge(alpha=fitted.selected["lambda"]).fit(
+        np.asarray(both.features, dtype=np.float64), both.targets()
+    )
+    x = np.asarray(test.features)
+    np.testing.assert_allclose(fitted.scores(x), theirs.predict(x.astype(np.float64)), atol=1e-8)
+
+
+# -- SVM -------------------------------------------------------------------------------------------------------
+
+
+def test_svm_is_visslis() -> None:
+    x, y = clusters(180, 6, 3, spread=1.5)
+    labels = np.eye(3, dtype=np.float32)[y]
+    labels[0, 1] = -1  # a difficult object trains as a negative
+    train, val = Labelled(x[:90], labels[:90], 3), Labelled(x[90:], labels[90:], 3)
+    fitted = protocols.fit(
+        protocols.get("svm-vissl").override({"costs": [0.1, 1.0]}), train, val, metric="map_area"
+    )
+    unit = x.astype(np.float64) / (np.linalg.norm(x.astype(np.float64), axis=1) + 1e-5)[:, None]
+    for column in range(3):
+        target = np.where(labels[:, column] > 0, 1, -1)
+        model = LinearSVC(
+            C=fitted.selected["cost"][column], class_weight={1: 2, -1: 1}, intercept_scaling=1.0,
+            loss="squared_hinge", dual=True, max_iter=2000, random_state=0,
+        ).fit(unit, target)  # fmt: skip
+        np.testing.assert_allclose(fitted.scores(x)[:, column], model.decision_function(unit), atol=1e-6)
+    table = np.array(fitted.selected["value"])
+    assert [[0.1, 1.0][i] for i in table.argmax(1)] == fitted.selected["cost"]
+
+
+def test_low_shot_rows() -> None:
+    labels = np.zeros((40, 4), np.float32)
+    labels[np.arange(40), np.arange(40) % 4] = 1
+    rows = low_shot_rows(labels, 2, 3, np.random.default_rng(0))
+    # Three positives, and three negatives from each of the three other classes.
+    assert np.bincount(rows % 4).tolist() == [3, 3, 3, 3]
+    other = low_shot_rows(labels, 2, 3, np.random.default_rng(1))
+    assert rows.tolist() != other.tolist()
+
+
+def test_svm_refuses_classes_too_small_for_its_folds() -> None:
+    labels = np.zeros((30, 2), np.float32)
+    labels[:2, 0] = labels[:15, 1] = 1
+    x = np.random.default_rng(0).normal(size=(30, 3)).astype(np.float32)
+    train, val = Labelled(x[:20], labels[:20], 2), Labelled(x[20:], labels[20:], 2)
+    with pytest.raises(UserError, match="class 0 has 2 positives of 30"):
+        protocols.fit(protocols.get("svm-vissl"), train, val)
+
+
+# -- SGD -------------------------------------------------------------------------------------------------------
+
+
+def test_sgd_heads_are_torchs_sgd() -> None:
+    import torch
+
+    from eval.protocols.sgd import Heads
+
+    params = protocols.get("linear-sgd-vissl").params | {"batchnorm": False}
+    heads = Heads([0.1, 0.5], 4, 3, params, seed=0)
+    start = heads.weight[1].clone()
+    layer = torch.nn.Linear(4, 3)
+    with torch.no_grad():
+        layer.weight.copy_(start.T)
+        layer.bias.zero_()
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.5, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(5):
+        x, y = torch.randn(16, 4, generator=generator), torch.randint(3, (16,), generator=generator)
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(layer(x), y).backward()
+        optimizer.step()
+        heads.step(x, y, 1.0)
+    torch.testing.assert_close(heads.weight[1], layer.weight.T.detach(), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(heads.bias[1], layer.bias.detach(), atol=1e-6, rtol=1e-5)
+
+
+def test_batch_norm_is_torchs() -> None:
+    import torch
+
+    from eval.protocols.sgd import Heads
+
+    heads = Heads([0.1], 4, 3, protocols.get("linear-sgd-vissl").params, seed=0)
+    norm = torch.nn.BatchNorm1d(4, affine=False)
+    for seed in range(3):
+        x = 3 * torch.randn(16, 4, generator=torch.Generator().manual_seed(seed)) + 1
+        torch.testing.assert_close(heads.normalise(x, train=True), norm(x), atol=1e-5, rtol=1e-5)
+    norm.eval()
+    torch.testing.assert_close(heads.normalise(x, train=False), norm(x), atol=1e-5, rtol=1e-5)
+
+
+def test_sgd_says_that_it_diverged() -> None:
+    train, _, _ = parts(60, 5, 3)
+    big = Labelled(np.asarray(train.features) * 1e20, train.labels, 3)
+    with pytest.raises(UserError, match="diverged"):
+        protocols.fit(protocols.get("linear-sgd-moco").override({"epochs": 5, "lr": [1e30]}), big, big)
+
+
+# -- streaming -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["ridge", "knn-dino-k20", "linear-sgd"])
+def test_features_on_disk_give_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from eval import arrays
+
+    train, val, test = parts(60, 8, 3, spread=2.0)
+    x = np.asarray(test.features)
+    expected = fit(name, train, val).scores(x)
+    monkeypatch.setattr(arrays, "COPY", 0)
+    monkeypatch.setattr(arrays, "BLOCK", 1000)
+    rows = Labelled(Rows([(train.features, np.arange(len(train)))]), train.labels, 3)
+    assert isinstance(rows.joined(val).features, Rows)
+    np.testing.assert_allclose(fit(name, rows, val).scores(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_rows() -> None:
+    a, b = np.arange(12.0).reshape(6, 2), np.arange(100.0, 108.0).reshape(4, 2)
+    rows = Rows([(a, np.array([4, 1])), (b, None)])
+    assert rows.shape == (6, 2)
+    expected = np.concatenate([a[[4, 1]], b])
+    np.testing.assert_array_equal(np.asarray(rows), expected)
+    np.testing.assert_array_equal(rows[np.array([5, 0, 2])], expected[[5, 0, 2]])
+    np.testing.assert_array_equal(rows[1:4], expected[1:4])
