@@ -16,7 +16,7 @@ from .photos import Backgrounds
 # Clockwise from upright, in degrees. A horizontal flip exchanges up-right with up-left and down-right with down-left.
 ORIENTATIONS: dict[str, float] = {"up-right": 45, "down-right": 135, "down-left": 225, "up-left": 315}
 # Square root of the object's area, in pixels.
-SCALES: dict[str, float] = {"small": 13.5, "medium": 19.0, "large": 26.5}
+SCALES: dict[str, float] = {"small": 16.5, "medium": 22.5, "large": 30.5}
 POSITIONS: dict[str, tuple[int, int]] = {
     "top-left": (-1, -1), "top-right": (1, -1), "bottom-left": (-1, 1), "bottom-right": (1, 1),
 }  # fmt: skip
@@ -77,13 +77,14 @@ def single(backgrounds: Backgrounds, seed: int, split: str, index: int, factors:
     """A 64x64 picture of one whole object with the given factors."""
     rng = stream(seed, "scenes", split, index)
     background = backgrounds.crop(split, SINGLE_SIZE, rng)
-    angle = ORIENTATIONS[factors["orientation"]] + rng.uniform(-18, 18)
+    angle = ORIENTATIONS[factors["orientation"]] + rng.uniform(-15, 15)
     side = SCALES[factors["scale"]] * rng.uniform(0.93, 1.07)
     shape, colour, texture = factors["shape"], factors["colour"], factors["texture"]
-    radius = Thing(shape, colour, texture, angle, side, (0, 0)).radius
-    middle = SINGLE_SIZE / 2
-    reach = max(8.0, middle - radius)
-    x, y = (middle + sign * rng.uniform(5.5, reach) for sign in POSITIONS[factors["position"]])
+    outline = Thing(shape, colour, texture, angle, side, (0, 0)).outline()
+    low, high = outline.min(0), outline.max(0)
+    reach = np.maximum(7.0, (SINGLE_SIZE - (high - low)) / 2)  # as far as it fits, or a little more
+    offset = np.array(POSITIONS[factors["position"]]) * rng.uniform(5.0, reach)
+    x, y = (SINGLE_SIZE / 2 + offset - (low + high) / 2).tolist()
     thing = Thing(shape, colour, texture, angle, side, (x, y))
     image = render(background, [thing], rng)
     return Picture(image, [thing], visible_masks([thing], SINGLE_SIZE), [], None)

@@ -93,5 +93,5 @@ class Backgrounds:
         if rng.random() < 0.5:
             crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         crop = ImageEnhance.Color(crop).enhance(rng.uniform(0.45, 0.85))
-        crop = ImageEnhance.Contrast(crop).enhance(rng.uniform(0.55, 0.85))
+        crop = ImageEnhance.Contrast(crop).enhance(rng.uniform(0.5, 0.8))
         return np.asarray(crop, dtype=np.float32) / np.float32(255)

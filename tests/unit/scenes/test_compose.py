@@ -70,7 +70,7 @@ def test_the_object_has_its_factors(backgrounds: Backgrounds) -> None:
         picture = compose.single(backgrounds, 1, "train", index, factors)
         (thing,), (mask,) = picture.things, picture.masks
         assert (thing.shape, thing.colour, thing.texture) == tuple(list(factors.values())[:3])
-        assert abs(thing.angle - compose.ORIENTATIONS[factors["orientation"]]) <= 18
+        assert abs(thing.angle - compose.ORIENTATIONS[factors["orientation"]]) <= 15
         nearest = min(compose.SCALES, key=lambda scale: abs(compose.SCALES[scale] - thing.side))
         assert nearest == factors["scale"]
         assert mask.sum() == pytest.approx(thing.side**2, rel=0.12)  # nothing of it is outside
