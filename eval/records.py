@@ -12,7 +12,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
@@ -123,6 +123,7 @@ class Record(_Part):
     metrics: dict[str, Metric] = Field(default_factory=dict)
     selected: dict[str, Any] = Field(default_factory=dict)
     certificate: dict[str, Any] | None = None
+    warnings: list[str] = Field(default_factory=list)
     outcomes: Outcomes | None = None
     environment: dict[str, Any]
     started: Text
@@ -236,10 +237,13 @@ class Book:
         return list(latest.values())
 
     def failures(self) -> list[Record]:
-        """The latest failure of every run id that no completed record answers."""
-        done = {record.run_id for record in self.records if record.status == "completed"}
-        failed = {record.run_id: record for record in self.records if record.status == "failed"}
-        return [record for key, record in failed.items() if key not in done]
+        """The latest failure of every cell that has no completed record.
+
+        Names make a cell here, not the run id: what fails early fails before weights and data are known.
+        """
+        done = {_cell(record) for record in self.records if record.status == "completed"}
+        failed = {_cell(record): record for record in self.records if record.status == "failed"}
+        return [record for cell, record in failed.items() if cell not in done]
 
     def outcomes(self, record: Record) -> Any:
         """Read a record's outcomes file and check its hash.
@@ -260,6 +264,11 @@ class Book:
             f"{cell}: the outcomes file {record.outcomes.path} is missing",
             remedy=f"looked in {', '.join(map(str, self.roots))}; copy it there or run the cell again",
         )
+
+
+def _cell(record: Record) -> tuple[object, ...]:
+    protocol = canonical_json(record.protocol.model_dump())
+    return record.checkpoint.name, record.task.name, record.task.version, protocol, record.seed
 
 
 def record_files(place: Path) -> list[Path]:
@@ -331,7 +340,7 @@ def write_arrays(root: Path, **arrays: np.ndarray[Any, Any]) -> Outcomes:
     return _store(root, buffer.getvalue(), ".npz")
 
 
-def write_json(root: Path, value: Sequence[Any]) -> Outcomes:
+def write_json(root: Path, value: Any) -> Outcomes:
     """Write outcomes that are no arrays, such as detections of each image."""
     return _store(root, gzip.compress(canonical_json(value).encode(), mtime=0), ".json.gz")
 

@@ -81,7 +81,7 @@ def _shown(table: Table, section: Section, column: str, cell: Cell | None) -> Sh
         percent(cell.value),
         " ".join(rest),
         table.sources.index(cell.source) + 1 if cell.source else None,
-        len(section.rows) > 1 and cell.value == section.best(column),
+        cell.value == section.best(column),
     )
 
 
@@ -94,7 +94,7 @@ def intervals(section: Section) -> str:
             if section.columns[column] not in where:
                 where.append(section.columns[column])
     parts = [kind + (f" ({', '.join(where)})" if len(kinds) > 1 else "") for kind, where in kinds.items()]
-    return f"Intervals: {'; '.join(parts)}." if parts else ""
+    return f"Intervals: {'; '.join(parts).replace('-', ' ')}." if parts else ""
 
 
 def _failed(table: Table) -> list[str]:
@@ -207,22 +207,21 @@ def _in_latex(shown: Shown | None) -> str:
 
 
 def fragment(table: Table, *, heading: int = 2) -> str:
-    """An HTML fragment: a table with its caption for each section, then failures and sources.
+    """An HTML fragment: a heading and a table for each section, then failures and sources.
 
     Args:
         table: The table.
-        heading: Level of the headings over failures and sources.
+        heading: Level of the headings.
     """
     out = []
-    for section in table.sections:
+    for number, section in enumerate(table.sections):
         columns, rows = lines(table, section)
-        title, heads = (
-            html.escape(section.title),
-            "".join(f'<th scope="col">{_words(it)}</th>' for it in columns),
-        )
+        heads = "".join(f'<th scope="col">{_words(column)}</th>' for column in columns)
         out += [
-            f'<div class="scroll" role="region" tabindex="0" aria-label="{title}"><table>',
-            f"<caption><strong>{title}</strong> {html.escape(intervals(section))}</caption>",
+            f'<h{heading} id="table-{number}">{html.escape(section.title)}</h{heading}>',
+            f"<p><small>{html.escape(intervals(section))}</small></p>" if intervals(section) else "",
+            f'<div class="scroll" role="region" tabindex="0" aria-labelledby="table-{number}">',
+            f'<table aria-labelledby="table-{number}">',
             f'<thead><tr><th scope="col">checkpoint</th>{heads}</tr></thead><tbody>',
         ]
         for row in rows:
@@ -237,10 +236,10 @@ def fragment(table: Table, *, heading: int = 2) -> str:
     if table.sources:
         items = "".join(
             f'<li id="source-{number}">{html.escape(source)}</li>'
-            for number, source in enumerate(table.sources, 1)
+            for number, source in enumerate(table.sources, start=1)
         )
         out.append(f"<h{heading}>Sources of published numbers</h{heading}><ol>{items}</ol>")
-    return "\n".join(out) + "\n"
+    return "\n".join(filter(None, out)) + "\n"
 
 
 def _words(column: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -76,8 +76,9 @@ class Section:
         return {str(row): (float(mean[row]), int(rank[row])) for row in mean.index}
 
     def best(self, column: str) -> float:
-        """The highest value of a column."""
-        return max(cell.value for (_, where), cell in self.cells.items() if where == column)
+        """The highest value of a column, or NaN where nothing is lower."""
+        values = {cell.value for (_, where), cell in self.cells.items() if where == column}
+        return max(values) if len(values) > 1 else float("nan")
 
     def _value(self, row: str, column: str) -> float:
         cell = self.cells.get((row, column))
@@ -107,6 +108,12 @@ def build(book: Book, published: pd.DataFrame | None = None, *, title: str = "Re
         quoted = _quoted(published, cells)
         cells = pd.concat([cells, quoted], ignore_index=True) if len(cells) else quoted
     sections = [_section(part) for _, part in cells.groupby("section", sort=False)] if len(cells) else []
+    titles = [section.title for section in sections]
+    for number, (title, key) in enumerate(zip(titles, dict.fromkeys(cells.get("section", [])), strict=True)):
+        if (
+            titles.count(title) > 1
+        ):  # one version with other parameters: the definition was changed without saying
+            sections[number] = replace(sections[number], title=f"{title} [parameters {key[:8]}]")
     failures = [
         f"{record.checkpoint.name}, {record.task.name}, {record.protocol.name} v{record.protocol.version}, "
         f"seed {record.seed}: {record.error.type}: {record.error.message}"
@@ -163,8 +170,8 @@ def _measured(book: Book) -> pd.DataFrame:
                     "section": hashlib.sha256(identity.encode()).hexdigest(),
                     "title": f"{protocol.name} v{protocol.version}"
                     + (f" ({overrides})" if overrides else ""),
-                    "row": _weights(record),
-                    "label": names[_weights(record)],
+                    "row": row_key(record),
+                    "label": names[row_key(record)],
                     "control": record.checkpoint.trained is False,
                     "column": canonical_json(
                         [record.task.name, record.task.version, record.data.manifest, name]
@@ -247,13 +254,19 @@ def _section(part: pd.DataFrame) -> Section:
     )
 
 
-def _weights(record: Record) -> str:
+def row_key(record: Record) -> str:
+    """What makes a row: a name and the weights behind it."""
     return f"{record.checkpoint.name} {record.checkpoint.weights_sha256}"
+
+
+def column_key(record: Record, metric: str) -> str:
+    """What makes a column of a section: task with version, data and metric."""
+    return canonical_json([record.task.name, record.task.version, record.data.manifest, metric])
 
 
 def _labels(records: list[Record]) -> dict[str, str]:
     """Row labels: the checkpoint's name, with the start of the weights' hash where a name has several."""
-    weights = {_weights(record): record.checkpoint.name for record in records}
+    weights = {row_key(record): record.checkpoint.name for record in records}
     names = list(weights.values())
     return {
         key: f"{name} {key.split()[-1][:8]}" if names.count(name) > 1 else name

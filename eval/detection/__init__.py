@@ -1,1 +1,25 @@
 """Detection and instance segmentation: the only place that imports Detectron2, and nothing of it here."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .cell import run
+    from .data import prepare
+    from .pictures import pick
+
+__all__ = ["pick", "prepare", "run"]
+_HOMES = {"run": "cell", "prepare": "data", "pick": "pictures"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import Detectron2 when one of these is first used, without the deprecation warnings of its dependencies."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        module = importlib.import_module(f".{_HOMES[name]}", __name__)
+    return getattr(module, name)

@@ -29,10 +29,18 @@ class Arm(_Strict):
 
 
 class Reference(_Strict):
-    """A checkpoint that exists: a path, a registry name or ``random:<arch>[@seed]``, under a name."""
+    """A checkpoint that exists, under a name.
+
+    Attributes:
+        name: Its name in records and tables.
+        ref: A path, a registry name or ``random:<arch>[@seed]``.
+        like: A checkpoint listed before it, whose normalisation, input size and interpolation it takes over: a
+            random control has none of its own and should see what the checkpoint it is compared with sees.
+    """
 
     name: Name
     ref: str
+    like: str = ""
 
 
 class Block(_Strict):
@@ -59,6 +67,7 @@ class Suite(_Strict):
     Attributes:
         name: Its name, and that of its record file.
         description: One line for ``mast list suites``.
+        title: Heading of its table and report.
         minutes: What a whole run takes, as measured on ``hardware``.
         hardware: Where ``minutes`` was measured.
         data: ``scenes`` writes the embedded images first and reads them where no ``--data-root`` is given.
@@ -69,6 +78,7 @@ class Suite(_Strict):
 
     name: Name
     description: str
+    title: str = ""
     minutes: float | None = None
     hardware: str = "two CPU cores"
     data: Literal["scenes"] | None = None
@@ -84,6 +94,9 @@ class Suite(_Strict):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"the checkpoint name '{name}' is given twice")
+        for position, reference in enumerate(self.checkpoints, start=len(self.pretrain)):
+            if reference.like and reference.like not in names[:position]:
+                raise ValueError(str(unknown("earlier checkpoint", reference.like, names[:position])))
         for block in self.cells:
             for name in block.checkpoints:
                 if name not in names:

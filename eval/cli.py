@@ -1,0 +1,526 @@
+"""The command ``mast``: verbs that call the rooms, and nothing of their own.
+
+Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted. Everything heavy is imported when its verb runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from mast import __version__
+from mast.errors import Interrupted, UserError, unknown
+
+if TYPE_CHECKING:
+    from .runner import Plan, Source
+
+Handler = Callable[[argparse.Namespace], int]
+KINDS = ("tasks", "protocols", "checkpoints", "layouts", "suites", "recipes", "augmentations", "data")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb and return the exit code."""
+    try:
+        parsed = build_parser().parse_args(arguments)
+        handler: Handler = parsed.handler
+        return handler(parsed)
+    except UserError as error:
+        return _told(" ".join(str(error).split()), error.code)
+    except (KeyboardInterrupt, Interrupted) as error:
+        return _told(str(error) or "interrupted; the same command goes on from here", 130)
+    except BrokenPipeError:
+        sys.stderr.close()  # whoever read our output has gone
+        return 1
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        return _told(f"{place}{error.strerror or error}", 1)
+
+
+def _told(message: str, code: int) -> int:
+    print(f"mast: error: {message}", file=sys.stderr)
+    return code
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors on one line, with the near name where one was misspelt."""
+
+    def error(self, message: str) -> NoReturn:
+        wrong = re.match(r"argument (.+?): invalid choice: '(.*?)' \(choose from (.*)\)", message)
+        if wrong:
+            what = wrong[1].lower() if wrong[1].isupper() else f"value of {wrong[1]}"
+            raise unknown(what, wrong[2], [name.strip(" '") for name in wrong[3].split(",")])
+        raise UserError(message, remedy=f"see `{self.prog} --help`", code=2)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser with every verb."""
+    parser = _Parser(
+        prog="mast",
+        description="Pretrain with Masked Augmentation Subspace Training, and measure how backbones transfer.",
+        epilog="Start with `mast demo`. Every verb has its own --help with an example.",
+    )
+    parser.add_argument("--version", action="version", version=f"mast {__version__}")
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+
+    def verb(name: str, handler: Handler, summary: str, example: str) -> argparse.ArgumentParser:
+        added = verbs.add_parser(
+            name,
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}.",
+            epilog=f"example:\n  {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        added.set_defaults(handler=handler)
+        return added
+
+    new = verb(
+        "demo",
+        demo,
+        "pretrain, transfer, table and report on embedded data, in minutes",
+        "mast demo --out demo",
+    )
+    new.add_argument("--out", type=Path, default=Path("demo"), help="the run's folder (default: demo)")
+    _quiet(new)
+
+    new = verb(
+        "pretrain",
+        pretrain,
+        "pretrain a backbone from a recipe",
+        "mast pretrain imagenette96-mini method=mast views.single_fraction=0.5 --data-root data --out runs/mast5",
+    )
+    new.add_argument("recipe", help="a name from `mast list recipes`, or a YAML file")
+    new.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="changes to the recipe, dots reach into parts"
+    )
+    new.add_argument("--data-root", type=Path, default=Path(), help="where the recipe's image folder lies")
+    new.add_argument("--out", type=Path, required=True, help="the run's folder")
+    new.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    _quiet(new)
+
+    new = verb(
+        "inspect", inspect, "say what a checkpoint file is", "mast inspect moco_v2_800ep.pth.tar --json"
+    )
+    _checkpoint(new)
+    _json(new)
+
+    new = verb(
+        "convert",
+        convert,
+        "convert a checkpoint and certify that the copy computes the same",
+        "mast convert backbone.safetensors --to detectron2 backbone-d2.pth",
+    )
+    _checkpoint(new)
+    new.add_argument("output", type=Path, help="the file to write")
+    new.add_argument(
+        "--to", required=True, choices=("torchvision", "detectron2", "timm"), help="the names to use"
+    )
+    _json(new)
+
+    new = verb(
+        "eval",
+        evaluate,
+        "run tasks on checkpoints, skipping what is done",
+        "mast eval --checkpoint mine=backbone.safetensors random:resnet18@0 --task cifar10 caltech101_20\n"
+        "    --protocol linear knn --data-root data --out runs/mine",
+    )
+    new.add_argument(
+        "--checkpoint",
+        nargs="+",
+        required=True,
+        metavar="[NAME=]REF",
+        help="files or random:<arch>[@seed]; random ones take over the first other one's preprocessing",
+    )
+    new.add_argument("--task", nargs="+", required=True, help="names from `mast list tasks`")
+    new.add_argument(
+        "--protocol", nargs="+", help="names from `mast list protocols` (default: each task's first)"
+    )
+    new.add_argument("--seeds", nargs="+", type=int, default=[0], help="evaluation seeds (default: 0)")
+    new.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="changes to the protocols' parameters"
+    )
+    _reading(new)
+    _running(new)
+
+    new = verb(
+        "run",
+        run,
+        "run a suite: checkpoints x tasks x protocols x seeds",
+        "mast run eval/suites/mini.yaml --data-root data --out runs/mini --dry-run",
+    )
+    new.add_argument("suite", help="a name from `mast list suites`, or a YAML file")
+    _running(new)
+
+    new = verb(
+        "table",
+        table,
+        "print a table from records and published numbers",
+        "mast table results --format md --check results/tables/mini.md",
+    )
+    new.add_argument("places", nargs="+", type=Path, metavar="DIR", help="folders of runs, or record files")
+    new.add_argument("--format", default="md", choices=("text", "md", "csv", "tex", "html"))
+    new.add_argument(
+        "--published", nargs="+", type=Path, default=[], help="more CSV files of published numbers"
+    )
+    new.add_argument("--title", default="Results", help="heading of the table")
+    new.add_argument("--out", type=Path, help="write to this file instead")
+    new.add_argument("--check", type=Path, metavar="FILE", help="compare with this file; exit 1 with a diff")
+
+    new = verb("report", report, "write one self-contained page", "mast report runs/mini --out mini.html")
+    new.add_argument("place", type=Path, metavar="DIR", help="a run's folder")
+    new.add_argument("--out", type=Path, required=True, help="the HTML file")
+    new.add_argument("--title", default="Transfer evaluation", help="heading of the page")
+    new.add_argument("--data-root", type=Path, help="show detections on the test images that lie here")
+
+    new = verb(
+        "analyze",
+        analyze,
+        "analyze the masks of a MAST run: sizes, correlation, overlap",
+        "mast analyze runs/mast5 --out runs/mast5/analysis",
+    )
+    new.add_argument("checkpoint", type=Path, help="a pretraining run's folder, or a file in it")
+    new.add_argument("--out", type=Path, required=True, help="folder for CSV files and figures")
+    _json(new)
+
+    new = verb("list", listing, "list what there is by name", "mast list tasks")
+    new.add_argument("kind", choices=KINDS, metavar="KIND", help=", ".join(KINDS))
+    _json(new)
+
+    new = verb(
+        "data",
+        verify,
+        "look a data set over: counts, hashes, decodability, split overlap",
+        "mast data verify cifar10 --data-root data",
+    )
+    new.add_argument("action", choices=("verify",))
+    new.add_argument("name", help="a data set's name, or its folder under the data root")
+    new.add_argument("--data-root", type=Path, required=True, help="where data sets lie")
+    _json(new)
+
+    new = verb(
+        "doctor", doctor, "say what is installed, what works, and what to do about the rest", "mast doctor"
+    )
+    new.add_argument("--quick", action="store_true", help="leave out running Detectron2")
+    _json(new)
+    return parser
+
+
+def _json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _quiet(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
+
+
+def _reading(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--layout", help="read the file in this layout, whatever it looks like")
+    parser.add_argument("--arch", help="take this architecture where the file leaves a choice")
+    parser.add_argument("--trust-pickle", action="store_true", help="run the code that a pickle asks for")
+
+
+def _checkpoint(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", help="a file, or random:<arch>[@seed]")
+    _reading(parser)
+
+
+def _running(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data-root", type=Path, help="where data sets lie")
+    parser.add_argument("--out", type=Path, required=True, help="the run's folder; a run in it goes on")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and what it will cost")
+    _json(parser)
+    _quiet(parser)
+
+
+def _options(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(arguments, name) for name in ("layout", "arch", "trust_pickle")}
+
+
+def _print_json(value: Any) -> int:
+    print(json.dumps(value, indent=1, ensure_ascii=False, default=str))
+    return 0
+
+
+# -------------------------------------------------------------------------------------------------------- verbs
+
+
+def demo(arguments: argparse.Namespace) -> int:
+    """``mast demo``: the suite ``demo``, its table and its report."""
+    arguments.suite, arguments.data_root, arguments.dry_run, arguments.json = "demo", None, False, False
+    return run(arguments)
+
+
+def pretrain(arguments: argparse.Namespace) -> int:
+    """``mast pretrain``."""
+    from mast.config import load_recipe
+    from mast.train import pretrain as train
+
+    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    try:
+        written = train(
+            recipe,
+            arguments.out,
+            resume=arguments.resume,
+            data_root=arguments.data_root,
+            progress=not arguments.quiet,
+        )
+    except Interrupted as error:
+        raise Interrupted("stopped; the same command with --resume goes on from here") from error
+    print(written)
+    return 0
+
+
+def inspect(arguments: argparse.Namespace) -> int:
+    """``mast inspect``."""
+    from . import checkpoints
+
+    passport = checkpoints.inspect(arguments.checkpoint, **_options(arguments)).to_json()
+    if arguments.json:
+        return _print_json(passport)
+    for key, value in passport.items():
+        if value not in ([], {}, ""):
+            print(f"{key:<16} {_short(value)}")
+    return 0
+
+
+def convert(arguments: argparse.Namespace) -> int:
+    """``mast convert``."""
+    from .checkpoints import convert as conversion
+
+    certificate = conversion.convert(
+        arguments.checkpoint, arguments.output, to=arguments.to, **_options(arguments)
+    )
+    if arguments.json:
+        return _print_json(certificate)
+    print(f"{arguments.output}: {_short(certificate)}")
+    return 0
+
+
+def evaluate(arguments: argparse.Namespace) -> int:
+    """``mast eval``."""
+    from mast import yaml
+
+    from . import tasks
+    from .runner import Plan, make_cell
+
+    if arguments.data_root is None:
+        raise UserError("mast eval needs --data-root", remedy="give the folder of data sets", code=2)
+    changes = {}
+    for change in arguments.set:
+        key, sign, value = change.partition("=")
+        if not sign:
+            raise UserError(f"--set {change}: not of the form key=value", code=2)
+        changes[key] = yaml.parse(value, f"--set {change}")
+    sources = _sources(arguments)
+    cells = [
+        make_cell(source.name, task, protocol, changes, seed)
+        for source in sources
+        for task in arguments.task
+        for protocol in arguments.protocol or tasks.get(task).protocols[:1]
+        for seed in arguments.seeds
+    ]
+    return _carry_out(Plan("eval", sources, tuple(cells)), arguments, arguments.data_root, "Evaluation")
+
+
+def _sources(arguments: argparse.Namespace) -> tuple[Source, ...]:
+    """Checkpoints of a command line: named, or by file; controls take over the first other one's preprocessing."""
+    from mast.train import PUBLISHED
+
+    from .runner import Source
+
+    found = {}
+    for text in arguments.checkpoint:
+        name, ref = "", text
+        if (match := re.match(r"([A-Za-z0-9][\w.-]*)=(.+)", text)) and not Path(text).exists():
+            name, ref = match[1], match[2]
+        path = Path(ref)
+        stem = path.absolute().parent.name if path.name == PUBLISHED else path.name.partition(".")[0]
+        name = name or re.sub(r"[^\w.-]+", "-", ref if ref.startswith("random:") else stem).strip("-.")
+        if name in found:
+            raise UserError(f"two checkpoints are named {name}", remedy="name them: NAME=FILE", code=2)
+        found[name] = ref
+    trained = next((name for name, ref in found.items() if not ref.startswith("random:")), "")
+    options = _options(arguments)
+    ordered = sorted(found.items(), key=lambda item: item[1].startswith("random:"))
+    return tuple(
+        Source(name, ref, like=trained) if ref.startswith("random:") else Source(name, ref, options=options)
+        for name, ref in ordered
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """``mast run``."""
+    from . import suites
+    from .runner import claim, embedded, plan
+
+    suite = suites.load(arguments.suite)
+    todo = plan(suite)
+    data_root = arguments.data_root
+    if data_root is None and suite.data is None:
+        raise UserError(
+            f"the suite {suite.name} needs --data-root", remedy="give the folder of data sets", code=2
+        )
+    if data_root is None:
+        data_root = arguments.out / "data"
+        if not arguments.dry_run:
+            with claim(arguments.out, Path()):
+                embedded(data_root, progress=not arguments.quiet)
+    if arguments.dry_run and suite.minutes and not arguments.json:
+        print(f"{suite.name} as a whole took {suite.minutes:g} min on {suite.hardware}.")
+    return _carry_out(todo, arguments, data_root, suite.title or suite.name)
+
+
+def _carry_out(todo: Plan, arguments: argparse.Namespace, data_root: Path, title: str) -> int:
+    """Run a plan, or say what it would do; then its table and its report."""
+    from .runner import Runner, duration
+
+    runner = Runner(todo, data_root=data_root, out=arguments.out, progress=not arguments.quiet)
+    if arguments.dry_run:
+        cells = runner.preview()
+        if arguments.json:
+            return _print_json(cells)
+        for cell in cells:
+            cost = "" if cell["seconds"] is None else f"  {duration(cell['seconds'])}"
+            seed = f"seed {cell['seed']}"
+            print(f"{cell['checkpoint']}  {cell['task']}  {cell['protocol']}  {seed}  {cell['state']}{cost}")
+        todo_cells = [cell for cell in cells if cell["state"] != "done"]
+        known = [cell["seconds"] for cell in todo_cells if cell["seconds"] is not None]
+        unknown_costs = len(todo_cells) - len(known)
+        more = f" and {unknown_costs} whose cost no record here tells" if unknown_costs else ""
+        print(f"{len(cells)} cells, {len(todo_cells)} to run: {duration(sum(known))}{more}.")
+        return 0
+    summary = runner.run()
+    from . import records, report, tables
+    from .render import render
+
+    files = []
+    if summary.done + summary.skipped:
+        files = report.publish(arguments.out, title=title, data_root=data_root)
+    if arguments.json:
+        _print_json({**vars(summary), "files": [str(path) for path in files]})
+    elif files:
+        print(render(tables.build(records.read([arguments.out]), title=title), "text"))
+        print(f"{summary.done} cells run, {summary.skipped} done before, {summary.failed} failed.")
+        print("Open:")
+        for path in files[:5]:
+            print(f"  {path}")
+        print(f"  {arguments.out / 'figures'}/")
+    for message, count in summary.errors.items():
+        _told(f"{message} [{count} cell{'s' if count > 1 else ''}]", 1)
+    return 1 if summary.failed else 0
+
+
+def table(arguments: argparse.Namespace) -> int:
+    """``mast table``."""
+    import difflib
+
+    from mast.files import atomic_write
+
+    from . import records, report, tables
+    from .render import render
+
+    book = records.read(arguments.places)
+    for problem in book.problems:
+        print(problem, file=sys.stderr)
+    published = tables.read_published([*report.published_files(arguments.places), *arguments.published])
+    built = tables.build(book, published, title=arguments.title)
+    if not built.sections:
+        raise UserError(
+            f"no records in {', '.join(map(str, arguments.places))}", remedy="name the --out folder of a run"
+        )
+    text = report.standalone(built) if arguments.format == "html" else render(built, arguments.format)
+    if arguments.check:
+        there = arguments.check.read_text(encoding="utf-8")
+        if there == text:
+            return 0
+        before, after = there.splitlines(keepends=True), text.splitlines(keepends=True)
+        sys.stdout.writelines(difflib.unified_diff(before, after, str(arguments.check), "from the records"))
+        return _told(f"{arguments.check} is not what the records give", 1)
+    if arguments.out:
+        with atomic_write(arguments.out) as file:
+            file.write(text)
+        print(arguments.out)
+    else:
+        sys.stdout.write(text)
+    return 0
+
+
+def report(arguments: argparse.Namespace) -> int:
+    """``mast report``."""
+    from .report import write
+
+    write(arguments.place, arguments.out, title=arguments.title, data_root=arguments.data_root)
+    print(arguments.out)
+    return 0
+
+
+def analyze(arguments: argparse.Namespace) -> int:
+    """``mast analyze``."""
+    from .analysis import write
+
+    found = write(arguments.checkpoint, arguments.out)
+    if arguments.json:
+        return _print_json(found)
+    for path in found["files"]:
+        print(path)
+    return 0
+
+
+def listing(arguments: argparse.Namespace) -> int:
+    """``mast list``."""
+    from .listing import rows
+
+    found = rows(arguments.kind)
+    if arguments.json:
+        return _print_json(found)
+    width = max((len(row["name"]) for row in found), default=0)
+    for row in found:
+        print(f"{row['name']:<{width}}  {row['description']}".rstrip())
+    return 0
+
+
+def verify(arguments: argparse.Namespace) -> int:
+    """``mast data verify``."""
+    from .verify import verify as look
+
+    found = look(arguments.name, arguments.data_root)
+    problems = found["problems"]
+    if arguments.json:
+        _print_json(found)
+    else:
+        for key in found.keys() - {"problems"}:
+            print(f"{key:<10} {_short(found[key])}")
+        for problem in problems:
+            _told(problem, 1)
+    return 1 if problems else 0
+
+
+def doctor(arguments: argparse.Namespace) -> int:
+    """``mast doctor``."""
+    from . import doctor as room
+
+    found = room.report(quick=arguments.quick)
+    if arguments.json:
+        _print_json(found)
+    else:
+        print(room.render(found))
+    return 0 if found["ok"] else 1
+
+
+def _short(value: Any) -> str:
+    """A value on one line, long lists and texts cut."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_short(item)}" for key, item in value.items())
+    if isinstance(value, list | tuple):
+        some = ", ".join(_short(item) for item in value[:6])
+        return some + (f", ... ({len(value)})" if len(value) > 6 else "")
+    text = str(value)
+    return text if len(text) <= 200 else f"{text[:197]}..."
+
+
+if __name__ == "__main__":
+    sys.exit(main())
