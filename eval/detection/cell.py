@@ -1,0 +1,253 @@
+"""One detection cell: a checkpoint, a task, a protocol and a seed, trained and measured by Detectron2."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from detectron2.config import CfgNode
+from detectron2.data import build_detection_test_loader
+from detectron2.evaluation import inference_on_dataset
+from detectron2.utils import comm
+from filelock import FileLock, Timeout
+from torch import nn
+
+from mast.files import atomic_write, canonical_json
+
+from ..errors import UserError
+from . import certify, config, data, result
+from .convert import Conversion, load_backbone
+from .evaluate import Collector, evaluate
+from .intervals import intervals
+from .result import DetectionResult
+from .train import CHECKPOINT, Trainer, quiet_logs
+
+if TYPE_CHECKING:
+    from ..checkpoints import Loaded
+    from ..protocols import Protocol
+    from ..tasks import Task
+
+Progress = Callable[[str, int, int], None]
+
+
+def run(
+    loaded: Loaded,
+    task: Task,
+    protocol: Protocol,
+    *,
+    seed: int,
+    data_root: Path,
+    work_dir: Path,
+    overrides: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> DetectionResult:
+    """Fine-tune a detector from a checkpoint and measure it.
+
+    Started again in the same ``work_dir`` it goes on from its last checkpoint and ends with the weights that an
+    uninterrupted run ends with, on the same machine; a finished run is returned at once.
+
+    Args:
+        loaded: A checkpoint with a ResNet backbone.
+        task: A task of kind ``detection`` or ``instance_segmentation``.
+        protocol: A protocol of kind ``detection``.
+        seed: Of the heads' weights, the data's order and augmentation, and the sampling of proposals.
+        data_root: Where the official folders lie.
+        work_dir: This run's own folder: ``config.yaml``, ``metrics.json``, ``predictions.json.gz``,
+            ``checkpoint.pth``, ``train.jsonl``, ``log.txt``.
+        overrides: Detectron2 keys, or options of `eval.detection.config.OPTIONS`.
+        progress: Called with ``("train" | "test", done, total)``.
+
+    Raises:
+        UserError: For data, checkpoints or settings that cannot give a result to trust, before training; if the
+            loss stops being finite; if the folder holds or is used by another run.
+    """
+    report: Progress = progress or (lambda stage, done, total: None)
+    overrides = dict(overrides or {})
+    arch = _resnet(loaded)
+    request = {
+        "checkpoint": loaded.passport.weights_sha256,
+        "task": [task.name, task.version],
+        "protocol": [protocol.name, protocol.version, canonical_json(protocol.params)],
+        "overrides": overrides,
+        "seed": seed,
+    }
+    work_dir = Path(work_dir)
+    with _folder(work_dir), _quiet(work_dir):
+        finished = result.read(work_dir, request)
+        if finished is not None:
+            return finished
+        masks = task.kind == "instance_segmentation"
+        found = data.prepare(
+            task.dataset,
+            Path(data_root),
+            masks=masks,
+            work_dir=work_dir,
+            train_images=overrides.get("train_images"),
+            shots=overrides.get("shots"),
+            seed=seed,
+        )
+        cfg = config.resolve(
+            protocol.params,
+            overrides,
+            arch=arch,
+            normalization=loaded.passport.normalization,
+            stride_in_1x1=loaded.passport.stride_in_1x1,
+            num_classes=len(found.classes),
+            masks=masks,
+            bitmasks=found.bitmasks,
+            seed=seed,
+        )
+        cfg = _localise(cfg, work_dir)
+        _claim(work_dir, {**request, "manifest": found.manifest, "config": cfg.dump()})
+        started = time.monotonic()
+        model, losses, certificate = _train(loaded, cfg, protocol.params["freeze"], report)
+        trained = time.monotonic()
+        loader = build_detection_test_loader(cfg, "test")
+        collector = Collector()
+        inference_on_dataset(model, loader, collector, callbacks=_counter(report, len(loader)))
+        evaluation = evaluate(collector.predictions, found, masks=masks)
+        outcome = DetectionResult(
+            metrics=evaluation.metrics,
+            per_image=collector.predictions,
+            counts=found.counts,
+            manifest=found.manifest,
+            config=cfg.dump(),
+            certificate={**certificate, "data_warnings": found.warnings},
+            intervals=intervals(evaluation.curves),
+            per_class=evaluation.per_class,
+            classes=list(found.classes),
+            losses=losses,
+            seconds={
+                "train": round(trained - started, 3),
+                "test": round(time.monotonic() - trained, 3),
+            },
+        )
+        outcome.write(work_dir, request)
+        return outcome
+
+
+def _train(
+    loaded: Loaded, cfg: CfgNode, freeze: str, report: Progress
+) -> tuple[nn.Module, list[float], dict[str, Any]]:
+    """Fill, certify and train; or only what is left of that."""
+    state = loaded.backbone.state_dict()
+    conversions: list[Conversion] = []
+
+    def prepare(model: nn.Module) -> None:
+        conversions.append(load_backbone(model, state))
+
+    trainer = Trainer(cfg, prepare, report)
+    model = trainer.model.module if comm.get_world_size() > 1 else trainer.model
+    conversion = conversions[0]
+    certificate: dict[str, Any] = {
+        "backbone_keys": len(conversion.mapped),
+        "new_keys": len(conversion.new),
+        "dropped_keys": conversion.dropped,
+        "feature_difference": certify.certify_features(model, loaded.backbone, loaded.passport, cfg),
+        "feature_limit": certify.LIMITS,
+        "training": certify.certify_training(model, cfg, freeze),
+        "normalisation_layers": _norm_note(cfg),
+    }
+    trainer.resume_or_load()
+    if trainer.start_iter < trainer.max_iter:
+        try:
+            trainer.train()
+        except FloatingPointError as error:
+            raise UserError(
+                f"training diverged: {str(error).splitlines()[0]}",
+                remedy="lower SOLVER.BASE_LR, or turn on SOLVER.CLIP_GRADIENTS.ENABLED",
+            ) from error
+    losses = trainer.losses
+    part = max(1, len(losses) // 10)
+    certificate["loss"] = {
+        "first_tenth": sum(losses[:part]) / part,
+        "last_tenth": sum(losses[-part:]) / part,
+        "iterations": len(losses),
+    }
+    certificate["frozen_unchanged"] = certify.certify_rest(model, state, conversion, freeze)
+    return model, losses, certificate
+
+
+def _resnet(loaded: Loaded) -> Any:
+    arch = getattr(loaded.backbone, "arch", None)
+    if not hasattr(arch, "stage_channels"):
+        raise UserError(
+            f"{loaded.passport.name} ({loaded.passport.arch}) has no feature maps that a detector can use",
+            remedy="detection takes ResNets; leave this checkpoint out of detection tasks",
+            code=2,
+        )
+    return arch
+
+
+def _localise(cfg: CfgNode, work_dir: Path) -> CfgNode:
+    """What depends on where the run happens: plain BatchNorm on one process, and the folder."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    if comm.get_world_size() == 1:  # SyncBN without a process group is BatchNorm; say so in the config
+        for node in (cfg.MODEL.RESNETS, cfg.MODEL.FPN, cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_MASK_HEAD):
+            if node.NORM == "SyncBN":
+                node.NORM = "BN"
+    cfg.OUTPUT_DIR = str(work_dir)
+    cfg.freeze()
+    return cfg
+
+
+def _norm_note(cfg: CfgNode) -> str:
+    norm = cfg.MODEL.RESNETS.NORM
+    if norm == "BN":
+        return f"BN over the {cfg.SOLVER.IMS_PER_BATCH} images of the one process (what SyncBN is there)"
+    return str(norm)
+
+
+def _claim(work_dir: Path, identity: dict[str, Any]) -> None:
+    """Write down what a folder's training checkpoint belongs to, or refuse to go on from another run's."""
+    path = work_dir / "run.json"
+    identity = json.loads(canonical_json(identity))
+    if (work_dir / CHECKPOINT).is_file() and path.is_file():
+        held = json.loads(path.read_text(encoding="utf-8"))
+        if held != identity:
+            differing = sorted(key for key in identity if held.get(key) != identity[key])
+            raise UserError(
+                f"{work_dir} holds another unfinished run (it differs in {', '.join(differing)})",
+                remedy="give every run its own folder, or delete this one",
+                code=2,
+            )
+    with atomic_write(path) as file:
+        file.write(canonical_json(identity))
+
+
+@contextlib.contextmanager
+def _folder(work_dir: Path) -> Iterator[None]:
+    try:
+        work_dir.mkdir(parents=True, exist_ok=True)
+        with FileLock(work_dir / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise UserError(f"{work_dir} is in use by another run", remedy="wait for it to end") from None
+    except PermissionError as error:
+        raise UserError(
+            f"cannot write to {work_dir}: {error.strerror}", remedy="choose another --out"
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet(work_dir: Path) -> Iterator[None]:
+    """Detectron2's log into ``log.txt``, its and torch's deprecations nowhere."""
+    handler = quiet_logs(work_dir / "log.txt")
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning)
+            warnings.filterwarnings("ignore", message="torch.meshgrid", category=UserWarning)
+            yield
+    finally:
+        handler.close()
+
+
+def _counter(report: Progress, total: int) -> dict[str, Callable[[], None]]:
+    done = iter(range(1, total + 1))
+    return {"after_inference": lambda: report("test", next(done), total)}

@@ -1,0 +1,107 @@
+"""Average precision from matched detections, for any weighting of the images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+
+# Recalls at which precision is read: COCO's 101 and VOC 2007's 11, with the floats that their authors' code has.
+COCO_POINTS = np.linspace(0.0, 1.00, int(np.round((1.00 - 0.0) / 0.01)) + 1, endpoint=True)
+VOC_POINTS = np.arange(0.0, 1.1, 0.1)
+
+
+@dataclass
+class Matches:
+    """Detections of one class, best first, and the objects that they could have found.
+
+    Attributes:
+        image: ``(n,)`` place of each detection's image among the test images.
+        hit: ``(T, n)`` whether it finds an object, at each of T overlap thresholds.
+        ignored: ``(T, n)`` whether it counts for nothing (crowd, difficult, of another size).
+        positives: ``(I,)`` objects of the class in each test image that count.
+    """
+
+    image: npt.NDArray[np.int64]
+    hit: npt.NDArray[np.bool_]
+    ignored: npt.NDArray[np.bool_]
+    positives: npt.NDArray[np.int64]
+
+    @classmethod
+    def empty(cls, positives: npt.NDArray[np.int64], thresholds: int) -> Matches:
+        """No detection at all."""
+        nothing = np.zeros((thresholds, 0), dtype=bool)
+        return cls(np.zeros(0, dtype=np.int64), nothing, nothing, positives)
+
+
+@dataclass
+class Curve:
+    """A mean of average precisions over classes and thresholds.
+
+    Attributes:
+        classes: The matches of each class.
+        ious: Which of their thresholds are averaged.
+        points: Recalls at which precision is read.
+    """
+
+    classes: list[Matches]
+    ious: tuple[int, ...]
+    points: Floats
+
+    def value(self) -> float:
+        """The metric, in 0..1; NaN if no class has an object."""
+        images = len(self.classes[0].positives)
+        return float(self.values(np.ones((1, images)))[0])
+
+    def values(self, weights: Floats) -> Floats:
+        """The metric when every image counts as often as its weight says.
+
+        Args:
+            weights: ``(R, I)``, each >= 0; a bootstrap's counts, or all ones.
+
+        Returns:
+            ``(R,)`` in 0..1; classes without a counted object are left out of a mean, NaN if there is none.
+        """
+        return self.mean(precisions(self.classes, self.ious, self.points, weights))
+
+    def mean(self, by_class: Floats) -> Floats:
+        """Mean over classes and thresholds of ``(R, K, T)`` with NaN where a class has no object: ``(R,)``."""
+        defined = ~np.isnan(by_class[:, :, 0])  # (R, K)
+        count = defined.sum(axis=1)
+        total = np.where(defined, np.nan_to_num(by_class).mean(axis=2), 0.0).sum(axis=1)
+        return np.asarray(np.where(count > 0, total / np.maximum(count, 1), np.nan))
+
+
+def precisions(classes: list[Matches], ious: tuple[int, ...], points: Floats, weights: Floats) -> Floats:
+    """Average precision of every class at every threshold, under every weighting of the images.
+
+    Precision is read at each of ``points`` as the best that any later detection reaches. Recall only moves at a
+    hit and the best precision is reached at one, so hits are all that is looked at.
+
+    Args:
+        classes: K classes.
+        ious: Which thresholds.
+        points: Recalls to read precision at.
+        weights: ``(R, I)`` weights of the images.
+
+    Returns:
+        ``(R, K, len(ious))`` in 0..1; NaN where a class has no counted object.
+    """
+    found = np.full((len(weights), len(classes), len(ious)), np.nan)
+    for k, matches in enumerate(classes):
+        positives = weights @ matches.positives  # (R,)
+        at_image = weights[:, matches.image]  # (R, n)
+        for column, t in enumerate(ious):
+            hits = np.flatnonzero(matches.hit[t] & ~matches.ignored[t])
+            true = np.cumsum(at_image[:, hits], axis=1)  # (R, hits)
+            false = np.cumsum(at_image * (~matches.hit[t] & ~matches.ignored[t]), axis=1)[:, hits]
+            precision = true / np.maximum(true + false, np.spacing(1))
+            envelope = np.zeros((len(weights), len(hits) + 1))
+            envelope[:, :-1] = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+            recall = true / np.maximum(positives, 1)[:, None]
+            for r in np.flatnonzero(positives > 0):
+                found[r, k, column] = envelope[r, np.searchsorted(recall[r], points, side="left")].mean()
+    return found
