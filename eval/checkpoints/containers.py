@@ -303,17 +303,28 @@ def _read_pickle(path: Path, file: IO[bytes], trust_pickle: bool) -> Contents:
     return Contents("pickle", _as_dict(path, _plain(tree, {})))
 
 
-def _plain(value: Any, data: Mapping[str, bytes], depth: int = 0) -> Any:
-    """Notes of the reader turned into dicts, tensors and arrays."""
-    if depth > 64:
-        raise pickle.UnpicklingError("values nested more than 64 deep")
-    if isinstance(value, Opaque):
-        value = value.mapping()
-    if isinstance(value, dict):
-        return {key: _plain(item, data, depth + 1) for key, item in value.items()}
-    if isinstance(value, TensorRef):
-        return _build(value, data)
-    return value.value if isinstance(value, pickles.Array) else value
+def _plain(value: Any, data: Mapping[str, bytes]) -> Any:
+    """Notes of the reader turned into dicts, tensors and arrays; what is shared stays shared."""
+    done: dict[int, Any] = {}
+
+    def convert(value: Any, depth: int) -> Any:
+        if depth > 64:
+            raise pickle.UnpicklingError("values nested more than 64 deep")
+        if id(value) in done:
+            return done[id(value)]
+        result = value
+        if isinstance(value, Opaque):
+            result = value.mapping()
+        if isinstance(result, dict):
+            result = {key: convert(item, depth + 1) for key, item in result.items()}
+        elif isinstance(result, TensorRef):
+            result = _build(result, data)
+        elif isinstance(result, pickles.Array):
+            result = result.value
+        done[id(value)] = result
+        return result
+
+    return convert(value, 0)
 
 
 def _as_dict(path: Path, tree: Any) -> dict[Any, Any]:

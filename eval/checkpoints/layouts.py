@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from typing import Any
 
@@ -127,16 +127,31 @@ def get(name: str) -> Layout:
         return layout
     if variant not in layout.variants:
         raise unknown(f"variant of layout {base}", variant, layout.variants)
-    place = layout.variants[variant]
+    return _variant(layout, name, layout.variants[variant])
+
+
+def _variant(layout: Layout, name: str, place: str) -> Layout:
+    """The layout of another copy of the weights: what is kept and what is dropped change places."""
     path, colon, prefix = place.rpartition(":")
     at = (tuple(path.split("+")),) if colon else layout.at
-    drop = (
-        {**layout.drop, re.escape(layout.prefix): "another copy of the weights"}
-        if layout.prefix
-        else layout.drop
+    own, new = re.escape(layout.prefix), re.escape(prefix)
+    taken = [f"/{part}" for part in at[0]] if colon else [f"{prefix}conv1.weight"]
+    drop = {
+        (new + rule.removeprefix(own) if own and rule.startswith(own) else rule): reason
+        for rule, reason in layout.drop.items()
+        if not any(re.match(rule, key) for key in taken) or (own and rule.startswith(own))
+    }
+    if colon:
+        drop |= {
+            re.escape(f"/{part}"): "another copy of the weights" for paths in layout.at for part in paths
+        }
+    else:
+        drop[own] = "another copy of the weights"
+    encoder = "online" if layout.encoder == "ema" else "ema"
+    marks = () if colon else layout.marks
+    return replace(
+        layout, name=name, prefix=prefix, at=at, drop=drop, encoder=encoder, marks=marks, absent=(), copies={}
     )
-    return Layout(**{**vars(layout), "name": name, "prefix": prefix, "at": at, "drop": drop,
-                     "encoder": "online" if layout.encoder == "ema" else "ema"})  # fmt: skip
 
 
 def extract(tree: Mapping[Any, Any], layout: Layout) -> Extract:
@@ -220,13 +235,26 @@ def _follow(tree: Any, path: str) -> Any:
     return tree
 
 
-def _flatten(tree: Mapping[Any, Any], prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+def _flatten(tree: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
     """Arrays and tensors with their dotted names; numbers, text and lists are not weights."""
-    for key, value in tree.items():
-        if hasattr(value, "shape") and hasattr(value, "dtype"):
-            yield f"{prefix}{key}", value
-        elif isinstance(value, Mapping) and depth < 8:
-            yield from _flatten(value, f"{prefix}{key}.", depth + 1)
+    seen: set[int] = set()
+
+    def walk(node: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+        if id(node) in seen:  # a file could otherwise nest shared dicts so that walking never ends
+            raise UserError(
+                f"the dict at '{prefix}' lies in the file twice", remedy="save each state dict once"
+            )
+        seen.add(id(node))
+        for key, value in node.items():
+            if hasattr(value, "shape") and hasattr(value, "dtype"):
+                yield f"{prefix}{key}", value
+            elif isinstance(value, Mapping) and prefix.count(".") < _DEEPEST:
+                yield from walk(value, f"{prefix}{key}.")
+
+    yield from walk(tree, "")
+
+
+_DEEPEST = 100
 
 
 def _beside_the_weights(tree: Mapping[Any, Any], paths: tuple[str, ...], result: Extract) -> None:

@@ -227,7 +227,10 @@ def _recognise(
         if entry.refuse:
             continue
         candidate = replace(entry, options={**entry.options, **options})
-        found = layouts.extract(contents.tree, candidate)
+        try:
+            found = layouts.extract(contents.tree, candidate)
+        except UserError as error:
+            raise UserError(f"{ref}: {error.message}", remedy=error.remedy) from error
         if not found.fits:
             continue
         try:
