@@ -1,0 +1,159 @@
+"""Training on images: it learns, resumes, leaves the checkpoint alone, and draws what torchvision draws."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from eval import metrics, protocols
+from eval.datasets import Split
+from eval.errors import UserError
+from eval.protocols import finetune
+
+PASSPORT: Any = SimpleNamespace(
+    weights_sha256="a" * 64,
+    normalization={"mean": [0.5] * 3, "std": [0.25] * 3, "range": "0..1", "channels": "RGB"},
+    input_size=16,
+    interpolation="bilinear",
+)
+SMALL = {"epochs": 3, "batch_size": 16}
+
+
+class Tiny(nn.Module):
+    feature_dim = 6
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Conv2d(3, 6, 3, stride=2), nn.BatchNorm2d(6), nn.ReLU())
+
+    def features(self, images: Tensor) -> Tensor:
+        result: Tensor = self.body(images).mean((2, 3))
+        return result
+
+
+def coloured(folder: Path, count: int, seed: int) -> Split:
+    """Noisy images, red or blue."""
+    generator = np.random.default_rng(seed)
+    paths, labels = [], []
+    for index in range(count):
+        pixels = generator.integers(0, 120, (20, 18, 3), dtype=np.uint8)
+        pixels[..., 2 * (index % 2)] += 120
+        path = folder / f"{seed}-{index:02}.png"
+        Image.fromarray(pixels).save(path)
+        paths.append(path)
+        labels.append(index % 2)
+    return Split(f"s{seed}", tuple(paths), np.array(labels))
+
+
+@pytest.fixture
+def splits(tmp_path: Path) -> tuple[Split, Split, Split]:
+    return coloured(tmp_path, 48, 0), coloured(tmp_path, 16, 1), coloured(tmp_path, 20, 2)
+
+
+def run(
+    splits: tuple[Split, Split, Split], name: str, work: Path, backbone: Tiny | None = None, **changes: Any
+) -> Any:
+    protocol = protocols.get(name).override({**SMALL, **changes})
+    return finetune.run(
+        backbone or Tiny().eval(), PASSPORT, splits[0], splits[1], 2, protocol.params, seed=0, work=work,
+        extraction=protocol.extraction,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("finetune", {"lr": [[0.1, 1.0], [0.0, 1e-6]], "epochs": 6}),
+        ("linear-grid", {"lr": [[0, 1e-6], [0, 30]], "epochs": 6}),
+        ("semi-vicreg-10pct", {"lr": [[0.3, 3.0]], "subset": 0.25, "epochs": 20}),
+    ],
+)
+def test_it_learns_and_the_checkpoint_stays(
+    splits: tuple[Split, Split, Split], tmp_path: Path, name: str, changes: dict[str, Any]
+) -> None:
+    backbone = Tiny().eval()
+    before = {key: value.clone() for key, value in backbone.state_dict().items()}
+    fitted = run(splits, name, tmp_path / "w", backbone, **changes)
+    scores = fitted.scores(splits[2])
+    assert scores.shape == (20, 2)
+    assert metrics.top1(scores, splits[2].labels) == 1.0
+    assert all(torch.equal(before[key], value) for key, value in backbone.state_dict().items())
+    if name == "finetune":
+        assert fitted.selected["lr"] == [0.1, 1.0]
+        assert fitted.counts == {"labelled": 48, "trained_on": 64}
+    if name == "linear-grid":
+        assert fitted.selected["lr"] == [0.0, 30.0]
+    if name == "semi-vicreg-10pct":  # a quarter of the labels, and none of val's
+        assert fitted.counts == {"labelled": 12, "trained_on": 12}
+        assert fitted.selected["split"] is None
+
+
+@pytest.mark.parametrize("name", ["finetune", "linear-moco"])
+def test_an_interrupted_run_goes_on(splits: tuple[Split, Split, Split], tmp_path: Path, name: str) -> None:
+    lr = {"lr": [[0.05, 0.5]]}
+    whole = run(splits, name, tmp_path / "a", **lr).scores(splits[2])
+    protocol = protocols.get(name).override({**SMALL, **lr})
+
+    def interrupt(what: str, done: int, total: int) -> None:
+        if done == 6:  # in the second of three epochs of four steps
+            raise KeyboardInterrupt
+
+    options: Any = {"seed": 0, "work": tmp_path / "b", "extraction": protocol.extraction}
+    with pytest.raises(KeyboardInterrupt):
+        finetune.run(Tiny().eval(), PASSPORT, *splits[:2], 2, protocol.params, progress=interrupt, **options)
+    steps: list[int] = []
+    again = finetune.run(
+        Tiny().eval(), PASSPORT, *splits[:2], 2, protocol.params,
+        progress=lambda what, done, total: steps.append(done), **options,
+    )  # fmt: skip
+    assert steps[0] == 5
+    np.testing.assert_array_equal(again.scores(splits[2]), whole)
+
+
+def test_crops_are_torchvisions() -> None:
+    from torchvision.transforms import RandomResizedCrop
+
+    generator = np.random.default_rng(0)
+    ours = np.array([finetune.crop_box(60, 40, generator) for _ in range(4000)])
+    image = torch.zeros(3, 40, 60)
+    torch.manual_seed(0)
+    theirs = np.array([RandomResizedCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(4000)])
+    theirs = theirs[:, [1, 0, 3, 2]]  # top, left, height, width
+    # Means over 4,000 draws agree to four standard errors of their difference.
+    error = np.sqrt((ours.var(0) + theirs.var(0)) / 4000)
+    assert (np.abs(ours.mean(0) - theirs.mean(0)) < 4 * error).all()
+    assert (ours[:, 0] + ours[:, 2] <= 60).all()
+    assert (ours[:, 1] + ours[:, 3] <= 40).all()
+    # Too slim for any ratio: the central part of the nearest one.
+    assert finetune.crop_box(100, 1, generator) == (49, 0, 1, 1)
+
+
+def test_subsets(splits: tuple[Split, Split, Split], tmp_path: Path) -> None:
+    train = splits[0]
+    part = finetune.subset(train, 0.1)
+    assert np.bincount(part.labels).tolist() == [2, 2]
+    assert finetune.subset(train, 0.001).paths == finetune.subset(train, 0.001).paths
+    assert len(finetune.subset(train, 0.001)) == 2  # one a class
+    names = tmp_path / "1percent.txt"
+    names.write_text("0-03.png\n0-10.png\n")
+    assert [path.name for path in finetune.subset(train, str(names)).paths] == ["0-03.png", "0-10.png"]
+    names.write_text("gone.png\n")
+    with pytest.raises(UserError, match=r"gone\.png"):
+        finetune.subset(train, str(names))
+    with pytest.raises(UserError, match="share in"):
+        finetune.subset(train, 5.0)
+    with pytest.raises(UserError, match="simclr"):
+        finetune.subset(train, str(tmp_path / "missing.txt"))
+
+
+def test_divergence_is_an_error(splits: tuple[Split, Split, Split], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="diverged"):
+        run(splits, "finetune", tmp_path, lr=[[1e20, 1e20]])
