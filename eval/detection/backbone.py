@@ -131,16 +131,11 @@ class PoolLevels(nn.Module):
         return levels
 
 
-def build_stage(cfg: CfgNode, index: int) -> list[CNNBlockBase]:
-    """The blocks of one stage.
-
-    Args:
-        cfg: Reads ``MODEL.RESNETS``: DEPTH, NORM, STRIDE_IN_1X1, NUM_GROUPS, WIDTH_PER_GROUP, RES2_OUT_CHANNELS,
-            STEM_OUT_CHANNELS, RES5_DILATION.
-        index: 0 for res2 to 3 for res5.
+def check_keys(cfg: CfgNode) -> None:
+    """Refuse what these modules do not do.
 
     Raises:
-        UserError: If the keys ask for what these blocks do not do.
+        UserError: For another norm than BatchNorm's forms, and for convolutions that no checkpoint here has.
     """
     resnets = cfg.MODEL.RESNETS
     basic = resnets.DEPTH < 50
@@ -158,6 +153,19 @@ def build_stage(cfg: CfgNode, index: int) -> list[CNNBlockBase]:
             remedy="no checkpoint read here has those; leave DEFORM_ON_PER_STAGE, NUM_GROUPS, RES5_DILATION alone",
             code=2,
         )
+
+
+def build_stage(cfg: CfgNode, index: int) -> list[CNNBlockBase]:
+    """The blocks of one stage.
+
+    Args:
+        cfg: Reads ``MODEL.RESNETS``: DEPTH, NORM, STRIDE_IN_1X1, NUM_GROUPS, WIDTH_PER_GROUP, RES2_OUT_CHANNELS,
+            STEM_OUT_CHANNELS, RES5_DILATION.
+        index: 0 for res2 to 3 for res5.
+    """
+    check_keys(cfg)
+    resnets = cfg.MODEL.RESNETS
+    basic = resnets.DEPTH < 50
     outputs = resnets.RES2_OUT_CHANNELS * 2**index
     dilation = resnets.RES5_DILATION if index == 3 else 1
     stride = 1 if index == 0 or dilation == 2 else 2
@@ -180,6 +188,7 @@ def build_stage(cfg: CfgNode, index: int) -> list[CNNBlockBase]:
 @BACKBONE_REGISTRY.register()
 def build_mast_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> MastResNet:
     """A ResNet with the outputs of ``MODEL.RESNETS.OUT_FEATURES``, frozen up to ``MODEL.BACKBONE.FREEZE_AT``."""
+    check_keys(cfg)
     resnets = cfg.MODEL.RESNETS
     if resnets.STEM == "imagenet":
         stem: CNNBlockBase = BasicStem(input_shape.channels, resnets.STEM_OUT_CHANNELS, resnets.NORM)

@@ -35,7 +35,7 @@ def certify_features(
         model: The detector, filled; it is copied and not changed.
         backbone: The checkpoint's backbone, with `feature_maps`.
         passport: Its passport.
-        cfg: The detector's config, for its pixel constants in full precision.
+        cfg: The detector's config: the channel order it is fed, its pixel constants in full precision.
 
     Returns:
         ``{"float64": {"res2": difference, ...}, "float32": {...}}``, each the largest difference over the
@@ -47,7 +47,8 @@ def certify_features(
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (2, 3, *_IMAGE), generator=generator)  # RGB
     norm = passport.normalization
-    ordered = pixels.flip(1) if norm["channels"] == "BGR" else pixels
+    wanted = pixels.flip(1) if norm["channels"] == "BGR" else pixels
+    given = pixels.flip(1) if cfg.INPUT.FORMAT == "BGR" else pixels  # what Detectron2's mapper hands over
     differences: dict[str, dict[str, float]] = {}
     for name, dtype in (("float64", torch.float64), ("float32", torch.float32)):
         ours: Any = copy.deepcopy(model).cpu().to(dtype).eval()
@@ -59,8 +60,8 @@ def certify_features(
         mean, std = (torch.tensor(norm[key], dtype=dtype).view(3, 1, 1) for key in ("mean", "std"))
         scale = 255.0 if norm["range"] == "0..1" else 1.0
         with torch.no_grad():
-            expected = theirs.feature_maps((ordered.to(dtype) / scale - mean) / std)
-            inputs = ours.preprocess_image([{"image": image.to(dtype)} for image in ordered]).tensor
+            expected = theirs.feature_maps((wanted.to(dtype) / scale - mean) / std)
+            inputs = ours.preprocess_image([{"image": image.to(dtype)} for image in given]).tensor
             found = feature_maps(ours, inputs)
         differences[name] = {}
         for level, value in expected.items():

@@ -137,7 +137,7 @@ def _evaluate_coco(predictions: Sequence[Prediction], data: DetectionData, masks
                 if not math.isnan(value):
                     per_class.setdefault(f"{prefix}_ap", {})[name[3:]] = value / 100
             elif not math.isnan(value) and value >= 0:
-                metrics[f"{prefix}_{_AP.get(name, name)}"] = value / 100
+                metrics[f"{prefix}_{_AP.get(name, name)}"] = float(value) / 100
     return Evaluation(metrics, per_class, {name: c for name, c in curves.items() if name in metrics})
 
 

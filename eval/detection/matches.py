@@ -99,9 +99,9 @@ def precisions(classes: list[Matches], ious: tuple[int, ...], points: Floats, we
             true = np.cumsum(at_image[:, hits], axis=1)  # (R, hits)
             false = np.cumsum(at_image * (~matches.hit[t] & ~matches.ignored[t]), axis=1)[:, hits]
             precision = true / np.maximum(true + false, np.spacing(1))
-            envelope = np.zeros((len(weights), len(hits) + 1))
-            envelope[:, :-1] = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+            best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
             recall = true / np.maximum(positives, 1)[:, None]
-            for r in np.flatnonzero(positives > 0):
-                found[r, k, column] = envelope[r, np.searchsorted(recall[r], points, side="left")].mean()
+            reached = np.searchsorted(points, recall, side="right")  # points up to each hit's recall
+            newly = np.diff(reached, axis=1, prepend=0)
+            found[:, k, column] = np.where(positives > 0, (best * newly).sum(axis=1) / len(points), np.nan)
     return found
