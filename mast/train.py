@@ -29,7 +29,7 @@ from .console import bar
 from .data import ImageBank, load_bank
 from .draws import permutation
 from .errors import Interrupted, UserError
-from .files import atomic_write, canonical_json
+from .files import atomic_write
 from .model import Expander, SubspaceMasks, VarianceHead, build_backbone
 from .objective import Loss, masked, vicreg
 from .optim import build_optimizer, learning_rate
@@ -219,7 +219,7 @@ def pretrain(
 
 def _claim(recipe: Recipe, out: Path, resume: bool) -> None:
     """Make ``out`` this recipe's folder, or say whose it is."""
-    text = canonical_json(recipe.model_dump(mode="json"))
+    text = json.dumps(recipe.model_dump(mode="json"))  # keys in the recipe's order: that of the operations counts
     mine = out / RECIPE
     if mine.is_file():
         if mine.read_text(encoding="utf-8") != text:
