@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ def __getattr__(name: str) -> Any:
     """Import Detectron2 when one of these is first used, without the deprecation warnings of its dependencies."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    logging.getLogger("detectron2").addHandler(logging.NullHandler())  # it speaks where somebody listens
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         module = importlib.import_module(f".{_HOMES[name]}", __name__)

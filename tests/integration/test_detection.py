@@ -1,0 +1,299 @@
+"""Whole detection runs on embedded scenes: from weights to metrics, through interruptions and bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("detectron2", reason="needs Detectron2: python -m eval.detection.install")
+
+from eval import checkpoints, detection, protocols, scenes, tasks
+from eval.detection.result import PREDICTIONS, RESULT
+from eval.errors import UserError
+
+ARCH = "resnet10-c8-half"
+QUICK = {"iterations": 8, "SOLVER.CHECKPOINT_PERIOD": 3, "SOLVER.IMS_PER_BATCH": 2, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scenes")
+    scenes.write(folder, size="test")
+    return folder
+
+
+def run(
+    root: Path, work: Path, *, task: str = "scenes-voc", protocol: str = "voc-fpn-tiny", **options: Any
+) -> Any:
+    checkpoint = options.pop("checkpoint", f"random:{ARCH}@0")
+    overrides = {**QUICK, **options.pop("overrides", {})}
+    return detection.run(
+        checkpoints.load(checkpoint) if isinstance(checkpoint, str) else checkpoint,
+        tasks.get(task),
+        protocols.get(protocol),
+        seed=options.pop("seed", 0),
+        data_root=root,
+        work_dir=work,
+        overrides=overrides,
+        **options,
+    )
+
+
+def weights(work: Path) -> dict[str, torch.Tensor]:
+    content = torch.load(work / "checkpoint.pth", weights_only=True)
+    return dict(content["model"])
+
+
+@pytest.fixture(scope="module")
+def whole(root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    """A run that nothing disturbs."""
+    work = tmp_path_factory.mktemp("whole")
+    return run(root, work), work
+
+
+def test_a_run_has_everything_that_a_record_needs(whole: tuple[Any, Path]) -> None:
+    result, work = whole
+    assert set(result.metrics) == {"box_ap", "box_ap50", "box_ap75"} == set(result.intervals)
+    assert all(0 <= value <= 1 for value in result.metrics.values())
+    assert len(result.per_image) == result.counts["test_images"] == 8
+    assert len(result.losses) == 8
+    certificate = result.certificate
+    assert max(certificate["feature_difference"]["float64"].values()) <= 1e-9
+    assert certificate["training"]["freeze"] == "nothing"
+    assert certificate["backbone_keys"] == len(checkpoints.load(f"random:{ARCH}@0").backbone.state_dict())
+    assert "BASE_LR: 0.02" in result.config
+    json.dumps(certificate, allow_nan=False)
+    for name in ("config.yaml", RESULT, PREDICTIONS, "checkpoint.pth", "log.txt", "train.jsonl"):
+        assert (work / name).is_file(), name
+
+
+def test_a_finished_run_is_returned_at_once(whole: tuple[Any, Path], root: Path, tmp_path: Path) -> None:
+    result, work = whole
+    before = {path.name: path.stat().st_mtime_ns for path in work.iterdir() if path.name != "log.txt"}
+    began = time.monotonic()
+    again = run(tmp_path / "no-data", work)  # does not even look at the data
+    assert time.monotonic() - began < 3
+    assert again == result
+    assert before == {path.name: path.stat().st_mtime_ns for path in work.iterdir() if path.name != "log.txt"}
+
+
+@pytest.mark.parametrize("stop", [5, 8])
+def test_an_interrupted_run_ends_as_an_undisturbed_one(
+    whole: tuple[Any, Path], root: Path, tmp_path: Path, stop: int
+) -> None:
+    expected, expected_work = whole
+
+    def interrupt(stage: str, done: int, total: int) -> None:
+        if stage == ("train" if stop < total else "test") and done == min(stop, 3 if stop >= total else stop):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(root, tmp_path, progress=interrupt)
+    assert not (tmp_path / RESULT).exists()
+    seen = []
+    result = run(root, tmp_path, progress=lambda stage, done, total: seen.append((stage, done)))
+    assert seen[0] == (("train", 4) if stop == 5 else ("test", 1))  # went on, and not from the beginning
+    assert result.losses == expected.losses
+    ours, theirs = weights(tmp_path), weights(expected_work)
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    assert result.per_image == expected.per_image
+    assert result.metrics == expected.metrics
+
+
+def test_seeds_differ_and_masks_are_measured(whole: tuple[Any, Path], root: Path, tmp_path: Path) -> None:
+    result = run(root, tmp_path, task="scenes-coco", protocol="coco-fpn-tiny", seed=1)
+    assert {"box_ap", "box_ap50", "mask_ap", "mask_ap50", "box_ar100", "mask_ar1"} <= set(result.metrics)
+    assert all("segmentation" in d for image in result.per_image for d in image["detections"])
+    assert result.losses[0] != whole[0].losses[0]
+
+
+@pytest.mark.parametrize("protocol", ["voc-c4-tiny", "voc-fpn-tiny-frozen"])
+def test_other_forms_run(root: Path, tmp_path: Path, protocol: str) -> None:
+    result = run(root, tmp_path, protocol=protocol, overrides={"TEST.PRECISE_BN.ENABLED": True})
+    assert "box_ap50" in result.metrics
+    frozen = protocol.endswith("frozen")
+    assert (result.certificate["frozen_unchanged"] > 0) == frozen
+    if frozen:
+        state = checkpoints.load(f"random:{ARCH}@0").backbone.state_dict()
+        trained = weights(tmp_path)
+        assert torch.equal(trained["backbone.bottom_up.res5.0.conv1.weight"], state["layer4.0.conv1.weight"])
+
+
+def test_another_run_in_the_same_folder_is_refused(
+    whole: tuple[Any, Path], root: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"holds another run .it differs in seed"):
+        run(root, whole[1], seed=7)
+
+    def interrupt(stage: str, done: int, total: int) -> None:
+        if done == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(root, tmp_path, progress=interrupt)
+    with pytest.raises(UserError, match=r"holds another unfinished run .it differs in .*overrides"):
+        run(root, tmp_path, overrides={"iterations": 9})
+    (tmp_path / "checkpoint.pth").write_bytes((tmp_path / "checkpoint.pth").read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"checkpoint\.pth is damaged.*delete it"):
+        run(root, tmp_path)
+
+
+def test_a_damaged_result_is_named(whole: tuple[Any, Path], root: Path, tmp_path: Path) -> None:
+    for name in (RESULT, PREDICTIONS, "config.yaml"):
+        (tmp_path / name).write_bytes((whole[1] / name).read_bytes())
+    (tmp_path / PREDICTIONS).write_bytes(b"\x1f\x8b")
+    with pytest.raises(UserError, match="is damaged"):
+        run(root, tmp_path)
+
+
+def test_bad_checkpoints_are_refused_before_anything_is_trained(root: Path, tmp_path: Path) -> None:
+    loaded = checkpoints.load(f"random:{ARCH}@0")
+    passport = loaded.passport
+    unknown = SimpleNamespace(**{**passport.__dict__, "normalization": {"mean": None, "std": None}})
+    with pytest.raises(UserError, match="normalisation is not known"):
+        run(root, tmp_path / "a", checkpoint=SimpleNamespace(backbone=loaded.backbone, passport=unknown))
+    vit = SimpleNamespace(backbone=torch.nn.Identity(), passport=passport)
+    with pytest.raises(UserError, match="has no feature maps"):
+        run(root, tmp_path / "b", checkpoint=vit)
+    for folder in ("a", "b"):
+        assert not (tmp_path / folder / "checkpoint.pth").exists()
+
+
+def test_a_loss_that_leaves_the_numbers_is_said_plainly(root: Path, tmp_path: Path) -> None:
+    wild = {"SOLVER.BASE_LR": 1e30, "SOLVER.WARMUP_ITERS": 0, "SOLVER.CLIP_GRADIENTS.ENABLED": False}
+    with pytest.raises(UserError, match=r"training diverged.*lower SOLVER\.BASE_LR"):
+        run(root, tmp_path, overrides=wild)
+
+
+CHILD = """
+import sys, json
+from pathlib import Path
+from eval import checkpoints, detection, protocols, tasks
+root, work, overrides = sys.argv[1:]
+detection.run(
+    checkpoints.load("random:{arch}@0"), tasks.get("scenes-voc"), protocols.get("voc-fpn-tiny"), seed=0,
+    data_root=Path(root), work_dir=Path(work), overrides=json.loads(overrides),
+    progress=lambda stage, done, total: print(stage, done, flush=True),
+)
+"""
+
+
+@pytest.mark.slow
+def test_killed_for_real(whole: tuple[Any, Path], root: Path, tmp_path: Path) -> None:
+    """SIGKILL in the middle of training, in another process; the next one ends with the same weights."""
+    command = [sys.executable, "-c", CHILD.format(arch=ARCH), str(root), str(tmp_path), json.dumps(QUICK)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    assert child.stdout
+    for line in child.stdout:
+        if line.startswith("train 5"):
+            child.send_signal(signal.SIGKILL)
+            break
+    child.wait()
+    result = run(root, tmp_path)
+    assert result.losses == whole[0].losses
+    theirs = weights(whole[1])
+    assert all(torch.equal(value, theirs[key]) for key, value in weights(tmp_path).items())
+
+
+def four_scenes(tmp_path: Path) -> Path:
+    """A COCO and a VOC folder whose training and test split are the same four scenes with large objects."""
+    source = tmp_path / "source"
+    scenes.write(source, size="demo")
+    content = json.loads((source / "coco/annotations/instances_train2017.json").read_text())
+    area = {i["id"]: i["width"] * i["height"] for i in content["images"]}
+    large: dict[int, list[dict[str, Any]]] = {image: [] for image in area}
+    for a in content["annotations"]:
+        large[a["image_id"]].append(a)
+    chosen = [
+        image
+        for image, found in large.items()
+        if found and all(a["area"] > 0.05 * area[image] and not a["iscrowd"] for a in found)
+    ][:4]
+    assert len(chosen) == 4
+    root = tmp_path / "four"
+    write_four(content, chosen, source, root)
+    return root
+
+
+def write_four(content: dict[str, Any], chosen: list[int], source: Path, root: Path) -> None:
+    """Both splits hold the four; a pixel is changed in the test copies, for train may not be test."""
+    from PIL import Image
+
+    names = {c["id"]: c["name"] for c in content["categories"]}
+    (root / "VOC2007/ImageSets/Main").mkdir(parents=True)
+    for folder in ("VOC2007/Annotations", "VOC2007/JPEGImages", "coco/annotations"):
+        (root / folder).mkdir(parents=True)
+    images = [i for i in content["images"] if i["id"] in chosen]
+    annotations = [a for a in content["annotations"] if a["image_id"] in chosen]
+    for split, voc, shade in (("train2017", "trainval", 0), ("val2017", "test", 1)):
+        (root / "coco" / split).mkdir()
+        listed = []
+        for image in images:
+            picture = Image.open(source / "coco/train2017" / image["file_name"]).convert("RGB")
+            picture.putpixel((0, 0), (shade, 0, 0))
+            stem = f"{voc}_{image['id']}"
+            picture.save(root / "coco" / split / image["file_name"], quality=95)
+            picture.save(root / f"VOC2007/JPEGImages/{stem}.jpg", quality=95)
+            listed.append(stem)
+            objects = ""
+            for a in annotations:
+                if a["image_id"] == image["id"]:
+                    x, y, w, h = a["bbox"]
+                    objects += (
+                        f"<object><name>{names[a['category_id']]}</name><pose>x</pose><truncated>0</truncated>"
+                        f"<difficult>0</difficult><bndbox><xmin>{int(x) + 1}</xmin><ymin>{int(y) + 1}</ymin>"
+                        f"<xmax>{int(x + w)}</xmax><ymax>{int(y + h)}</ymax></bndbox></object>"
+                    )
+            size = f"<size><width>{image['width']}</width><height>{image['height']}</height></size>"
+            (root / f"VOC2007/Annotations/{stem}.xml").write_text(f"<annotation>{size}{objects}</annotation>")
+        (root / f"VOC2007/ImageSets/Main/{voc}.txt").write_text("\n".join(listed) + "\n")
+        (root / f"coco/annotations/instances_{split}.json").write_text(
+            json.dumps({**content, "images": images, "annotations": annotations})
+        )
+    (root / "SCENES.json").write_bytes((source / "SCENES.json").read_bytes())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize(
+    ("task", "protocol", "metrics"),
+    [
+        ("scenes-coco", "coco-fpn-1x", ("box_ap50", "mask_ap50")),
+        ("scenes-voc", "voc0712-c4-moco", ("box_ap50",)),
+    ],
+)
+def test_four_scenes_can_be_learnt_by_heart(
+    tmp_path: Path, task: str, protocol: str, metrics: tuple[str, ...]
+) -> None:
+    """AP50 over 80 within ten minutes, so that a loss that does not reach the boxes or masks cannot hide."""
+    root = four_scenes(tmp_path)
+    began = time.monotonic()
+    result = run(
+        root,
+        tmp_path / "work",
+        task=task,
+        protocol=protocol,
+        checkpoint="random:resnet18-c16-half@0",
+        overrides={
+            "tiny": True,
+            "iterations": 500,
+            "SOLVER.IMS_PER_BATCH": 4,
+            "SOLVER.CHECKPOINT_PERIOD": 100,
+        },
+    )
+    assert time.monotonic() - began < 600
+    for metric in metrics:
+        assert result.metrics[metric] > 0.8, result.metrics
+    loss = result.certificate["loss"]
+    assert loss["last_tenth"] < loss["first_tenth"] / 2
