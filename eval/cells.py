@@ -13,8 +13,9 @@ import numpy.typing as npt
 import torch
 
 from . import datasets, features, metrics, protocols, stats
+from .arrays import Features, blocks, stack
 from .errors import UserError
-from .protocols import Protocol
+from .protocols import Protocol, finetune
 from .protocols.base import Labelled
 from .records import Metric
 from .tasks import Task
@@ -99,7 +100,7 @@ def measure(
     loaded.backbone.to("cuda" if torch.cuda.is_available() else "cpu")
     dataset = datasets.load(cell.task.dataset, data_root, label=cell.task.label)
 
-    def of(split: str) -> Array:
+    def of(split: str) -> Features:
         return features.extract(
             loaded.backbone,  # type: ignore[arg-type]
             loaded.passport,
@@ -111,20 +112,45 @@ def measure(
 
     def labelled(*splits: str) -> Labelled:
         labels = np.concatenate([dataset.splits[split].labels for split in splits])
-        return Labelled(np.concatenate([of(split) for split in splits]), labels, dataset.num_classes)
+        return Labelled(stack([of(split) for split in splits]), labels, dataset.num_classes)
 
-    if cell.protocol.kind == "fewshot":
+    kind = cell.protocol.kind
+    if kind == "fewshot":
         values = protocols.episodes(cell.protocol, labelled(*cell.protocol.splits), seed=cell.seed)
-        found = {"top1": _metric(float(values.mean()), stats.episodes(values))}
+        over = stats.normal_legacy if cell.protocol.params["interval"] == "normal" else stats.episodes
         counts = {split: len(dataset.splits[split]) for split in cell.protocol.splits}
+        found = {cell.metric: _metric(float(values.mean()), over(values))}
         return Measured(found, counts | {"episodes": len(values)}, arrays={"episodes": values})
 
-    fitted = protocols.fit(
-        cell.protocol, labelled("train"), labelled("val"), seed=cell.seed, metric=cell.metric
-    )
-    test = of("test")
-    scores, labels = fitted.scores(test), dataset.splits["test"].labels
-    probabilities = None if fitted.probabilities is None else fitted.probabilities(test)
+    test, labels = dataset.splits["test"], dataset.splits["test"].labels
+    if kind == "finetune":
+        tuned = finetune.run(
+            loaded.backbone,
+            loaded.passport,
+            dataset.splits["train"],
+            dataset.splits["val"],
+            dataset.num_classes,
+            cell.protocol.params,
+            seed=cell.seed,
+            work=work,
+            extraction=cell.protocol.extraction,
+            metric_name=cell.metric,
+            progress=progress,
+        )
+        scores = tuned.scores(test)
+        found = _classification(cell.metric, scores, labels, metrics.softmax(scores))
+        counts = dataset.counts | tuned.counts
+        return Measured(
+            found, counts, tuned.selected, warnings=tuned.warnings, arrays=_outcomes(scores, labels)
+        )
+
+    train, val = labelled("train"), labelled("val")
+    fitted = protocols.fit(cell.protocol, train, val, seed=cell.seed, metric=cell.metric)
+    parts = list(blocks(of("test")))
+    scores = np.concatenate([fitted.scores(part) for _, part in parts])
+    probabilities = None
+    if fitted.probabilities is not None:
+        probabilities = np.concatenate([fitted.probabilities(part) for _, part in parts])
     return Measured(
         _classification(cell.metric, scores, labels, probabilities),
         dataset.counts,

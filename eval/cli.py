@@ -360,7 +360,11 @@ def run(arguments: argparse.Namespace) -> int:
     suite = suites.load(arguments.suite)
     todo = plan(suite)
     data_root = arguments.data_root
-    if data_root is None and suite.data is None:
+    if data_root is not None and not data_root.is_dir():
+        raise UserError(
+            f"{data_root}: no such folder", remedy="give the folder of data sets as --data-root", code=2
+        )
+    if data_root is None and suite.scenes is None:
         raise UserError(
             f"the suite {suite.name} needs --data-root", remedy="give the folder of data sets", code=2
         )
@@ -368,7 +372,7 @@ def run(arguments: argparse.Namespace) -> int:
         data_root = arguments.out / "data"
         if not arguments.dry_run:
             with claim(arguments.out, Path()):
-                embedded(data_root, progress=not arguments.quiet)
+                embedded(data_root, suite.scenes or "demo", progress=not arguments.quiet)
     if arguments.dry_run and suite.minutes and not arguments.json:
         print(f"{suite.name} as a whole took {suite.minutes:g} min on {suite.hardware}.")
     return _carry_out(todo, arguments, data_root, suite.title or suite.name)
@@ -492,8 +496,9 @@ def verify(arguments: argparse.Namespace) -> int:
     if arguments.json:
         _print_json(found)
     else:
-        for key in found.keys() - {"problems"}:
-            print(f"{key:<10} {_short(found[key])}")
+        for key, value in found.items():
+            if key != "problems" and value != []:
+                print(f"{key:<10} {_short(value)}")
         for problem in problems:
             _told(problem, 1)
     return 1 if problems else 0

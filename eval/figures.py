@@ -18,6 +18,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
 
 from mast.files import atomic_write
 
@@ -169,7 +170,7 @@ def histories(curves: Mapping[str, Sequence[Mapping[str, float]]], name: str) ->
             if points:
                 axes.plot(*zip(*points, strict=True), color=PALETTE[number % len(PALETTE)], label=label)
         axes.set_xlabel("epoch")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         figure.suptitle(name.replace("_", " "), x=0.0, ha="left", size=9.5, weight="bold")
         _legend(figure, axes, len(shown))
         return figure
@@ -190,7 +191,7 @@ def masks(history: Sequence[Mapping[str, float]], label: str) -> Figure:
                 label=name.removeprefix("mask_"),
             )
         axes.set_xlabel("epoch")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         figure.suptitle(f"{label}: mean of each mask", x=0.0, ha="left", size=9.5, weight="bold")
         _legend(figure, axes, len(names))
         return figure
@@ -228,7 +229,7 @@ def detections(pictures: Sequence[Picture], title: str) -> Figure:
         pictures: What `eval.detection.pictures.pick` returns.
         title: Which checkpoint on which task.
     """
-    colours = {}
+    colours: dict[str, str] = {}
     for picture in pictures:
         for item in picture.found:
             colours.setdefault(item.label, PALETTE[len(colours) % len(PALETTE)])

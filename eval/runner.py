@@ -332,6 +332,8 @@ class Runner:
         return describe_checkpoint(self._adapt(source, checkpoints.inspect(ref, **source.options)))
 
     def _state(self, cell: Cell, checkpoint: Checkpoint | None) -> str:
+        if not self.data_root.is_dir():  # embedded data that a run would write
+            return "to run"
         try:
             digest, _ = manifest(cell, self.data_root)
         except UserError as error:
@@ -431,12 +433,12 @@ def live(title: str, on: bool) -> Iterator[Progress]:
         close()
 
 
-def embedded(folder: Path, *, progress: bool = True) -> None:
+def embedded(folder: Path, size: str, *, progress: bool = True) -> None:
     """Write the embedded scenes, where they are not there yet."""
     from . import scenes
 
     with live("embedded data", progress) as update:
-        scenes.write(folder, progress=lambda done, total: update("pictures", done, total))
+        scenes.write(folder, size=size, progress=lambda done, total: update("pictures", done, total))
 
 
 def write_passport(out: Path, passport: Passport) -> None:

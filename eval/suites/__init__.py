@@ -70,7 +70,7 @@ class Suite(_Strict):
         title: Heading of its table and report.
         minutes: What a whole run takes, as measured on ``hardware``.
         hardware: Where ``minutes`` was measured.
-        data: ``scenes`` writes the embedded images first and reads them where no ``--data-root`` is given.
+        scenes: Size of the embedded data that is written first, and read where no ``--data-root`` is given.
         pretrain: Checkpoints to pretrain.
         checkpoints: Checkpoints that exist.
         cells: What to run.
@@ -81,7 +81,7 @@ class Suite(_Strict):
     title: str = ""
     minutes: float | None = None
     hardware: str = "two CPU cores"
-    data: Literal["scenes"] | None = None
+    scenes: Literal["demo", "test", "evidence"] | None = None
     pretrain: list[Arm] = []
     checkpoints: list[Reference] = []
     cells: Annotated[list[Block], Field(min_length=1)]

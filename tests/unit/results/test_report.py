@@ -1,0 +1,205 @@
+"""Figures and the report: one file that loads nothing, and equal bytes for equal records."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eval import figures, records, report, tables
+from eval.errors import UserError
+from eval.records import Book, Record
+
+Make = Callable[..., Record]
+VOID = {"meta", "link", "br", "img", "input", "hr"}
+
+
+class Structure(HTMLParser):
+    """Collects ids, links and what is left open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.tags: list[str] = []
+        self.stack: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        self.tags.append(tag)
+        self.ids += [found["id"] or ""] if "id" in found else []
+        self.links += [
+            found[key] or "" for key in ("href", "src", "xlink:href", "srcset", "action") if key in found
+        ]
+        if tag not in VOID:
+            self.stack.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.stack.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.stack.pop() == tag
+
+
+@pytest.fixture
+def run(tmp_path: Path, make_record: Make) -> Path:
+    """A run's folder with two trained checkpoints and a control on two tasks, outcomes and a passport."""
+    rng = np.random.default_rng(0)
+    for name, weights, trained in (("vicreg", "a", True), ("mast5", "b", True), ("random", "c", False)):
+        for task in ("scenes-shape", "scenes-colour"):
+            kept = records.write_arrays(tmp_path, correct=rng.random(100) < 0.5)
+            value = float(rng.random() * 0.5)
+            record = make_record(
+                name=name,
+                weights=weights,
+                trained=trained,
+                task=task,
+                value=value,
+                interval=(value - 0.1, value + 0.1),
+                outcomes=kept,
+                beside={"ece": 0.1},
+            )
+            records.append(tmp_path / "records" / "suite.jsonl", record)
+        history = [{"epoch": epoch, "lr": 0.1, "loss": 3.0 / epoch, "mask_crop": 0.9} for epoch in (1, 2, 3)]
+        passport = {
+            "name": name,
+            "weights_sha256": weights * 64,
+            "extra": {"history": history, "method": name},
+        }
+        path = tmp_path / "passports" / f"{name}-{weights * 12}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(passport))
+    return tmp_path
+
+
+def test_the_page_is_whole_and_loads_nothing(run: Path) -> None:
+    report.write(run, run / "report.html", title="A & B")
+    text = (run / "report.html").read_text()
+    page = Structure()
+    page.feed(text)
+    assert page.stack == []
+    assert "script" not in page.tags
+    assert len(page.ids) == len(set(page.ids))
+    assert page.links
+    assert all(link.startswith(("#", "data:")) for link in page.links)
+    assert {link[1:] for link in page.links if link.startswith("#")} <= set(page.ids)
+    assert not re.search(r"url\((?!#)|@import|https?://", text)
+    assert "A &amp; B" in text
+    for word in ("Comparison", "Tables", "Pretraining", "Provenance", "random control", "aaaaaaaaaaaa"):
+        assert word in text
+    # Figures take their colours from the page, which has two sets of them.
+    assert "var(--ink)" in text
+    assert figures.INK not in text.split("</style>")[1]
+    assert "prefers-color-scheme: dark" in text
+    assert text.count('role="img"') == page.tags.count("svg")
+
+
+def test_equal_records_give_equal_pages(run: Path) -> None:
+    report.write(run, run / "one.html", title="T")
+    report.write(run, run / "two.html", title="T")
+    assert (run / "one.html").read_bytes() == (run / "two.html").read_bytes()
+
+
+def test_publishing_writes_tables_figures_and_report(run: Path) -> None:
+    written = report.publish(run, title="T")
+    names = {str(path.relative_to(run)) for path in written}
+    assert {
+        "report.html",
+        "tables/table.md",
+        "tables/table.csv",
+        "tables/table.tex",
+        "tables/table.html",
+    } <= names
+    assert any(name.startswith("figures/scores-0") and name.endswith(".svg") for name in names)
+    assert any(name.startswith("figures/difference-0") and name.endswith(".png") for name in names)
+    assert all(path.stat().st_size > 0 for path in written)
+    before = {path: path.read_bytes() for path in written}
+    report.publish(run, title="T")
+    assert {path: path.read_bytes() for path in written} == before
+
+
+def test_failures_and_torn_lines_are_said_at_the_top(run: Path, make_record: Make) -> None:
+    path = run / "records" / "suite.jsonl"
+    records.append(path, make_record(task="cifar10", status="failed"))
+    with path.open("a") as file:
+        file.write('{"schema":1,"run')
+    report.write(run, run / "report.html", title="T")
+    header = (run / "report.html").read_text().split("</header>")[0]
+    assert "1 cell failed" in header
+    assert "suite.jsonl:8" in header
+
+
+def test_a_folder_without_records_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no records"):
+        report.write(tmp_path, tmp_path / "report.html", title="T")
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_differences_are_paired_on_the_same_examples(run: Path) -> None:
+    book = records.read([run])
+    (section,) = tables.build(book).sections
+    trained = [row for row in section.rows if row not in section.controls]
+    figure = figures.differences(section, book, trained[0])
+    assert figure is not None
+    ours, theirs = (
+        np.mean([book.outcomes(r)["correct"] for r in book.records if r.task.name == "scenes-shape"][i])
+        for i in (1, 0)
+    )
+    points = [line.get_xdata() for line in figure.axes[0].lines if line.get_marker() == "s"]
+    drawn = [float(np.ravel(x)[0]) for x in points]
+    # One marker for each task, at the difference of the two accuracies.
+    assert any(value == pytest.approx(100 * (ours - theirs)) for value in drawn)
+
+
+def test_no_outcomes_no_differences(make_record: Make) -> None:
+    book = Book([make_record(name="a", weights="a"), make_record(name="b", weights="b")])
+    (section,) = tables.build(book).sections
+    assert figures.differences(section, book, next(iter(section.rows))) is None
+
+
+def test_a_saved_figure_is_the_same_twice(tmp_path: Path) -> None:
+    for form in ("svg", "png"):
+        for name in ("one", "two"):
+            figure = figures.heatmap(np.array([[1.0, -0.25], [-0.25, 1.0]]), ["crop", "flip"], "correlation")
+            (tmp_path / name).mkdir(exist_ok=True)
+            figures.save(figure, tmp_path / name / f"figure.{form}")
+        assert (tmp_path / "one" / f"figure.{form}").read_bytes() == (
+            tmp_path / "two" / f"figure.{form}"
+        ).read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
+@pytest.mark.parametrize("width", [1280, 400])
+def test_a_browser_has_nothing_to_complain_about(run: Path, tmp_path: Path, width: int) -> None:
+    report.write(run, run / "report.html", title="T")
+    command = [
+        "chromium",
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--no-first-run",
+        "--enable-logging=stderr",
+    ]
+    command += [
+        "--disable-background-networking",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        "--hide-scrollbars",
+    ]
+    command += [
+        f"--window-size={width},3000",
+        f"--screenshot={tmp_path / 'shot.png'}",
+        f"file://{run}/report.html",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert "CONSOLE" not in done.stderr
+    assert (tmp_path / "shot.png").stat().st_size > 10_000
