@@ -1,0 +1,235 @@
+"""Conversions carry a certificate, and nothing is written without one."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from checkpoint_sources import (
+    CaffeNarrow,
+    Case,
+    MiniViT,
+    Narrow,
+    build,
+    detectron2_name,
+    huggingface_name,
+    trained,
+)
+
+from eval.checkpoints import convert as conversion
+from eval.checkpoints import inspect, load, names
+from eval.checkpoints.convert import FORMATS, LIMITS, convert
+from eval.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def standard(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ResNet-18 of the usual width, so that torchvision and timm can run it."""
+    path = tmp_path_factory.mktemp("convert") / "resnet18.pth"
+    torch.save(build(torchvision.models.resnet18).state_dict(), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("to", "ending", "peer"),
+    [
+        ("torchvision", ".pth", "torchvision"),
+        ("torchvision", ".safetensors", "torchvision"),
+        ("detectron2", ".pth", "Detectron2"),
+        ("detectron2", ".pkl", "Detectron2"),
+        ("timm", ".pth", "timm"),
+        ("huggingface", ".safetensors", ""),
+        ("safetensors", ".safetensors", "re-read"),
+    ],
+)
+def test_the_copy_computes_the_same_and_loads_again(
+    to: str, ending: str, peer: str, standard: Path, tmp_path: Path
+) -> None:
+    if to == "timm":
+        pytest.importorskip("timm")
+    output = tmp_path / f"copy{ending}"
+    certificate = convert(str(standard), output, to=to)
+    assert certificate == json.loads((tmp_path / f"copy{ending}.certificate.json").read_text())
+    assert certificate["peer"].startswith(peer)
+    for precision, limit in LIMITS.items():
+        differences = certificate["differences"][precision]
+        assert set(differences) == {"res2", "res3", "res4", "res5"}
+        assert max(differences.values()) <= limit
+    again = inspect(str(output))
+    assert again.weights_sha256 == inspect(str(standard)).weights_sha256
+    assert certificate["target"]["sha256"] == again.sha256
+    assert sorted(p.name for p in tmp_path.iterdir() if "config" not in p.name) == [
+        f"copy{ending}",
+        f"copy{ending}.certificate.json",
+    ]
+
+
+@pytest.mark.parametrize("to", ["torchvision", "detectron2", "huggingface"])
+def test_a_bottleneck_network_and_a_narrow_one(
+    to: str, written: Callable[[str], Case], tmp_path: Path
+) -> None:
+    ending = FORMATS[to][0][0]
+    source = written("mmselfsup").path
+    certificate = convert(str(source), tmp_path / f"copy{ending}", to=to)
+    assert certificate["source"]["arch"] == "resnet50-c8"
+    again = load(str(tmp_path / f"copy{ending}")).passport
+    assert again.weights_sha256 == certificate["source"]["weights_sha256"]
+
+
+def test_stride_in_the_1x1_is_kept_or_refused(written: Callable[[str], Case], tmp_path: Path) -> None:
+    source = str(written("detectron2_msra").path)
+    certificate = convert(source, tmp_path / "copy.pkl", to="detectron2")
+    assert certificate["normalization"]["channels"] == "BGR"
+    convert(source, tmp_path / "model.safetensors", to="huggingface")
+    settings = json.loads((tmp_path / "config.json").read_text())
+    assert settings["downsample_in_bottleneck"] is True
+    again = inspect(str(tmp_path / "model.safetensors"))  # config.json beside it is read
+    assert again.layout == "huggingface-resnet-caffe"
+    assert again.stride_in_1x1
+    with pytest.raises(UserError, match="bottlenecks stride in the first 1x1"):
+        convert(source, tmp_path / "no.pth", to="torchvision")
+    assert not (tmp_path / "no.pth").exists()
+
+
+def test_what_cannot_be_expressed_is_refused(written: Callable[[str], Case], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="padded as TensorFlow does"):
+        convert(str(written("byol_deepmind").path), tmp_path / "a.pth", to="torchvision")
+    with pytest.raises(UserError, match=r"its stem \(cifar2\) is not the 7x7 one"):
+        convert(str(written("solo_learn").path), tmp_path / "a.pth", to="detectron2")
+    with pytest.raises(UserError, match="unknown format 'onnx'") as caught:
+        convert(str(written("moco").path), tmp_path / "a.pth", to="onnx")
+    assert caught.value.code == 2
+    with pytest.raises(UserError, match=r"detectron2 files end in \.pth or \.pkl"):
+        convert(str(written("moco").path), tmp_path / "a.bin", to="detectron2")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_vit_to_timm(written: Callable[[str], Case], tmp_path: Path) -> None:
+    pytest.importorskip("timm")
+    certificate = convert(str(written("mmpretrain_vit").path), tmp_path / "a.safetensors", to="timm")
+    assert set(certificate["differences"]["float64"]) == {"features"}
+    assert inspect(str(tmp_path / "a.safetensors")).weights_sha256 == certificate["source"]["weights_sha256"]
+    with pytest.raises(UserError, match="is no ResNet"):
+        convert(str(written("mmpretrain_vit").path), tmp_path / "b.pth", to="detectron2")
+
+
+def test_our_published_file_keeps_the_passport(written: Callable[[str], Case], tmp_path: Path) -> None:
+    convert(str(written("swav").path), tmp_path / "a.safetensors", to="safetensors")
+    passport = inspect(str(tmp_path / "a.safetensors"))
+    assert passport.layout == "mast"
+    assert passport.normalization["std"] == [0.228, 0.224, 0.225]
+    assert passport.extra["converted_from"] == "swav"
+
+
+def test_a_wrong_copy_is_not_kept(
+    written: Callable[[str], Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Swap two layers' names on the way out: the shapes fit, the numbers do not."""
+    right = names.torchvision_to_detectron2
+
+    def wrong(key: str) -> str:
+        swapped = {"layer4.1.conv1": "layer4.2.conv1", "layer4.2.conv1": "layer4.1.conv1"}
+        return right(swapped.get(key[:14], key[:14]) + key[14:])
+
+    monkeypatch.setattr(conversion.names, "torchvision_to_detectron2", wrong)
+    with pytest.raises(UserError, match=r"not written: res5 differs by .* in float64, the limit is 1e-09"):
+        convert(str(written("mmselfsup").path), tmp_path / "a.pth", to="detectron2")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_names_are_inverse_and_the_libraries_own() -> None:
+    keys = [key for key in Narrow(50).state_dict() if not key.startswith("fc")]
+    for key in keys:
+        assert names.torchvision_to_detectron2(key) == detectron2_name(key)
+        assert names.detectron2_to_torchvision(detectron2_name(key)) == key
+        assert names.torchvision_to_huggingface(key) == huggingface_name(key)
+
+
+def test_detectron2_pickle_holds_plain_arrays(standard: Path, tmp_path: Path) -> None:
+    convert(str(standard), tmp_path / "a.pkl", to="detectron2")
+    content: Any = pickle.loads((tmp_path / "a.pkl").read_bytes())
+    assert content["matching_heuristics"] is True
+    assert type(content["model"]["stem.conv1.weight"]).__name__ == "ndarray"
+    assert not any("num_batches" in key for key in content["model"])
+
+
+@pytest.mark.parametrize("bottleneck_stride", [False, True])
+def test_transformers_runs_our_hugging_face_files(bottleneck_stride: bool, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    net = build(CaffeNarrow if bottleneck_stride else (lambda: Narrow(50)))
+    state = {huggingface_name(k): v for k, v in net.state_dict().items() if not k.startswith("fc")}
+    source = tmp_path / "source.pth"
+    torch.save(state, source)
+    layout = "huggingface-resnet-caffe" if bottleneck_stride else "huggingface-resnet"
+    certificate = convert(
+        str(source), tmp_path / "hub" / "model.safetensors", to="huggingface", layout=layout
+    )
+    assert certificate["peer"].startswith("transformers ")
+    model = transformers.ResNetModel.from_pretrained(tmp_path / "hub").eval()
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        theirs = model(images).last_hidden_state
+        assert torch.allclose(theirs, net.maps(images)["res5"], atol=1e-5)
+
+
+@pytest.mark.parametrize("registers", [0, 4])
+def test_transformers_dinov2_files_are_read(registers: int, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("timm")
+    kind = "Dinov2WithRegisters" if registers else "Dinov2"
+    config = getattr(transformers, f"{kind}Config")(
+        hidden_size=128, num_hidden_layers=2, num_attention_heads=4, patch_size=14, image_size=56,
+        **({"num_register_tokens": registers} if registers else {}),
+    )  # fmt: skip
+    model = trained(getattr(transformers, f"{kind}Model")(config))
+    model.save_pretrained(tmp_path)
+    loaded = load(str(tmp_path / "model.safetensors"))  # four heads are told by config.json alone
+    images = torch.randn(2, 3, 56, 56)
+    with torch.no_grad():
+        theirs = model(images).last_hidden_state[:, 0]
+        ours = loaded.backbone.features(images)
+    assert float((ours - theirs).abs().max() / theirs.abs().max()) <= 1e-4
+
+
+def test_transformers_vit_files_are_read(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("timm")
+    config = transformers.ViTConfig(
+        hidden_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=512,
+        patch_size=8,
+        image_size=32,
+    )
+    model = trained(transformers.ViTModel(config))
+    model.save_pretrained(tmp_path)
+    loaded = load(str(tmp_path / "model.safetensors"))
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        theirs = model(images).last_hidden_state[:, 0]
+        ours = loaded.backbone.features(images)
+    assert float((ours - theirs).abs().max() / theirs.abs().max()) <= 1e-4
+
+
+def test_timm_runs_our_vit(tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm")
+    network = trained(timm.create_model("vit_small_patch16_224", num_classes=0, depth=2))
+    torch.save(network.state_dict(), tmp_path / "a.pth")
+    loaded = load(str(tmp_path / "a.pth"))
+    assert loaded.passport.arch == "vit_small_patch16_d2"
+    assert any("6 are assumed" in warning for warning in loaded.passport.warnings)
+    images = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        assert torch.allclose(loaded.backbone.features(images), network(images), atol=1e-5)
+    with pytest.raises(UserError, match="no feature maps"):
+        loaded.backbone.feature_maps(images)
+    with pytest.raises(UserError, match="use a multiple of 16"):
+        loaded.backbone.features(torch.randn(1, 3, 60, 60))
+    assert MiniViT(384, 1, 6).heads == 6
