@@ -29,7 +29,7 @@ class Weights:
     open: float = 1.0
     uncertainty: float = 1.0
     variance_floor: float = 0.05
-    clip: tuple[float, float] = (0.1, 10.0)
+    clip: tuple[float, float] = (0.5, 2.0)
     divisor_floor: float = 0.25
     hinge_by_mask: float = 0.5
 

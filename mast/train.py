@@ -126,12 +126,13 @@ def pretrain(
         torch.manual_seed(recipe.seed)
         learner = Learner(recipe, views.names).to(memory_format=torch.channels_last).to(place)
     config = recipe.optimizer
-    networks = nn.ModuleList([learner.backbone, learner.expander])
+    networks = nn.ModuleList(module for name, module in learner.named_children() if name != "masks")
     optimizer = build_optimizer(
         networks, config.name, weight_decay=config.weight_decay, momentum=config.momentum
     )
-    heads = [p for module in (learner.masks, learner.variance) if module for p in module.parameters()]
-    head_optimizer = torch.optim.Adam(heads, lr=recipe.masks.lr) if heads else None
+    mask_optimizer = None
+    if learner.masks is not None:
+        mask_optimizer = torch.optim.Adam(learner.masks.parameters(), lr=recipe.masks.lr)
     peak = config.base_lr * recipe.batch_size / 256
     warmup = round(config.warmup_epochs * steps_per_epoch)
 
@@ -141,8 +142,8 @@ def pretrain(
         state = load_state(out / STATE)
         learner.load_state_dict(state["learner"])
         optimizer.load_state_dict(state["optimizer"])
-        if head_optimizer is not None:
-            head_optimizer.load_state_dict(state["head_optimizer"])
+        if mask_optimizer is not None:
+            mask_optimizer.load_state_dict(state["mask_optimizer"])
         step, history, sums = state["step"], state["history"], state["sums"]
 
     def save() -> None:
@@ -151,7 +152,7 @@ def pretrain(
             {
                 "learner": learner.state_dict(),
                 "optimizer": optimizer.state_dict(),
-                "head_optimizer": head_optimizer.state_dict() if head_optimizer is not None else None,
+                "mask_optimizer": mask_optimizer.state_dict() if mask_optimizer is not None else None,
                 "step": step,
                 "history": history,
                 "sums": sums,
@@ -177,12 +178,12 @@ def pretrain(
             with torch.autocast(place.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
                 loss, features = learner(first, second, plan)
             optimizer.zero_grad(set_to_none=True)
-            if head_optimizer is not None:
-                head_optimizer.zero_grad(set_to_none=True)
+            if mask_optimizer is not None:
+                mask_optimizer.zero_grad(set_to_none=True)
             loss.total.backward()
             optimizer.step()
-            if head_optimizer is not None:
-                head_optimizer.step()
+            if mask_optimizer is not None:
+                mask_optimizer.step()
 
             step += 1
             values = {name: float(part.detach()) for name, part in loss.parts.items()}

@@ -84,7 +84,7 @@ def _naive_masked(z1, z2, differs, single, masks, weights, variances):
         top = 0.0
         for j in range(d):
             squared = float(z1[i, j] - z2[i, j]) ** 2
-            certainty = min(max(1 / v[i][j] / inverse_mean[j], 0.1), 10.0)
+            certainty = min(max(1 / v[i][j] / inverse_mean[j], weights.clip[0]), weights.clip[1])
             top += keep[j] * certainty * squared
             uncertainty += (squared / v[i][j] + math.log(v[i][j])) / (B * d)
             share[j] += keep[j] / sum(keep) / B
