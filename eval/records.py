@@ -312,13 +312,6 @@ def _read_file(path: Path, book: Book) -> None:
             book.problems.append(f"{path}:{number}: not a whole record, left out (was a process killed?)")
             continue
         try:
-            value = json.loads(line)
-        except ValueError:  # also bytes that are not UTF-8
-            book.problems.append(
-                f"{path}:{number}: not a whole record, left out (a killed process leaves such a line)"
-            )
-            continue
-        try:
             if not isinstance(value, dict):
                 raise ValueError("not a JSON object")
             book.records.append(parse(value))

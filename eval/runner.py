@@ -518,7 +518,7 @@ def failure(error: Exception) -> Failure:
     ]
     return Failure(
         type=type(error).__name__,
-        message=one_line(error),
+        message=" ".join(str(error).split()),
         traceback=[] if isinstance(error, UserError) else where[-4:],
     )
 

@@ -109,11 +109,11 @@ def build(book: Book, published: pd.DataFrame | None = None, *, title: str = "Re
         cells = pd.concat([cells, quoted], ignore_index=True) if len(cells) else quoted
     sections = [_section(part) for _, part in cells.groupby("section", sort=False)] if len(cells) else []
     titles = [section.title for section in sections]
-    for number, (title, key) in enumerate(zip(titles, dict.fromkeys(cells.get("section", [])), strict=True)):
+    for number, (heading, key) in enumerate(zip(titles, dict.fromkeys(cells.get("section", [])), strict=True)):
         if (
-            titles.count(title) > 1
+            titles.count(heading) > 1
         ):  # one version with other parameters: the definition was changed without saying
-            sections[number] = replace(sections[number], title=f"{title} [parameters {key[:8]}]")
+            sections[number] = replace(sections[number], title=f"{heading} [parameters {key[:8]}]")
     failures = [
         f"{record.checkpoint.name}, {record.task.name}, {record.protocol.name} v{record.protocol.version}, "
         f"seed {record.seed}: {record.error.type}: {record.error.message}"

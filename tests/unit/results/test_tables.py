@@ -159,3 +159,8 @@ def test_a_terminal_table_lists_tasks_down_and_checkpoints_across(make_record: M
 def test_an_unknown_format_names_the_near_one(make_record: Make) -> None:
     with pytest.raises(UserError, match="did you mean html"):
         render.render(tables.build(Book([make_record()])), "htm")
+
+
+def test_the_title_is_the_one_that_was_given(make_record: Make) -> None:
+    table = tables.build(Book([make_record(value=0.6, interval=None)]), title="Mine")
+    assert render.render(table, "md").startswith("# Mine\n")
