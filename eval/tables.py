@@ -109,10 +109,9 @@ def build(book: Book, published: pd.DataFrame | None = None, *, title: str = "Re
         cells = pd.concat([cells, quoted], ignore_index=True) if len(cells) else quoted
     sections = [_section(part) for _, part in cells.groupby("section", sort=False)] if len(cells) else []
     titles = [section.title for section in sections]
-    for number, (heading, key) in enumerate(zip(titles, dict.fromkeys(cells.get("section", [])), strict=True)):
-        if (
-            titles.count(heading) > 1
-        ):  # one version with other parameters: the definition was changed without saying
+    keys = dict.fromkeys(cells.get("section", []))
+    for number, (heading, key) in enumerate(zip(titles, keys, strict=True)):
+        if titles.count(heading) > 1:  # one version with other parameters: its definition was changed
             sections[number] = replace(sections[number], title=f"{heading} [parameters {key[:8]}]")
     failures = [
         f"{record.checkpoint.name}, {record.task.name}, {record.protocol.name} v{record.protocol.version}, "

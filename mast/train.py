@@ -220,7 +220,8 @@ def pretrain(
 
 def _claim(recipe: Recipe, out: Path, resume: bool) -> None:
     """Make ``out`` this recipe's folder, or say whose it is."""
-    text = json.dumps(recipe.model_dump(mode="json"))  # keys in the recipe's order: that of the operations counts
+    # Keys stay in the recipe's order, since the order of the augmentations counts.
+    text = json.dumps(recipe.model_dump(mode="json"))
     mine = out / RECIPE
     if mine.is_file():
         if mine.read_text(encoding="utf-8") != text:

@@ -214,7 +214,7 @@ def test_a_failure_says_where_without_the_paths_of_this_machine() -> None:
         raise ValueError("two\nlines")
     except ValueError as error:
         kept = failure(error)
-    assert (kept.type, kept.message) == ("ValueError", "ValueError: two lines")
+    assert (kept.type, kept.message) == ("ValueError", "two lines")
     assert kept.traceback
     assert not any(line.startswith("/") for line in kept.traceback)
 
