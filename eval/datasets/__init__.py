@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from ..catalog import build, read_yaml
-from ..errors import UserError
+from ..errors import UserError, unknown
 from .base import ImageDataset, Labels, Pool, Split, carve, decode
 from .readers import LAYOUTS, any_layout
 
-__all__ = ["ImageDataset", "Known", "Labels", "Pool", "Split", "carve", "decode", "known", "load"]
+__all__ = [
+    "ImageDataset",
+    "Known",
+    "Labels",
+    "Pool",
+    "Split",
+    "carve",
+    "decode",
+    "download",
+    "known",
+    "load",
+]
 
 
 @dataclass(frozen=True)
@@ -22,11 +34,17 @@ class Known:
         folder: Where it lies under the data root.
         layout: Which reader reads it.
         source: What to download, and from whom.
+        options: Of the reader.
+        counts: Images of the official splits; val cut from train counts as train.
+        otherwise: Another entry, read when the folder is missing.
     """
 
     folder: str
     layout: str
     source: str
+    options: dict[str, Any] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    otherwise: str = ""
 
 
 @cache
@@ -34,6 +52,14 @@ def known() -> dict[str, Known]:
     """The data sets with a name."""
     path = Path(__file__).parent / "known.yaml"
     return {name: build(Known, value, where=f"{path}, {name}") for name, value in read_yaml(path).items()}
+
+
+def _entry(name: str, data_root: Path) -> Known | None:
+    entry = known().get(name)
+    if entry and entry.otherwise and not (data_root / entry.folder).exists():
+        other = known()[entry.otherwise]
+        return other if (data_root / other.folder).exists() else entry
+    return entry
 
 
 def load(name: str, data_root: str | Path, *, label: str | None = None) -> ImageDataset:
@@ -53,14 +79,39 @@ def load(name: str, data_root: str | Path, *, label: str | None = None) -> Image
     data_root = Path(data_root)
     if not data_root.is_dir():
         raise UserError(f"{data_root}: the data folder does not exist", remedy="give --data-root", code=2)
-    entry = known().get(name)
+    entry = _entry(name, data_root)
     root = data_root / (entry.folder if entry else name)
     if not root.exists():
         if entry:
             raise UserError(f"{root}: the data set '{name}' is missing", remedy=f"put there: {entry.source}")
         found = sorted(path.name for path in data_root.iterdir() if not path.name.startswith("."))
+        held = ", ".join(found) or "nothing"
+        raise UserError(f"{root}: the data set '{name}' is missing", remedy=f"{data_root} holds {held}")
+    if entry is None:
+        return any_layout(name, root, label)
+    if entry.layout in LAYOUTS:
+        return LAYOUTS[entry.layout](name, root, label)
+    from .archives import ARCHIVES, torchvision_classes
+
+    if entry.layout == "torchvision":
+        return torchvision_classes(name, data_root, entry.options)
+    return ARCHIVES[entry.layout](name, root, entry.options)
+
+
+def download(name: str, data_root: str | Path) -> ImageDataset:
+    """Download a data set through torchvision, where it can, and read it.
+
+    Raises:
+        UserError: If torchvision has no download for it; the message says where to get it.
+    """
+    entry = known().get(name)
+    if entry is None:
+        raise unknown("data set", name, known())
+    entry = known().get(entry.otherwise, entry)
+    if entry.layout != "torchvision" or entry.options["class"] == "StanfordCars":
         raise UserError(
-            f"{root}: the data set '{name}' is missing",
-            remedy=f"{data_root} holds {', '.join(found) or 'nothing'}",
+            f"'{name}' has no automatic download", remedy=f"get it by hand: {entry.source}", code=2
         )
-    return (LAYOUTS[entry.layout] if entry else any_layout)(name, root, label)
+    from .archives import torchvision_classes
+
+    return torchvision_classes(name, Path(data_root), entry.options, download=True)

@@ -7,10 +7,11 @@ For every penalty lambda the objective is, as in Ericsson et al. 2021,
 with the multinomial loss ("softmax") or independent yes-or-no losses a class ("sigmoid"). F is lambda-strongly convex
 in W, so F(W) - min F <= |dF/dW|^2 / (2 lambda) at the best bias: that bound, over F, is the certificate.
 
-The method is Newton's with conjugate gradients. The products of all penalties share one matrix multiplication, the
-inner iterations may run in float32, and the gradients that the steps and the certificate rest on are float64.
-The features are centred and rotated to their principal axes first, which changes neither objective nor penalty
-and lets the Hessian's diagonal precondition well.
+The method is Newton's with conjugate gradients, from strong penalties to weak ones, a few at a time that share every
+matrix multiplication. Each starts on the line through the last two solutions in log lambda, which most often leaves
+one Newton step to do. Inner iterations may run in float32; what is certified is measured in float64. The features
+are centred and rotated to their principal axes first, which changes neither objective nor penalty and lets the
+Hessian's diagonal precondition well.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ import torch
 from torch import Tensor
 
 Array = npt.NDArray[Any]
-BUDGET = 24_000_000  # entries of one (N, penalties, C) array; larger grids are solved in groups
+GROUP = 4  # penalties solved side by side
+BUDGET = 24_000_000  # entries of one (N, penalties, C) array at most
 
 
 @dataclass(frozen=True)
@@ -143,21 +145,29 @@ def solve(
     y = torch.from_numpy(np.array(targets, dtype=np.float64)).to(device)
     c = y.shape[1]
     ones = torch.ones(n, 1, dtype=torch.float64, device=device)
-    design = torch.cat([z, ones], 1)  # the last column is the bias
+    x = torch.cat([z, ones], 1)  # the last column is the bias
+    design = _Design(x, x.to(inner), x.to(inner) ** 2)
     lambdas = torch.as_tensor(np.asarray(penalties, dtype=np.float64).copy(), device=device)
-    size = max(1, int(BUDGET // max(1, n * c)))
-    parts = [
-        _newton(design, y, lambdas[i : i + size], link, tolerance, max_newton, max_cg, inner)
-        for i in range(0, len(lambdas), size)
-    ]
-    theta = torch.cat([part[0] for part in parts])  # (L, r + 1, C)
+    order = torch.argsort(lambdas, descending=True)
+    size = max(1, min(GROUP, int(BUDGET // max(1, n * c))))
+    parts = []
+    last: list[tuple[float, Tensor]] = []  # log lambda and theta of the last two solved
+    for at in range(0, len(order), size):
+        index = order[at : at + size]
+        logs = lambdas[index].log().tolist()
+        starts = _starts(last, logs, y, link, r + 1)
+        part = _newton(design, y, lambdas[index], starts, link, tolerance, max_newton, max_cg)
+        parts.append(part)
+        last = [*last, *zip(logs, part[0], strict=True)][-2:]
+    back = torch.argsort(order)
+    theta = torch.cat([part[0] for part in parts])[back]  # (L, r + 1, C)
     weights = basis.axes @ theta[:, :r]
     biases = theta[:, r] - basis.mean @ weights
     if link == "softmax":  # adding a constant to all classes changes nothing
         biases = biases - biases.mean(1, keepdim=True)
 
     def joined(index: int) -> Array:
-        return torch.cat([part[index] for part in parts]).cpu().numpy()
+        return torch.cat([part[index] for part in parts])[back].cpu().numpy()
 
     return Solutions(
         weights.cpu().numpy(),
@@ -170,59 +180,83 @@ def solve(
     )
 
 
+def _starts(
+    last: list[tuple[float, Tensor]], logs: list[float], y: Tensor, link: str, width: int
+) -> list[Tensor]:
+    """Where to start: nothing but the bias, the last solution, and the line through the last two in log lambda."""
+    share = y.mean(0).clamp(1e-12, 1 - 1e-12)
+    zero = torch.zeros(len(logs), width, y.shape[1], dtype=torch.float64, device=y.device)
+    zero[:, -1] = share.log() if link == "softmax" else torch.logit(share)
+    if not last:
+        return [zero]
+    nearest = last[-1][1].expand_as(zero)
+    if len(last) < 2 or last[0][0] == last[1][0]:
+        return [nearest]
+    (before, first), (now, second) = last
+    steps = torch.tensor([(log - now) / (now - before) for log in logs], dtype=torch.float64, device=y.device)
+    return [nearest, second + steps.view(-1, 1, 1) * (second - first)]
+
+
+@dataclass(frozen=True)
+class _Design:
+    """The rotated features with a column of ones, (N, d)."""
+
+    exact: Tensor  # float64
+    low: Tensor  # in the precision of the inner iterations
+    square: Tensor  # of ``low``, entry by entry
+
+
 @dataclass
 class _State:
     """All penalties of a group while they are solved; L penalties, d columns of the design with the bias last."""
 
     theta: Tensor  # (L, d, C) float64
     logits: Tensor  # (N, L, C) float64
-    loss: Tensor  # (L,) the data's part of F
-    square: Tensor  # (L,) |W|^2
 
 
 def _newton(
-    x: Tensor,
+    design: _Design,
     y: Tensor,
     lambdas: Tensor,
+    starts: list[Tensor],
     link: str,
     tolerance: float,
     max_newton: int,
     max_cg: int,
-    inner: torch.dtype,
 ) -> tuple[Any, ...]:
+    x, low = design.exact, design.low
     n, d = x.shape  # d counts the bias
     c, total, dev = y.shape[1], len(lambdas), x.device
-    low, low2 = x.to(inner), x.to(inner) ** 2
     target = y[:, None]  # (N, 1, C)
-    start = y.mean(0).clamp(1e-12, 1 - 1e-12)
-    start = start.log() if link == "softmax" else torch.logit(start)
-    state = _State(
-        torch.zeros(total, d, c, dtype=torch.float64, device=dev),
-        start.expand(n, total, c).contiguous(),
-        torch.zeros(total, dtype=torch.float64, device=dev),
-        torch.zeros(total, dtype=torch.float64, device=dev),
-    )
-    state.theta[:, -1] = start
     ridge = lambdas.view(-1, 1, 1).repeat(1, d, 1)
     ridge[:, -1] = 0
+    best: Tensor | None = None
+    for start in starts:
+        logits = (x @ start.permute(1, 0, 2).reshape(d, -1)).view(n, total, c)
+        value = _loss_only(logits, target, link) + 0.5 * (ridge * start**2).sum((1, 2))
+        if best is None:
+            state, best = _State(start.clone(), logits), value
+        else:
+            better = value < best
+            state.theta[better], state.logits[:, better] = start[better], logits[:, better]
+            best = torch.minimum(best, value)
     objective, gap, norm = (torch.zeros(total, dtype=torch.float64, device=dev) for _ in range(3))
     steps = torch.zeros(total, dtype=torch.int64, device=dev)
     exact = torch.zeros(total, dtype=torch.bool, device=dev)
-    products = 0
+    products = len(starts)
 
-    def evaluate(index: Tensor, design: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def evaluate(index: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Probabilities, gradient and diagonal Hessian of some penalties; keeps their objective and gap."""
         theta = state.theta[index]
         loss, residual, p = _loss(state.logits[:, index], target, link)
-        p = p.to(inner)
+        p = p.to(low.dtype)
         gradient = (
-            (design.T @ residual.to(design.dtype).reshape(n, -1)).view(d, -1, c).permute(1, 0, 2).double()
+            (matrix.T @ residual.to(matrix.dtype).reshape(n, -1)).view(d, -1, c).permute(1, 0, 2).double()
         )
         gradient = gradient + ridge[index] * theta
         spread = (p * (1 - p)).reshape(n, -1)
-        diagonal = (low2.T @ spread).view(d, -1, c).permute(1, 0, 2).double() + ridge[index]
+        diagonal = (design.square.T @ spread).view(d, -1, c).permute(1, 0, 2).double() + ridge[index]
         square = (theta[:, :-1] ** 2).sum((1, 2))
-        state.loss[index], state.square[index] = loss, square
         objective[index] = loss + 0.5 * lambdas[index] * square
         squared = (gradient[:, :-1] ** 2).sum((1, 2))
         # The bias has no strong convexity: its part of the gap is the Newton decrement along it.
@@ -237,8 +271,6 @@ def _newton(
 
     active = torch.arange(total, device=dev)
     for step in range(max_newton + 1):
-        if step > 1:
-            _adopt(state, lambdas, active, exact)
         p, gradient, diagonal = evaluate(active, low)
         products += 2
         # What looks solved, or once did, is measured again in float64: nothing is certified in float32.
@@ -255,7 +287,9 @@ def _newton(
         if not keep.all():
             active, p, gradient, diagonal = active[keep], p[:, keep], gradient[keep], diagonal[keep]
         penalty = ridge[active]
-        direction, moved, used = _conjugate(low, p, gradient, diagonal, penalty, gap[active], link, max_cg)
+        direction, moved, used = _conjugate(
+            low, p, gradient, diagonal, penalty, gap[active], tolerance, link, max_cg
+        )
         products += used
         length = _line_search(
             state, active, direction, moved, gradient, penalty, target, link, objective[active]
@@ -269,16 +303,6 @@ def _newton(
     recompute(active)
     evaluate(active, x)
     return state.theta, objective, gap, norm, steps, products
-
-
-def _adopt(state: _State, lambdas: Tensor, active: Tensor, exact: Tensor) -> None:
-    """Let every unsolved penalty go on from whichever iterate of the grid is best under its own objective."""
-    values = state.loss[None] + 0.5 * lambdas[active, None] * state.square[None]  # (A, L)
-    best, source = values.min(1)
-    better = (best < 0.999 * values.gather(1, active[:, None])[:, 0]) & ~exact[active]
-    if better.any():
-        to, source = active[better], source[better]
-        state.theta[to], state.logits[:, to] = state.theta[source], state.logits[:, source]
 
 
 def _line_search(
@@ -320,6 +344,7 @@ def _conjugate(
     diagonal: Tensor,
     ridge: Tensor,
     relative: Tensor,
+    tolerance: float,
     link: str,
     max_cg: int,
 ) -> tuple[Tensor, Tensor, int]:
@@ -342,7 +367,8 @@ def _conjugate(
     s = s - s.mean(2, keepdim=True) if link == "softmax" else s
     q = s.clone()
     rho = (r * s).sum((1, 2))
-    forcing = relative.sqrt().clamp(1e-3, 0.3).to(x.dtype)
+    aim = (0.2 * tolerance / relative).sqrt().clamp(0.03, 0.5)
+    forcing = torch.where(relative > 0.3, torch.full_like(aim, 0.3), aim).to(x.dtype)
     goal = forcing**2 * rho
     index = torch.arange(a, device=x.device)
     used = 0
