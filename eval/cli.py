@@ -116,9 +116,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _checkpoint(new)
     new.add_argument("output", type=Path, help="the file to write")
-    new.add_argument(
-        "--to", required=True, choices=("torchvision", "detectron2", "timm"), help="the names to use"
-    )
+    new.add_argument("--to", required=True, help="torchvision, detectron2, timm, huggingface or safetensors")
     _json(new)
 
     new = verb(
@@ -289,14 +287,15 @@ def inspect(arguments: argparse.Namespace) -> int:
 
 def convert(arguments: argparse.Namespace) -> int:
     """``mast convert``."""
-    from .checkpoints import convert as conversion
+    from .checkpoints.convert import convert as write
 
-    certificate = conversion.convert(
-        arguments.checkpoint, arguments.output, to=arguments.to, **_options(arguments)
-    )
+    certificate = write(arguments.checkpoint, arguments.output, to=arguments.to, **_options(arguments))
     if arguments.json:
         return _print_json(certificate)
-    print(f"{arguments.output}: {_short(certificate)}")
+    print(arguments.output)
+    print(f"compared with {certificate['peer']}; largest difference over largest value:")
+    for precision, differences in certificate["differences"].items():
+        print(f"  {precision}  " + "  ".join(f"{name} {value:.1e}" for name, value in differences.items()))
     return 0
 
 

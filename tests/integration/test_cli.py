@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -65,7 +67,19 @@ def test_help_answers_at_once() -> None:
 
 
 def test_every_verb_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
-    verbs = ["demo", "pretrain", "inspect", "convert", "eval", "run", "table", "report", "analyze", "list", "data"]
+    verbs = [
+        "demo",
+        "pretrain",
+        "inspect",
+        "convert",
+        "eval",
+        "run",
+        "table",
+        "report",
+        "analyze",
+        "list",
+        "data",
+    ]
     verbs.append("doctor")
     for verb in verbs:
         with pytest.raises(SystemExit) as stopped:
@@ -276,3 +290,28 @@ def test_everything_with_a_name_is_listed(kind: str, capsys: pytest.CaptureFixtu
     rows = json.loads(capsys.readouterr().out)
     assert rows
     assert all(row["name"] and row["description"] for row in rows)
+
+
+@pytest.mark.parametrize("kind", ["box", "missing", "corrupt"])
+def test_bad_detection_data_is_named_before_training(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    copy = tmp_path / "data"
+    shutil.copytree(data, copy)
+    if kind == "box":
+        task, protocol = "scenes-voc", "voc-fpn-tiny"
+        bad = sorted((copy / "VOC2007" / "Annotations").glob("*.xml"))[0]
+        bad.write_text(re.sub(r"<xmax>\d+</xmax>", "<xmax>9999</xmax>", bad.read_text(), count=1))
+    else:
+        task, protocol = "scenes-coco", "coco-fpn-tiny"
+        bad = sorted((copy / "coco" / "val2017").glob("*.jpg"))[0]
+        if kind == "missing":
+            bad.unlink()
+        else:
+            bad.write_bytes(bad.read_bytes()[:100])
+    command = ["eval", "--checkpoint", "random:resnet10-c8-half", "--task", task, "--protocol", protocol]
+    assert cli.main([*command, "--data-root", str(copy), "--out", str(tmp_path / "out"), "--quiet"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert bad.name in line
+    assert line.startswith("mast: error: ")
+    assert not (tmp_path / "out" / "work").exists()
