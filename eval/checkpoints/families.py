@@ -113,6 +113,28 @@ def build(arch: str, shapes: Shapes, options: Options) -> nn.Module:
     return backbone
 
 
+def fresh(arch: str, seed: int) -> nn.Module:
+    """Build a backbone with random weights drawn from a seed; the global generator stays as it was.
+
+    Raises:
+        UserError: If there is no such architecture.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if arch == "mobilenet_v2":
+            return MobileNetV2()
+        if arch.startswith("vit_"):
+            from . import vit
+
+            return vit.build(arch, {}, {})
+        try:
+            return Backbone(parse_arch(arch))
+        except ValueError as error:
+            raise UserError(
+                str(error), remedy="write random:resnet18, random:resnet18@1 or random:mobilenet_v2", code=2
+            ) from error
+
+
 def target(backbone: nn.Module) -> nn.Module:
     """The part of a backbone whose state dict has the names that layouts map to."""
     inner = getattr(backbone, "network", backbone)

