@@ -70,7 +70,11 @@ class Cell:
 
 @dataclass
 class Measured:
-    """What came out of a cell; its outcomes are ``arrays``, or ``detections`` with ``classes`` and ``images``."""
+    """What came out of a cell.
+
+    Its outcomes are ``arrays``, or ``detections`` with ``classes`` and ``images``; ``seconds`` counts work that an
+    earlier, interrupted call did.
+    """
 
     metrics: dict[str, Metric]
     counts: dict[str, int]
@@ -79,6 +83,7 @@ class Measured:
     warnings: tuple[str, ...] = ()
     arrays: dict[str, Array] = field(default_factory=dict)
     detections: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
 
 
 def measure(
@@ -249,4 +254,10 @@ def _detect(cell: Cell, loaded: Loaded, data_root: Path, work: Path, progress: P
         interval = result.intervals.get(name)
         found[name] = _metric(value, None if interval is None else stats.Interval(**interval))
     detections = {"classes": result.classes, "images": result.per_image}
-    return Measured(found, result.counts, certificate=result.certificate, detections=detections)
+    return Measured(
+        found,
+        result.counts,
+        certificate=result.certificate,
+        detections=detections,
+        seconds=sum(result.seconds.values()),
+    )

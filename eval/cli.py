@@ -238,6 +238,19 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(arguments, name) for name in ("layout", "arch", "trust_pickle")}
 
 
+def _writable(path: Path) -> None:
+    """Refuse a file that cannot be written, before any work is done for it."""
+    import tempfile
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written: {error.strerror}", remedy="give another --out", code=2
+        ) from error
+
+
 def _print_json(value: Any) -> int:
     print(json.dumps(value, indent=1, ensure_ascii=False, default=str))
     return 0
@@ -426,6 +439,8 @@ def table(arguments: argparse.Namespace) -> int:
     from . import records, report, tables
     from .render import render
 
+    if arguments.out:
+        _writable(arguments.out)
     book = records.read(arguments.places)
     for problem in book.problems:
         print(problem, file=sys.stderr)
@@ -456,6 +471,7 @@ def report(arguments: argparse.Namespace) -> int:
     """``mast report``."""
     from .report import write
 
+    _writable(arguments.out)
     write(arguments.place, arguments.out, title=arguments.title, data_root=arguments.data_root)
     print(arguments.out)
     return 0
@@ -465,6 +481,7 @@ def analyze(arguments: argparse.Namespace) -> int:
     """``mast analyze``."""
     from .analysis import write
 
+    _writable(arguments.out / "masks.csv")
     found = write(arguments.checkpoint, arguments.out)
     if arguments.json:
         return _print_json(found)
