@@ -81,6 +81,8 @@ def load(name: str, data_root: str | Path, *, label: str | None = None) -> Image
         raise UserError(f"{data_root}: the data folder does not exist", remedy="give --data-root", code=2)
     entry = _entry(name, data_root)
     root = data_root / (entry.folder if entry else name)
+    if entry and not root.exists() and (data_root / name).exists():
+        entry, root = None, data_root / name  # a folder of the user's that bears a known name
     if not root.exists():
         if entry:
             raise UserError(f"{root}: the data set '{name}' is missing", remedy=f"put there: {entry.source}")

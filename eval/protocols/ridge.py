@@ -21,22 +21,20 @@ def _moments(part: Labelled, device: torch.device) -> tuple[torch.Tensor, ...]:
         torch.zeros(c, dtype=torch.float64, device=device),
     )
     xx = torch.zeros(d, d, dtype=torch.float64, device=device)
-    xy = torch.zeros(d, c, dtype=torch.float64, device=device)
+    xy = torch.zeros(c, d, dtype=torch.float64, device=device)
     for span, block in blocks(part.features, 8192):
         x = torch.from_numpy(np.array(block, dtype=np.float64)).to(device)
+        sx += x.sum(0)
+        xx += x.T @ x
         if part.multilabel:
             y = torch.from_numpy(np.maximum(part.labels[span], 0).astype(np.float64)).to(device)
-        else:
-            y = (
-                torch.nn.functional.one_hot(torch.from_numpy(np.array(part.labels[span])), c)
-                .double()
-                .to(device)
-            )
-        sx += x.sum(0)
-        sy += y.sum(0)
-        xx += x.T @ x
-        xy += x.T @ y
-    return torch.tensor(float(len(part)), dtype=torch.float64, device=device), sx, sy, xx, xy
+            sy += y.sum(0)
+            xy += y.T @ x
+        else:  # one-hot: the products are sums over the class
+            labels = torch.from_numpy(np.array(part.labels[span])).to(device)
+            sy += torch.bincount(labels, minlength=c)
+            xy.index_add_(0, labels, x)
+    return torch.tensor(float(len(part)), dtype=torch.float64, device=device), sx, sy, xx, xy.T
 
 
 class _Path:
