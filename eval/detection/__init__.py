@@ -8,12 +8,12 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .cell import run
+    from .cell import forecast, run
     from .data import prepare
     from .pictures import pick
 
-__all__ = ["pick", "prepare", "run"]
-_HOMES = {"run": "cell", "prepare": "data", "pick": "pictures"}
+__all__ = ["forecast", "pick", "prepare", "run"]
+_HOMES = {"run": "cell", "forecast": "cell", "prepare": "data", "pick": "pictures"}
 
 
 def __getattr__(name: str) -> Any:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
+import statistics
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
-from detectron2.evaluation import inference_on_dataset
+from detectron2.evaluation import inference_context, inference_on_dataset
 from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
 from filelock import FileLock, Timeout
 from torch import nn
 
@@ -22,7 +27,7 @@ from mast.files import atomic_write, canonical_json
 from ..errors import UserError
 from . import certify, config, data, result
 from .convert import Conversion, load_backbone
-from .evaluate import Collector, evaluate
+from .evaluate import Collector, Prediction, evaluate
 from .intervals import intervals
 from .result import DetectionResult
 from .train import CHECKPOINT, Trainer, quiet_logs
@@ -66,9 +71,9 @@ def run(
         UserError: For data, checkpoints or settings that cannot give a result to trust, before training; if the
             loss stops being finite; if the folder holds or is used by another run.
     """
-    report: Progress = progress or (lambda stage, done, total: None)
+    report: Progress = progress or _silent
     overrides = dict(overrides or {})
-    arch = _resnet(loaded)
+    _resnet(loaded)
     request = {
         "checkpoint": loaded.passport.weights_sha256,
         "task": [task.name, task.version],
@@ -81,39 +86,21 @@ def run(
         finished = result.read(work_dir, request)
         if finished is not None:
             return finished
-        masks = task.kind == "instance_segmentation"
-        found = data.prepare(
-            task.dataset,
-            Path(data_root),
-            masks=masks,
-            work_dir=work_dir,
-            train_images=overrides.get("train_images"),
-            shots=overrides.get("shots"),
-            seed=seed,
-        )
-        cfg = config.resolve(
-            protocol.params,
-            overrides,
-            arch=arch,
-            normalization=loaded.passport.normalization,
-            stride_in_1x1=loaded.passport.stride_in_1x1,
-            num_classes=len(found.classes),
-            masks=masks,
-            bitmasks=found.bitmasks,
-            seed=seed,
-        )
-        cfg = _localise(cfg, work_dir)
+        found, cfg = _resolve(loaded, task, protocol, overrides, seed, Path(data_root), work_dir)
+        masks = cfg.MODEL.MASK_ON
         _claim(work_dir, {**request, "manifest": found.manifest, "config": cfg.dump()})
         started = time.monotonic()
-        model, losses, certificate = _train(loaded, cfg, protocol.params["freeze"], report)
+
+        def score(model: nn.Module) -> dict[str, float]:
+            return evaluate(predict(model, cfg, _silent), found, masks=masks).metrics
+
+        model, losses, certificate = _train(loaded, cfg, protocol.params["freeze"], report, score)
         trained = time.monotonic()
-        loader = build_detection_test_loader(cfg, "test")
-        collector = Collector()
-        inference_on_dataset(model, loader, collector, callbacks=_counter(report, len(loader)))
-        evaluation = evaluate(collector.predictions, found, masks=masks)
+        predictions = predict(model, cfg, report)
+        evaluation = evaluate(predictions, found, masks=masks)
         outcome = DetectionResult(
             metrics=evaluation.metrics,
-            per_image=collector.predictions,
+            per_image=predictions,
             counts=found.counts,
             manifest=found.manifest,
             config=cfg.dump(),
@@ -131,8 +118,124 @@ def run(
         return outcome
 
 
+def predict(model: nn.Module, cfg: CfgNode, report: Progress) -> list[Prediction]:
+    """A detector's predictions on the registered test split, one entry for each image."""
+    loader = build_detection_test_loader(cfg, "test")
+    collector = Collector()
+    inference_on_dataset(model, loader, collector, callbacks=_counter(report, len(loader)))
+    return collector.predictions
+
+
+def forecast(
+    loaded: Loaded,
+    task: Task,
+    protocol: Protocol,
+    *,
+    data_root: Path,
+    overrides: Mapping[str, Any] | None = None,
+    iterations: int = 3,
+) -> dict[str, float]:
+    """What a run would cost here, from a few timed iterations of it; nothing is kept.
+
+    Args:
+        loaded: As for `run`.
+        task: As for `run`.
+        protocol: As for `run`.
+        data_root: As for `run`.
+        overrides: As for `run`.
+        iterations: How many are timed, after one that is not.
+
+    Returns:
+        ``seconds_per_iteration``, ``iterations``, ``train_seconds``, ``seconds_per_test_image``, ``test_seconds``,
+        ``gpu_bytes`` (peak, 0 on the CPU).
+    """
+    with tempfile.TemporaryDirectory() as folder, _quiet(Path(folder)):
+        found, cfg = _resolve(loaded, task, protocol, dict(overrides or {}), 0, Path(data_root), Path(folder))
+
+        def prepare(model: nn.Module) -> None:
+            load_backbone(model, loaded.backbone.state_dict())
+
+        trainer = Trainer(cfg, prepare, _silent, lambda _: {})
+        batches = iter(trainer.data_loader)
+        times = []
+        with EventStorage():
+            for _ in range(iterations + 1):
+                began = time.monotonic()
+                loss = sum(trainer.model(next(batches)).values())
+                trainer.optimizer.zero_grad()
+                loss.backward()
+                trainer.optimizer.step()
+                _wait()
+                times.append(time.monotonic() - began)
+        sample = itertools.islice(build_detection_test_loader(cfg, "test"), iterations + 1)
+        tested = []
+        with inference_context(trainer.model), torch.no_grad():
+            for image in sample:
+                began = time.monotonic()
+                trainer.model(image)
+                _wait()
+                tested.append(time.monotonic() - began)
+    train, test = statistics.median(times[1:]), statistics.median(tested[1:])
+    return {
+        "seconds_per_iteration": train,
+        "iterations": cfg.SOLVER.MAX_ITER,
+        "train_seconds": train * cfg.SOLVER.MAX_ITER,
+        "seconds_per_test_image": test,
+        "test_seconds": test * found.counts["test_images"],
+        "gpu_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0,
+    }
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    """Report nothing."""
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def _resolve(
+    loaded: Loaded,
+    task: Task,
+    protocol: Protocol,
+    overrides: dict[str, Any],
+    seed: int,
+    data_root: Path,
+    work_dir: Path,
+) -> tuple[data.DetectionData, CfgNode]:
+    """The checked data and the config of a run."""
+    arch = _resnet(loaded)
+    masks = task.kind == "instance_segmentation"
+    found = data.prepare(
+        task.dataset,
+        data_root,
+        masks=masks,
+        work_dir=work_dir,
+        train_images=overrides.get("train_images"),
+        shots=overrides.get("shots"),
+        seed=seed,
+    )
+    cfg = config.resolve(
+        protocol.params,
+        overrides,
+        arch=arch,
+        normalization=loaded.passport.normalization,
+        stride_in_1x1=loaded.passport.stride_in_1x1,
+        num_classes=len(found.classes),
+        masks=masks,
+        bitmasks=found.bitmasks,
+        seed=seed,
+    )
+    return found, _localise(cfg, work_dir)
+
+
 def _train(
-    loaded: Loaded, cfg: CfgNode, freeze: str, report: Progress
+    loaded: Loaded,
+    cfg: CfgNode,
+    freeze: str,
+    report: Progress,
+    score: Callable[[nn.Module], dict[str, float]],
 ) -> tuple[nn.Module, list[float], dict[str, Any]]:
     """Fill, certify and train; or only what is left of that."""
     state = loaded.backbone.state_dict()
@@ -141,7 +244,7 @@ def _train(
     def prepare(model: nn.Module) -> None:
         conversions.append(load_backbone(model, state))
 
-    trainer = Trainer(cfg, prepare, report)
+    trainer = Trainer(cfg, prepare, report, score)
     model = trainer.model.module if comm.get_world_size() > 1 else trainer.model
     conversion = conversions[0]
     certificate: dict[str, Any] = {

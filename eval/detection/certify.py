@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.layers import FrozenBatchNorm2d
+from detectron2.solver import build_optimizer
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
@@ -97,7 +98,10 @@ def frozen_keys(model: nn.Module, freeze: str) -> set[str]:
 
 
 def certify_training(model: nn.Module, cfg: CfgNode, freeze: str) -> dict[str, Any]:
-    """Take one training step on a copy and look at what moved.
+    """Take training steps on a copy: look at what the first moved, and at whether the loss falls.
+
+    All steps see one batch and the same sampled anchors and proposals, so that the loss falls if learning works.
+    Their number is a hundredth of the schedule, at least 1 and at most 20.
 
     Args:
         model: The detector, filled; it is copied and not changed.
@@ -105,22 +109,32 @@ def certify_training(model: nn.Module, cfg: CfgNode, freeze: str) -> dict[str, A
         freeze: The protocol's freeze level.
 
     Returns:
-        Counts of frozen and training tensors, of BatchNorm statistics that follow the data, and the first loss.
+        Counts of frozen and training tensors, of BatchNorm statistics that follow the data; the losses, and
+        whether they fall (None for fewer than 20).
 
     Raises:
-        UserError: If something frozen moved or would be trained, if something else would not be, or if the first
-            loss is not finite.
+        UserError: If something frozen moved or would be trained, if something else would not be, or if a loss
+            is not finite.
     """
     trial = copy.deepcopy(model).train()
+    optimizer = build_optimizer(cfg, trial)
     frozen = frozen_keys(trial, freeze)
     before = {key: value.clone() for key, value in trial.state_dict().items()}
     batch = next(iter(train_loader(cfg, start=0)))
-    seed_everything(cfg.SEED)
-    with EventStorage():
-        loss: Any = torch.stack(list(trial(batch).values())).sum()
-    if not torch.isfinite(loss):
-        raise UserError(f"the first loss is {loss.item()}", remedy="check boxes and normalisation")
-    loss.backward()
+
+    def backward() -> float:
+        seed_everything(cfg.SEED)
+        with EventStorage():
+            loss: Any = torch.stack(list(trial(batch).values())).sum()
+        if not torch.isfinite(loss):
+            raise UserError(
+                f"the loss is {loss.item()} in a trial step", remedy="check boxes and normalisation"
+            )
+        trial.zero_grad()
+        loss.backward()
+        return float(loss.item())
+
+    losses = [backward()]
     parameters = dict(trial.named_parameters())
     with torch.no_grad():
         for parameter in parameters.values():
@@ -144,12 +158,18 @@ def certify_training(model: nn.Module, cfg: CfgNode, freeze: str) -> dict[str, A
                 + (f" (and {len(keys) - 1} more)" if len(keys) > 1 else ""),
                 remedy="Detectron2 does not do what the protocol's name says; do not trust the run",
             )
+    for group in optimizer.param_groups:
+        group["lr"] *= 0.1  # one batch and no warm-up
+    for _ in range(min(20, cfg.SOLVER.MAX_ITER // 100) - 1):
+        optimizer.step()
+        losses.append(backward())
     return {
         "freeze": freeze,
         "frozen_tensors": len(frozen),
         "trained_parameters": sum(p.requires_grad for p in parameters.values()),
         "moving_statistics": len(statistics),
-        "first_loss": loss.item(),
+        "losses": losses,
+        "falling": sum(losses[-5:]) < sum(losses[:5]) if len(losses) == 20 else None,
     }
 
 

@@ -108,10 +108,13 @@ def prepare(
         for split in ("train", "test")
     }
     _check_embedded(name, entry.get("embedded"), data_root)
+    shots = entry.get("shots") if shots is None else shots
     checker = _Voc(entry["classes"], parts) if entry["layout"] == "voc" else _Coco(parts, masks, work_dir)
     train, test = checker.split("train"), checker.split("test")
     _check_images(train.dicts + test.dicts)
     _check_overlap(train.dicts, test.dicts)
+    if train_images is None and "fraction" in entry:
+        train_images = max(1, round(entry["fraction"] * len(train.dicts)))
     if train_images is not None or shots is not None:
         train.dicts = subset(train.dicts, len(checker.classes), images=train_images, shots=shots, seed=seed)
     data = DetectionData(

@@ -7,7 +7,7 @@ import io
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from detectron2.evaluation.pascal_voc_evaluation import parse_rec
 from detectron2.structures import Boxes, Instances
 
 from .data import DetectionData
-from .matches import COCO_POINTS, VOC_POINTS, Curve, Matches
+from .matches import AREA, COCO_POINTS, VOC_POINTS, Curve, Matches
 
 Prediction = dict[str, Any]  # {"image_id", "detections": [{"category", "bbox": x y w h, "score", ...}]}
 
@@ -79,7 +79,7 @@ def evaluate(predictions: Sequence[Prediction], data: DetectionData, *, masks: b
     Returns:
         COCO: ``box_ap``, ``box_ap50``, ``box_ap75``, ``box_ap_{small,medium,large}``, ``box_ar{1,10,100}``,
         ``box_ar_{small,medium,large}`` and the same with ``mask_``. VOC: ``box_ap``, ``box_ap50``, ``box_ap75``
-        by the 11-point metric of VOC 2007.
+        by the 11-point metric of VOC 2007, and the same ending in ``_area`` by VOC's later one.
     """
     if data.layout == "voc":
         return _evaluate_voc(predictions, data)
@@ -228,17 +228,20 @@ def _evaluate_voc(predictions: Sequence[Prediction], data: DetectionData) -> Eva
         instances.pred_classes = torch.tensor([d["category"] for d in prediction["detections"]]).long()
         evaluator.process([{"image_id": prediction["image_id"]}], [{"instances": instances}])
     results = evaluator.evaluate()["bbox"]
+    kept = [matches[c] for c in defined]
     curves = {
-        "box_ap": Curve([matches[c] for c in defined], tuple(range(len(VOC_IOUS))), VOC_POINTS),
-        "box_ap50": Curve([matches[c] for c in defined], (VOC_IOUS.index(50),), VOC_POINTS),
-        "box_ap75": Curve([matches[c] for c in defined], (VOC_IOUS.index(75),), VOC_POINTS),
+        "box_ap": Curve(kept, tuple(range(len(VOC_IOUS))), VOC_POINTS),
+        "box_ap50": Curve(kept, (VOC_IOUS.index(50),), VOC_POINTS),
+        "box_ap75": Curve(kept, (VOC_IOUS.index(75),), VOC_POINTS),
     }
     per_class = {
         name: {data.classes[c]: Curve([matches[c]], curve.ious, VOC_POINTS).value() for c in defined}
         for name, curve in curves.items()
     }
     metrics = {f"box_{_AP[name]}": float(value) / 100 for name, value in results.items()}
-    return Evaluation(metrics, per_class, curves)
+    areas = {f"{name}_area": replace(curve, points=AREA) for name, curve in curves.items()}
+    metrics.update({name: curve.value() for name, curve in areas.items()})
+    return Evaluation(metrics, per_class, {**curves, **areas})
 
 
 def _voc_truth(data: DetectionData) -> list[tuple[str, dict[str, list[tuple[list[int], bool]]]]]:

@@ -32,9 +32,9 @@ def resampled(curves: Mapping[str, Curve], *, resamples: int = RESAMPLES, seed: 
     weights = resample_counts(images, resamples, seed)
     parts: dict[str, list[Floats]] = {name: [] for name in curves}
     for start in range(0, resamples, _CHUNK):
-        done: dict[int, Floats] = {}  # AP, AP50 and AP75 are read from the same matches
+        done: dict[tuple[int, int], Floats] = {}  # AP, AP50 and AP75 are read from the same matches
         for name, curve in curves.items():
-            key = id(curve.classes)
+            key = (id(curve.classes), len(curve.points))
             if key not in done:
                 every = tuple(range(len(curve.classes[0].hit)))
                 chunk = weights[start : start + _CHUNK]

@@ -12,6 +12,7 @@ Floats = npt.NDArray[np.float64]
 # Recalls at which precision is read: COCO's 101 and VOC 2007's 11, with the floats that their authors' code has.
 COCO_POINTS = np.linspace(0.0, 1.00, int(np.round((1.00 - 0.0) / 0.01)) + 1, endpoint=True)
 VOC_POINTS = np.arange(0.0, 1.1, 0.1)
+AREA: Floats = np.empty(0)  # VOC since 2010: no points, the area itself
 
 
 @dataclass
@@ -44,7 +45,7 @@ class Curve:
     Attributes:
         classes: The matches of each class.
         ious: Which of their thresholds are averaged.
-        points: Recalls at which precision is read.
+        points: Recalls at which precision is read; empty for the area under the curve of best precisions.
     """
 
     classes: list[Matches]
@@ -84,7 +85,7 @@ def precisions(classes: list[Matches], ious: tuple[int, ...], points: Floats, we
     Args:
         classes: K classes.
         ious: Which thresholds.
-        points: Recalls to read precision at.
+        points: Recalls to read precision at; none for the area under the curve.
         weights: ``(R, I)`` weights of the images.
 
     Returns:
@@ -101,7 +102,10 @@ def precisions(classes: list[Matches], ious: tuple[int, ...], points: Floats, we
             precision = true / np.maximum(true + false, np.spacing(1))
             best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
             recall = true / np.maximum(positives, 1)[:, None]
-            reached = np.searchsorted(points, recall, side="right")  # points up to each hit's recall
+            if len(points):  # the share of points between each hit's recall and the one's before
+                reached = np.searchsorted(points, recall, side="right") / len(points)
+            else:
+                reached = recall
             newly = np.diff(reached, axis=1, prepend=0)
-            found[:, k, column] = np.where(positives > 0, (best * newly).sum(axis=1) / len(points), np.nan)
+            found[:, k, column] = np.where(positives > 0, (best * newly).sum(axis=1), np.nan)
     return found

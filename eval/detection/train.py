@@ -20,6 +20,7 @@ from detectron2.data import (
     get_detection_dataset_dicts,
 )
 from detectron2.engine import DefaultTrainer, HookBase
+from detectron2.engine.hooks import EvalHook
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter
@@ -138,12 +139,20 @@ class Trainer(DefaultTrainer):
         cfg: The resolved config; ``OUTPUT_DIR`` is where it keeps its files.
         prepare: Fills the fresh model with the checkpoint's weights.
         progress: Called with ``("train", done, total)``.
+        score: Measures the model every ``TEST.EVAL_PERIOD`` iterations, for the curve in ``train.jsonl`` alone:
+            the reported numbers are those of the last iteration.
     """
 
-    def __init__(self, cfg: CfgNode, prepare: Callable[[nn.Module], None], progress: Progress) -> None:
+    def __init__(
+        self,
+        cfg: CfgNode,
+        prepare: Callable[[nn.Module], None],
+        progress: Progress,
+        score: Callable[[nn.Module], dict[str, float]],
+    ) -> None:
         Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
-        self._prepare = prepare
         self._progress = progress
+        self._score = score
         seed_everything(keyed_seed(cfg.SEED, 0))
         super().__init__(cfg)
         self.checkpointer = Checkpointer(
@@ -178,7 +187,13 @@ class Trainer(DefaultTrainer):
     def build_hooks(self) -> list[HookBase]:
         """Detectron2's hooks with seeding before and the losses after them."""
         losses = LossHook(self._progress)
-        default = super().build_hooks()
+        period = self.cfg.TEST.EVAL_PERIOD
+        default = [
+            EvalHook(period, lambda: {"test": self._score(self.model)}, eval_after_train=False)
+            if isinstance(hook, EvalHook)
+            else hook
+            for hook in super().build_hooks()
+        ]
         # The losses come before Detectron2's checkpointer, so that a checkpoint holds those it has trained on.
         return [SeedHook(self.cfg.SEED), losses, *default, TimeHook()]
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 pytest.importorskip("detectron2", reason="needs Detectron2: python -m eval.detection.install")
 
@@ -63,7 +64,8 @@ def whole(root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Pa
 
 def test_a_run_has_everything_that_a_record_needs(whole: tuple[Any, Path]) -> None:
     result, work = whole
-    assert set(result.metrics) == {"box_ap", "box_ap50", "box_ap75"} == set(result.intervals)
+    names = {f"box_{name}{how}" for name in ("ap", "ap50", "ap75") for how in ("", "_area")}
+    assert set(result.metrics) == names == set(result.intervals)
     assert all(0 <= value <= 1 for value in result.metrics.values())
     assert len(result.per_image) == result.counts["test_images"] == 8
     assert len(result.losses) == 8
@@ -175,6 +177,23 @@ def test_a_loss_that_leaves_the_numbers_is_said_plainly(root: Path, tmp_path: Pa
         run(root, tmp_path, overrides=wild)
 
 
+def test_measuring_on_the_way_changes_nothing(whole: tuple[Any, Path], root: Path, tmp_path: Path) -> None:
+    result = run(root, tmp_path, overrides={"TEST.EVAL_PERIOD": 4})
+    assert result.losses == whole[0].losses
+    assert result.metrics == whole[0].metrics
+    lines = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
+    assert any("test/box_ap50" in line for line in lines)
+
+
+def test_a_forecast_times_a_few_iterations(root: Path) -> None:
+    loaded = checkpoints.load(f"random:{ARCH}@0")
+    task, protocol = tasks.get("scenes-voc"), protocols.get("voc-fpn-tiny")
+    found = detection.forecast(loaded, task, protocol, data_root=root, overrides=QUICK, iterations=1)
+    assert found["iterations"] == 8
+    assert 0 < found["seconds_per_iteration"] * 8 == pytest.approx(found["train_seconds"])
+    assert 0 < found["test_seconds"] == pytest.approx(8 * found["seconds_per_test_image"])
+
+
 CHILD = """
 import sys, json
 from pathlib import Path
@@ -206,62 +225,51 @@ def test_killed_for_real(whole: tuple[Any, Path], root: Path, tmp_path: Path) ->
     assert all(torch.equal(value, theirs[key]) for key, value in weights(tmp_path).items())
 
 
-def four_scenes(tmp_path: Path) -> Path:
-    """A COCO and a VOC folder whose training and test split are the same four scenes with large objects."""
-    source = tmp_path / "source"
-    scenes.write(source, size="demo")
-    content = json.loads((source / "coco/annotations/instances_train2017.json").read_text())
-    area = {i["id"]: i["width"] * i["height"] for i in content["images"]}
-    large: dict[int, list[dict[str, Any]]] = {image: [] for image in area}
-    for a in content["annotations"]:
-        large[a["image_id"]].append(a)
-    chosen = [
-        image
-        for image, found in large.items()
-        if found and all(a["area"] > 0.05 * area[image] and not a["iscrowd"] for a in found)
-    ][:4]
-    assert len(chosen) == 4
-    root = tmp_path / "four"
-    write_four(content, chosen, source, root)
-    return root
+def four_scenes(source: Path, root: Path) -> Path:
+    """A COCO and a VOC folder whose training and test split are the same four scenes, objects over 5 % each.
 
-
-def write_four(content: dict[str, Any], chosen: list[int], source: Path, root: Path) -> None:
-    """Both splits hold the four; a pixel is changed in the test copies, for train may not be test."""
-    from PIL import Image
-
+    A corner of the test copies is painted over, for no test image may be a training image.
+    """
+    chosen = []
+    for split in ("train2017", "val2017"):
+        content = json.loads((source / f"coco/annotations/instances_{split}.json").read_text())
+        for image in content["images"]:
+            objects = [a for a in content["annotations"] if a["image_id"] == image["id"]]
+            share = min(0 if a["iscrowd"] else a["area"] / image["width"] / image["height"] for a in objects)
+            if share > 0.05:
+                chosen.append((source / "coco" / split / image["file_name"], image, objects))
+    assert len(chosen) >= 4
     names = {c["id"]: c["name"] for c in content["categories"]}
-    (root / "VOC2007/ImageSets/Main").mkdir(parents=True)
-    for folder in ("VOC2007/Annotations", "VOC2007/JPEGImages", "coco/annotations"):
+    for folder in ("VOC2007/Annotations", "VOC2007/JPEGImages", "VOC2007/ImageSets/Main", "coco/annotations"):
         (root / folder).mkdir(parents=True)
-    images = [i for i in content["images"] if i["id"] in chosen]
-    annotations = [a for a in content["annotations"] if a["image_id"] in chosen]
-    for split, voc, shade in (("train2017", "trainval", 0), ("val2017", "test", 1)):
+    for split, voc, paint in (("train2017", "trainval", None), ("val2017", "test", (255, 0, 0))):
         (root / "coco" / split).mkdir()
-        listed = []
-        for image in images:
-            picture = Image.open(source / "coco/train2017" / image["file_name"]).convert("RGB")
-            picture.putpixel((0, 0), (shade, 0, 0))
-            stem = f"{voc}_{image['id']}"
-            picture.save(root / "coco" / split / image["file_name"], quality=95)
+        images, annotations, listed = [], [], []
+        for number, (path, image, objects) in enumerate(chosen[:4], start=1):
+            picture = Image.open(path).convert("RGB")
+            if paint:
+                picture.paste(paint, (0, 0, 4, 4))
+            stem = f"{voc}_{number}"
+            picture.save(root / f"coco/{split}/{number}.jpg", quality=95)
             picture.save(root / f"VOC2007/JPEGImages/{stem}.jpg", quality=95)
             listed.append(stem)
-            objects = ""
-            for a in annotations:
-                if a["image_id"] == image["id"]:
-                    x, y, w, h = a["bbox"]
-                    objects += (
-                        f"<object><name>{names[a['category_id']]}</name><pose>x</pose><truncated>0</truncated>"
-                        f"<difficult>0</difficult><bndbox><xmin>{int(x) + 1}</xmin><ymin>{int(y) + 1}</ymin>"
-                        f"<xmax>{int(x + w)}</xmax><ymax>{int(y + h)}</ymax></bndbox></object>"
-                    )
+            images.append({**image, "id": number, "file_name": f"{number}.jpg"})
+            text = ""
+            for a in objects:
+                annotations.append({**a, "id": len(annotations) + 1, "image_id": number})
+                x, y, w, h = a["bbox"]
+                text += (
+                    f"<object><name>{names[a['category_id']]}</name><pose>x</pose><truncated>0</truncated>"
+                    f"<difficult>0</difficult><bndbox><xmin>{int(x) + 1}</xmin><ymin>{int(y) + 1}</ymin>"
+                    f"<xmax>{int(x + w)}</xmax><ymax>{int(y + h)}</ymax></bndbox></object>"
+                )
             size = f"<size><width>{image['width']}</width><height>{image['height']}</height></size>"
-            (root / f"VOC2007/Annotations/{stem}.xml").write_text(f"<annotation>{size}{objects}</annotation>")
+            (root / f"VOC2007/Annotations/{stem}.xml").write_text(f"<annotation>{size}{text}</annotation>")
         (root / f"VOC2007/ImageSets/Main/{voc}.txt").write_text("\n".join(listed) + "\n")
-        (root / f"coco/annotations/instances_{split}.json").write_text(
-            json.dumps({**content, "images": images, "annotations": annotations})
-        )
+        whole = {"categories": content["categories"], "images": images, "annotations": annotations}
+        (root / f"coco/annotations/instances_{split}.json").write_text(json.dumps(whole))
     (root / "SCENES.json").write_bytes((source / "SCENES.json").read_bytes())
+    return root
 
 
 @pytest.mark.slow
@@ -274,13 +282,13 @@ def write_four(content: dict[str, Any], chosen: list[int], source: Path, root: P
     ],
 )
 def test_four_scenes_can_be_learnt_by_heart(
-    tmp_path: Path, task: str, protocol: str, metrics: tuple[str, ...]
+    root: Path, tmp_path: Path, task: str, protocol: str, metrics: tuple[str, ...]
 ) -> None:
     """AP50 over 80 within ten minutes, so that a loss that does not reach the boxes or masks cannot hide."""
-    root = four_scenes(tmp_path)
+    four = four_scenes(root, tmp_path / "four")
     began = time.monotonic()
     result = run(
-        root,
+        four,
         tmp_path / "work",
         task=task,
         protocol=protocol,

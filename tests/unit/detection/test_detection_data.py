@@ -14,7 +14,7 @@ import pytest
 from detectron2.data.datasets.coco import load_coco_json
 from detectron2.data.datasets.pascal_voc import load_voc_instances
 
-from eval.detection.data import prepare, subset
+from eval.detection.data import catalog, prepare, subset
 from eval.errors import UserError
 
 
@@ -295,3 +295,11 @@ def test_few_shot_subsets_are_nested_and_exact(root: Path) -> None:
         load(root, "scenes-coco", shots=1000)
     with pytest.raises(UserError, match="train_images=13"):
         load(root, "scenes-coco", train_images=13)
+
+
+def test_low_data_tasks_train_on_what_they_say() -> None:
+    entries = catalog()["datasets"]
+    assert entries["coco2017-1pct"] == {**entries["coco2017"], "fraction": 0.01}
+    assert entries["coco2017-10pct"] == {**entries["coco2017"], "fraction": 0.1}
+    assert entries["voc07-10shot"] == {**entries["voc07"], "shots": 10}
+    assert entries["scenes-voc-10shot"] == {**entries["scenes-voc"], "shots": 10}

@@ -19,7 +19,7 @@ from pycocotools.cocoeval import COCOeval
 from eval.detection.data import DetectionData, prepare
 from eval.detection.evaluate import evaluate
 from eval.detection.intervals import intervals, paired
-from eval.detection.matches import VOC_POINTS, Curve, Matches
+from eval.detection.matches import AREA, VOC_POINTS, Curve, Matches
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,8 @@ def test_truth_scores_100_on_coco(coco_data: DetectionData) -> None:
 
 def test_truth_scores_100_on_voc(voc_data: DetectionData) -> None:
     metrics = evaluate(truth(voc_data), voc_data, masks=False).metrics
-    assert metrics == {name: pytest.approx(1.0, abs=1e-12) for name in ("box_ap", "box_ap50", "box_ap75")}
+    names = [f"box_{name}{how}" for name in ("ap", "ap50", "ap75") for how in ("", "_area")]
+    assert metrics == {name: pytest.approx(1.0, abs=1e-12) for name in names}
 
 
 def test_one_wrong_label_costs_something(coco_data: DetectionData, voc_data: DetectionData) -> None:
@@ -202,6 +203,7 @@ def test_voc_by_hand(tmp_path: Path) -> None:
 
     The difficult one counts for nothing, so true and false positives run 1/0, 1/1, 1/1, 1/2, 2/2 over two
     objects: precision 1 up to recall 1/2 (six of the eleven points), 2/4 up to recall 1 (five): (6 + 2.5) / 11.
+    The area under the same steps is 1/2 * 1 + 1/2 * 2/4.
     """
     data = hand_case(
         tmp_path, [("x", (1, 1, 40, 40), 0), ("x", (100, 100, 140, 140), 0), ("x", (1, 100, 40, 140), 1)]
@@ -215,6 +217,7 @@ def test_voc_by_hand(tmp_path: Path) -> None:
     )
     evaluation = evaluate(found, data, masks=False)
     assert evaluation.metrics["box_ap50"] == pytest.approx((6 + 5 * 0.5) / 11)
+    assert evaluation.metrics["box_ap50_area"] == pytest.approx(0.75)
     assert evaluation.per_class["box_ap50"] == {"x": pytest.approx((6 + 5 * 0.5) / 11)}
 
 
@@ -244,6 +247,9 @@ def test_eleven_points_and_area_on_one_curve() -> None:
     assert curve.value() == pytest.approx(by_hand)
     recall, precision = np.array([0.25, 0.25, 0.5, 0.75]), np.array([1, 0.5, 2 / 3, 0.75])
     assert voc_ap(recall, precision, use_07_metric=True) == pytest.approx(by_hand)
+    area = Curve(curve.classes, (0,), AREA)
+    assert area.value() == pytest.approx(0.25 * 1 + 0.25 * 0.75 + 0.25 * 0.75)
+    assert voc_ap(recall, precision, use_07_metric=False) == pytest.approx(area.value())
 
 
 def test_weights_count_an_image_as_often_as_they_say(scenes_root: Path, tmp_path: Path) -> None:
