@@ -870,6 +870,21 @@ def mmpretrain_vit(path: Path) -> Case:
     return Case("mmpretrain-vit", case, net, "vit_w128_patch8_d2", size=32)
 
 
+def mast_training(path: Path) -> Case:
+    net = build(Narrow)
+    net.fc = nn.Identity()
+    learner = Parts(
+        backbone=net, expander=mlp(64, 16), masks=Parts({"logits": torch.zeros(5, 16)}), variance=mlp(64, 16)
+    )
+    state = {
+        "learner": learner.state_dict(),
+        "optimizer": optimizer_state(learner),
+        "mask_optimizer": {},
+        "step": 3,
+    }
+    return Case("mast-training", _save(path, {**state, "history": [], "sums": {}}), net, "resnet18-c8")
+
+
 def augself(path: Path) -> Case:
     net = build(lambda: Narrow(stem="cifar"))
     net.fc = nn.Identity()
@@ -1063,7 +1078,8 @@ CASES: dict[str, Callable[[Path], Case]] = {
         mae_backbone, barlow_twins, vicreg, vicregl, vicreg_hub, vissl, vissl_converted, vissl_fsdp, classy_vision,
         pycontrast, pixpro, soco, resim, obow, obow_full, obow_converted, densecl, densecl_extracted, lightly,
         lightly_dino, lightly_mae, solo_learn, solo_learn_old, pl_bolts, pl_bolts_swav, mmselfsup, mmpretrain_vit,
-        augself, torchvision_old, torchscript, compiled, timm_training, timm_safetensors, huggingface_resnet,
+        augself, mast_training, torchvision_old, torchscript, compiled, timm_training, timm_safetensors,
+        huggingface_resnet,
         huggingface_resnet_caffe, huggingface_dinov2, huggingface_dinov2_new, huggingface_vit, detectron2,
         detectron2_msra,
     )
