@@ -24,7 +24,7 @@ from mast.files import atomic_write
 
 from .render import percent
 from .stats import paired
-from .tables import Section, column_key, row_key
+from .tables import Section, column_key, row_key, section_key
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -128,12 +128,12 @@ def differences(section: Section, book: Book, reference: str) -> Figure | None:
     """
     others = [row for row in section.rows if row != reference and row not in section.controls]
     found: dict[tuple[str, str], tuple[float, float, float]] = {}
-    outcomes = _outcomes(book)
+    outcomes = _outcomes(section, book)
     for row in others:
         for column in section.headline:
-            ours, theirs = outcomes.get((row, column)), outcomes.get((reference, column))
-            if ours is not None and theirs is not None and ours.shape == theirs.shape:
-                result = paired(ours, theirs)
+            ours, theirs = outcomes.get((row, column), {}), outcomes.get((reference, column), {})
+            if seeds := ours.keys() & theirs.keys():  # the same seed drew the same episodes
+                result = paired(ours[min(seeds)], theirs[min(seeds)])
                 found[row, column] = (result.difference, result.interval.low, result.interval.high)
     columns = [column for column in section.headline if any(where == column for _, where in found)]
     if not found:
@@ -331,14 +331,15 @@ def _legend(figure: Figure, axes: Axes, entries: int) -> None:
         )
 
 
-def _outcomes(book: Book) -> dict[tuple[str, str], np.ndarray[Any, Any]]:
-    """By row and column key of a section, the values of the lowest seed that a paired comparison may read."""
-    found: dict[tuple[str, str], np.ndarray[Any, Any]] = {}
-    for record in sorted(book.counting(), key=lambda record: -record.seed):
-        if record.outcomes is None or not record.outcomes.path.endswith(".npz"):
+def _outcomes(section: Section, book: Book) -> dict[tuple[str, str], dict[int, np.ndarray[Any, Any]]]:
+    """By row and column key, and by seed, what happened on every example or episode of a section."""
+    found: dict[tuple[str, str], dict[int, np.ndarray[Any, Any]]] = {}
+    for record in book.counting():
+        if section_key(record) != section.key or not record.outcomes or record.outcomes.path.endswith(".gz"):
             continue
         arrays = book.outcomes(record)
         for name in ("correct", "episodes"):
             if name in arrays:
-                found[row_key(record), column_key(record, record.task.metric)] = arrays[name]
+                key = row_key(record), column_key(record, record.task.metric)
+                found.setdefault(key, {})[record.seed] = arrays[name]
     return found

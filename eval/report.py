@@ -34,6 +34,7 @@ main, header, footer { max-width: 74rem; margin: 0 auto; padding: 0 1.25rem; }
 header { padding-top: 2.5rem; }
 h1 { font-size: clamp(1.6rem, 5vw, 2.4rem); line-height: 1.15; letter-spacing: -0.02em; margin: 0 0 .6rem; }
 h2 { font-size: 1.3rem; margin: 3rem 0 .6rem; padding-top: .8rem; border-top: 1px solid var(--line); }
+main > section:first-child h2 { border-top: 0; margin-top: 1.2rem; }
 h3 { font-size: 1.05rem; margin: 1.6rem 0 .4rem; }
 p { margin: .4rem 0 1rem; max-width: 46rem; }
 .lead, small, figcaption, footer { color: var(--soft); }
@@ -51,17 +52,20 @@ svg.figure { display: block; width: 100%; height: auto; }
   border: 1px solid var(--line); border-radius: 10px; }
 table { border-collapse: collapse; min-width: 24rem; font-size: .92rem; font-variant-numeric: tabular-nums; }
 h3 + p { margin: -.2rem 0 .4rem; }
-th, td { padding: .45rem .9rem; text-align: right; white-space: nowrap; border-top: 1px solid var(--line); }
+th, td { padding: .45rem .7rem; text-align: right; white-space: nowrap; border-top: 1px solid var(--line); }
 th { font-weight: 600; }
 thead th { border-top: 0; }
 thead th { vertical-align: bottom; background: var(--panel); }
-th small, td small { font-weight: 400; font-size: .8em; }
+th small, td small { display: block; font-weight: 400; font-size: .8em; line-height: 1.3; }
+.plain th, .plain td { text-align: left; vertical-align: top; }
+.plain tbody th { white-space: normal; min-width: 8rem; max-width: 22rem; }
 th:first-child { text-align: left; position: sticky; left: 0; background: var(--page); }
 thead th:first-child { background: var(--panel); }
 tbody tr:hover td, tbody tr:hover th { background: var(--panel); }
 td.none { color: var(--soft); }
-td.text { text-align: left; white-space: normal; min-width: 12rem; }
-code { font: .88em ui-monospace, monospace; overflow-wrap: anywhere; }
+td.long { white-space: normal; min-width: 15rem; }
+td code { display: block; min-width: 16rem; }
+code { font: .82em ui-monospace, monospace; overflow-wrap: anywhere; }
 details { margin: .4rem 0; } summary { cursor: pointer; }
 pre { overflow-x: auto; background: var(--panel); border: 1px solid var(--line); border-radius: 10px; padding: .8rem;
   font: .8rem/1.45 ui-monospace, monospace; }
@@ -141,7 +145,7 @@ def write(place: Path, path: Path, *, title: str, data_root: Path | None = None)
     table = tables.build(book, tables.read_published(published_files([place])), title=title)
     passports = _passports(place, book)
     scores, gains = list(_scores(table)), list(_differences(table, book))
-    comparison = _figures(scores) + (f"<h3>Difference to the first</h3>\n{_figures(gains)}" if gains else "")
+    comparison = _figures(scores) + (f"{GAINS}{_figures(gains)}" if gains else "")
     parts = [
         ("comparison", "Comparison", comparison),
         ("tables", "Tables", render.fragment(table, heading=3)),
@@ -168,6 +172,10 @@ def write(place: Path, path: Path, *, title: str, data_root: Path | None = None)
 
 # ------------------------------------------------------------------------------------------------------ figures
 
+GAINS: Final = (
+    "<h3>Difference to the first checkpoint</h3>\n<p><small>On the same test examples or episodes; right of the line "
+    "is better. The intervals do not cover how much another pretraining seed would change.</small></p>\n"
+)
 Drawn = tuple[str, Any, str]  # name, figure, what it says
 
 
@@ -189,11 +197,7 @@ def _differences(table: Table, book: Book) -> Iterator[Drawn]:
             continue
         figure = figures.differences(section, book, trained[0])
         if figure is not None:
-            text = (
-                f"{section.title}: difference to {section.rows[trained[0]]} on the same test examples or episodes. "
-                "Right of the line is better. One pretraining run each: the intervals do not cover how much another "
-                "pretraining seed would change."
-            )
+            text = f"{section.title}: difference to {section.rows[trained[0]]}, paired 95 % intervals."
             yield f"difference-{number}-{_slug(section.title)}", figure, text
 
 
@@ -304,18 +308,8 @@ def _provenance(place: Path, book: Book, passports: Sequence[dict[str, Any]]) ->
         ),
         _listing(
             "Data",
-            ["task", "version", "examples", "manifest SHA-256"],
-            sorted(
-                {
-                    (
-                        record.task.name,
-                        str(record.task.version),
-                        _said({k: v for k, v in record.data.counts.items() if k != "episodes"}),
-                        record.data.manifest,
-                    )
-                    for record in done
-                }
-            ),
+            ["tasks", "examples", "manifest SHA-256"],
+            [[", ".join(names), counts, manifest] for (manifest, counts), names in _data(done).items()],
         ),
         _listing(
             "Protocols",
@@ -349,6 +343,16 @@ def _provenance(place: Path, book: Book, passports: Sequence[dict[str, Any]]) ->
     return "\n".join(out) + "\n"
 
 
+def _data(done: Iterable[Record]) -> dict[tuple[str | None, str], dict[str, None]]:
+    """Tasks by the images they share."""
+    found: dict[tuple[str | None, str], dict[str, None]] = {}
+    for record in done:
+        counts = _said({key: number for key, number in record.data.counts.items() if key != "episodes"})
+        names = found.setdefault((record.data.manifest, counts), {})
+        names[f"{record.task.name} v{record.task.version}"] = None
+    return found
+
+
 def _protocols(done: Iterable[Record]) -> dict[tuple[str, int, str, str], set[int]]:
     found: dict[tuple[str, int, str, str], set[int]] = {}
     for record in done:
@@ -380,20 +384,22 @@ def _listing(title: str, heads: Sequence[str], rows: Iterable[Sequence[Any]]) ->
     top = "".join(f'<th scope="col">{html.escape(head)}</th>' for head in heads)
     body = "".join(
         f'<tr><th scope="row">{html.escape(str(row[0]))}</th>'
-        + "".join(f'<td class="text">{_code(str(value))}</td>' for value in row[1:])
+        + "".join(_told(str(value)) for value in row[1:])
         + "</tr>"
         for row in rows
     )
     head = f"<thead><tr>{top}</tr></thead>" if any(heads) else ""
     return (
         f'<h3>{title}</h3><div class="scroll" role="region" tabindex="0" aria-label="{title}">'
-        f'<table aria-label="{title}">{head}<tbody>{body}</tbody></table></div>'
+        f'<table class="plain" aria-label="{title}">{head}<tbody>{body}</tbody></table></div>'
     )
 
 
-def _code(value: str) -> str:
+def _told(value: str) -> str:
     text = html.escape(value)
-    return f"<code>{text}</code>" if len(value) > 120 or (len(value) == 64 and value.isalnum()) else text
+    if value.startswith("{") or (len(value) == 64 and value.isalnum()):
+        text = f"<code>{text}</code>"
+    return f'<td class="long">{text}</td>' if len(value) > 24 else f"<td>{text}</td>"
 
 
 def _slug(text: str) -> str:

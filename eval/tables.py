@@ -46,6 +46,7 @@ class Section:
     """All results under one protocol version and one set of parameters.
 
     Attributes:
+        key: What `section_key` gives for its records.
         title: Such as ``linear v1 (epochs=10)``.
         rows: Row keys and their labels, measured ones first.
         columns: Column keys and their labels, such as ``cifar10 top1``.
@@ -54,6 +55,7 @@ class Section:
         cells: By row and column key; what was not measured is absent.
     """
 
+    key: str
     title: str
     rows: dict[str, str]
     columns: dict[str, str]
@@ -159,22 +161,19 @@ def _measured(book: Book) -> pd.DataFrame:
     entries = []
     for record in records:
         protocol = record.protocol
-        identity = canonical_json([protocol.name, protocol.version, protocol.params])
         overrides = ", ".join(f"{key}={_plain(value)}" for key, value in sorted(protocol.overrides.items()))
         for name in dict.fromkeys((record.task.metric, *BESIDE)):
             if (metric := record.metrics.get(name)) is None:
                 continue
             entries.append(
                 {
-                    "section": hashlib.sha256(identity.encode()).hexdigest(),
+                    "section": section_key(record),
                     "title": f"{protocol.name} v{protocol.version}"
                     + (f" ({overrides})" if overrides else ""),
                     "row": row_key(record),
                     "label": names[row_key(record)],
                     "control": record.checkpoint.trained is False,
-                    "column": canonical_json(
-                        [record.task.name, record.task.version, record.data.manifest, name]
-                    ),
+                    "column": column_key(record, name),
                     "task": record.task.name,
                     "metric": name,
                     "headline": name == record.task.metric,
@@ -244,6 +243,7 @@ def _section(part: pd.DataFrame) -> Section:
     names = [item.name for item in fields(Cell)]
     keys = zip(part["row"], part["column"], strict=True)
     return Section(
+        key=str(part["section"].iloc[0]),
         title=str(part["title"].iloc[0]),
         rows=dict(zip(part["row"], part["label"], strict=True)),
         columns=columns,
@@ -251,6 +251,12 @@ def _section(part: pd.DataFrame) -> Section:
         controls=frozenset(part.loc[part["control"].astype(bool), "row"]),
         cells={key: Cell(*values) for key, values in zip(keys, part[names].values.tolist(), strict=True)},
     )
+
+
+def section_key(record: Record) -> str:
+    """What makes a section: a protocol with its version and parameters."""
+    how = record.protocol
+    return hashlib.sha256(canonical_json([how.name, how.version, how.params]).encode()).hexdigest()
 
 
 def row_key(record: Record) -> str:

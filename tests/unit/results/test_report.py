@@ -144,20 +144,21 @@ def test_a_folder_without_records_is_told(tmp_path: Path) -> None:
     assert not (tmp_path / "report.html").exists()
 
 
-def test_differences_are_paired_on_the_same_examples(run: Path) -> None:
-    book = records.read([run])
-    (section,) = tables.build(book).sections
-    trained = [row for row in section.rows if row not in section.controls]
-    figure = figures.differences(section, book, trained[0])
-    assert figure is not None
-    ours, theirs = (
-        np.mean([book.outcomes(r)["correct"] for r in book.records if r.task.name == "scenes-shape"][i])
-        for i in (1, 0)
-    )
-    points = [line.get_xdata() for line in figure.axes[0].lines if line.get_marker() == "s"]
-    drawn = [float(np.ravel(x)[0]) for x in points]
-    # One marker for each task, at the difference of the two accuracies.
-    assert any(value == pytest.approx(100 * (ours - theirs)) for value in drawn)
+def test_differences_are_paired_on_the_same_examples_of_their_own_protocol(
+    tmp_path: Path, make_record: Make
+) -> None:
+    gains = {"linear": 30, "knn": -10}  # examples of 100 that b has right and a has wrong
+    for protocol, gain in gains.items():
+        for name, right in (("a", 50), ("b", 50 + gain)):
+            kept = records.write_arrays(tmp_path, correct=np.arange(100) < right)
+            record = make_record(name=name, weights=name, protocol=protocol, outcomes=kept, value=right / 100)
+            records.append(tmp_path / "records" / "suite.jsonl", record)
+    book = records.read([tmp_path])
+    for section, gain in zip(tables.build(book).sections, gains.values(), strict=True):
+        figure = figures.differences(section, book, next(iter(section.rows)))
+        assert figure is not None
+        (marker,) = [line for line in figure.axes[0].lines if line.get_marker() == "s"]
+        assert float(np.ravel(marker.get_xdata())[0]) == pytest.approx(gain)
 
 
 def test_no_outcomes_no_differences(make_record: Make) -> None:
