@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from mast.model import Arch, Backbone, parse_arch
 
@@ -95,7 +96,7 @@ def build(arch: str, shapes: Shapes, options: Options) -> nn.Module:
     Returns:
         A module with ``features`` and ``feature_maps`` whose tensors are on the ``meta`` device.
     """
-    with torch.device("meta"):
+    with torch.device("meta"), _NoDraws():
         if arch.startswith("vit_"):
             from . import vit
 
@@ -111,6 +112,25 @@ def build(arch: str, shapes: Shapes, options: Options) -> nn.Module:
     if options.get("padding") == "same":
         _same_padding(backbone)
     return backbone
+
+
+class _NoDraws(TorchFunctionMode):
+    """Skip the random numbers of an initialisation: on ``meta`` they are slow and go nowhere."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in _DRAWS:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
+_DRAWS = {
+    torch.Tensor.normal_,
+    torch.Tensor.uniform_,
+    nn.init.normal_,
+    nn.init.uniform_,
+    nn.init.kaiming_uniform_,
+}
 
 
 def fresh(arch: str, seed: int) -> nn.Module:
