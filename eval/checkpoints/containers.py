@@ -213,7 +213,7 @@ def _scan_zip(archive: zipfile.ZipFile) -> tuple[Reader, Any]:
     if description.file_size > _MAX_PICKLE:
         raise pickle.UnpicklingError(f"a description of {description.file_size:,} bytes")
     with archive.open(description) as file:
-        reader = Reader(file)
+        reader = Reader(file, description.file_size)
         tree = reader.load()
     sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
     for key, storage in reader.storages.items():
@@ -226,14 +226,15 @@ def _scan_zip(archive: zipfile.ZipFile) -> tuple[Reader, Any]:
 
 
 def _scan_legacy(file: IO[bytes]) -> tuple[Reader, Any]:
-    for _ in range(3):  # magic number, protocol, word sizes
-        Reader(file).load()
-    reader = Reader(file)
-    tree = reader.load()
-    keys = Reader(file).load()
-    start = file.tell()
-    left = file.seek(0, 2) - start
+    size = file.seek(0, 2)
     file.seek(0)
+    for _ in range(3):  # magic number, protocol, word sizes
+        Reader(file, size).load()
+    reader = Reader(file, size)
+    tree = reader.load()
+    keys = Reader(file, size).load()
+    start = file.tell()
+    left = size - start
     wanted = sum(8 + storage.size for storage in reader.storages.values())
     if sorted(keys) != sorted(reader.storages) or wanted != left:
         raise pickle.UnpicklingError(f"storages of {wanted:,} bytes are described, the file has {left:,}")
@@ -292,7 +293,7 @@ def _build(ref: TensorRef, data: Mapping[str, bytes]) -> Tensor:
 
 
 def _read_pickle(path: Path, file: IO[bytes], trust_pickle: bool) -> Contents:
-    reader = Reader(file)
+    reader = Reader(file, path.stat().st_size)
     tree = reader.load()
     unsafe = reader.unsafe(inert=True)
     if unsafe:

@@ -241,6 +241,21 @@ def _key(key: Any) -> Any:
     return key
 
 
+class _Bounded:
+    """A file from which nobody asks more than it holds: Python allocates what is asked for before it reads."""
+
+    def __init__(self, file: IO[bytes], size: int) -> None:
+        self.file = file
+        self.size = size
+        self.readline = file.readline
+
+    def read(self, count: int) -> bytes:
+        """The next bytes."""
+        if count > self.size:
+            raise pickle.UnpicklingError(f"a value of {count:,} bytes in a file of {self.size:,}")
+        return self.file.read(count)
+
+
 _Base: Any = pickle._Unpickler  # untyped in the stubs
 
 
@@ -252,8 +267,9 @@ class Reader(_Base):  # type: ignore[misc]
         storages: Every storage it refers to, by key.
     """
 
-    def __init__(self, file: IO[bytes]) -> None:
-        super().__init__(file, encoding="latin1")
+    def __init__(self, file: IO[bytes], size: int) -> None:
+        """Read from ``file``, which holds ``size`` bytes."""
+        super().__init__(_Bounded(file, size), encoding="latin1")
         self.globals: set[str] = set()
         self.storages: dict[str, StorageRef] = {}
 
