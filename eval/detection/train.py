@@ -104,7 +104,9 @@ class LossHook(HookBase):
         self.progress = progress
 
     def after_step(self) -> None:
-        """Read what Detectron2's trainer wrote for this iteration."""
+        """Read what Detectron2's trainer wrote for this iteration, in the main process."""
+        if not comm.is_main_process():
+            return
         value, _ = self.trainer.storage.latest()["total_loss"]
         self.losses.append(float(value))
         self.progress("train", self.trainer.iter + 1, self.trainer.max_iter)
@@ -244,9 +246,19 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
 
 
+class _LogFile(logging.FileHandler):
+    """A log file that its loggers forget when it is closed; otherwise the next line would open it again."""
+
+    def close(self) -> None:
+        """Close the file and leave the loggers."""
+        for name in ("detectron2", "fvcore"):
+            logging.getLogger(name).removeHandler(self)
+        super().close()
+
+
 def quiet_logs(path: Path) -> logging.Handler:
     """Send Detectron2's log to a file instead of the terminal; returns the handler, to be closed by the caller."""
-    handler = logging.FileHandler(path)
+    handler = _LogFile(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     for name in ("detectron2", "fvcore"):
         logger = logging.getLogger(name)

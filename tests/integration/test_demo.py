@@ -79,7 +79,7 @@ def test_a_miniature_goes_from_scenes_to_report(
     report = (out / "report.html").read_text()
     for heading in (
         "Comparison",
-        "Difference to the first",
+        "Difference to the first checkpoint",
         "Tables",
         "Pretraining",
         "Detections",
