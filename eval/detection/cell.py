@@ -10,17 +10,22 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
+from detectron2.engine import launch
+from detectron2.engine.defaults import create_ddp_model
 from detectron2.evaluation import inference_context, inference_on_dataset
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from filelock import FileLock, Timeout
 from torch import nn
+from torch.multiprocessing.spawn import ProcessException
 
 from mast.files import atomic_write, canonical_json
 
@@ -94,7 +99,15 @@ def run(
         def score(model: nn.Module) -> dict[str, float]:
             return evaluate(predict(model, cfg, _silent), found, masks=masks).metrics
 
-        model, losses, certificate = _train(loaded, cfg, protocol.params["freeze"], report, score)
+        def elsewhere() -> None:
+            _launch(
+                overrides["processes"], loaded, task, protocol, overrides, seed, Path(data_root), work_dir
+            )
+
+        many = overrides.get("processes", 1) > 1
+        model, losses, certificate = _train(
+            loaded, cfg, protocol.params["freeze"], report, score, elsewhere if many else None
+        )
         trained = time.monotonic()
         predictions = predict(model, cfg, report)
         evaluation = evaluate(predictions, found, masks=masks)
@@ -104,7 +117,11 @@ def run(
             counts=found.counts,
             manifest=found.manifest,
             config=cfg.dump(),
-            certificate={**certificate, "data_warnings": found.warnings},
+            certificate={
+                **certificate,
+                "normalisation_layers": _norm_note(cfg, overrides.get("processes", 1)),
+                "data_warnings": found.warnings,
+            },
             intervals=intervals(evaluation.curves),
             per_class=evaluation.per_class,
             classes=list(found.classes),
@@ -227,7 +244,7 @@ def _resolve(
         bitmasks=found.bitmasks,
         seed=seed,
     )
-    return found, _localise(cfg, work_dir)
+    return found, _localise(cfg, work_dir, overrides.get("processes", 1))
 
 
 def _train(
@@ -236,8 +253,12 @@ def _train(
     freeze: str,
     report: Progress,
     score: Callable[[nn.Module], dict[str, float]],
+    elsewhere: Callable[[], None] | None,
 ) -> tuple[nn.Module, list[float], dict[str, Any]]:
-    """Fill, certify and train; or only what is left of that."""
+    """Fill, certify and train; or only what is left of that.
+
+    ``elsewhere`` trains in several processes, to the last checkpoint, which is then read here.
+    """
     state = loaded.backbone.state_dict()
     conversions: list[Conversion] = []
 
@@ -245,7 +266,7 @@ def _train(
         conversions.append(load_backbone(model, state))
 
     trainer = Trainer(cfg, prepare, report, score)
-    model = trainer.model.module if comm.get_world_size() > 1 else trainer.model
+    model = trainer.model
     conversion = conversions[0]
     certificate: dict[str, Any] = {
         "backbone_keys": len(conversion.mapped),
@@ -254,17 +275,10 @@ def _train(
         "feature_difference": certify.certify_features(model, loaded.backbone, loaded.passport, cfg),
         "feature_limit": certify.LIMITS,
         "training": certify.certify_training(model, cfg, freeze),
-        "normalisation_layers": _norm_note(cfg),
     }
-    trainer.resume_or_load()
-    if trainer.start_iter < trainer.max_iter:
-        try:
-            trainer.train()
-        except FloatingPointError as error:
-            raise UserError(
-                f"training diverged: {str(error).splitlines()[0]}",
-                remedy="lower SOLVER.BASE_LR, or turn on SOLVER.CLIP_GRADIENTS.ENABLED",
-            ) from error
+    if elsewhere is not None:
+        elsewhere()
+    _finish(trainer)
     losses = trainer.losses
     part = max(1, len(losses) // 10)
     certificate["loss"] = {
@@ -274,6 +288,62 @@ def _train(
     }
     certificate["frozen_unchanged"] = certify.certify_rest(model, state, conversion, freeze)
     return model, losses, certificate
+
+
+def _finish(trainer: Trainer) -> None:
+    """Train what is left to train."""
+    trainer.resume_or_load()
+    if trainer.start_iter < trainer.max_iter:
+        try:
+            trainer.train()
+        except FloatingPointError as error:
+            raise UserError(
+                f"training diverged: {str(error).splitlines()[0]}",
+                remedy="lower SOLVER.BASE_LR, or turn on SOLVER.CLIP_GRADIENTS.ENABLED",
+            ) from error
+
+
+def _launch(processes: int, *arguments: Any) -> None:
+    """Train in several processes of this machine, one for each GPU, by Detectron2's launcher."""
+    if torch.cuda.is_available() and processes > torch.cuda.device_count():
+        raise UserError(
+            f"processes={processes}, and there are {torch.cuda.device_count()} GPUs",
+            remedy="one process uses one GPU",
+            code=2,
+        )
+    try:
+        launch(_worker, processes, dist_url="auto", args=arguments)
+    except ProcessException as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise UserError(
+            f"training in {processes} processes failed: {reason}", remedy="see log.txt"
+        ) from error
+
+
+def _worker(
+    loaded: Loaded,
+    task: Task,
+    protocol: Protocol,
+    overrides: dict[str, Any],
+    seed: int,
+    data_root: Path,
+    work_dir: Path,
+) -> None:
+    """What each process does: the same as `_train` without certificates, on its share of every batch."""
+    with _quiet(work_dir, f"log-{comm.get_rank()}.txt"):
+        _, cfg = _resolve(loaded, task, protocol, overrides, seed, data_root, work_dir)
+        state = loaded.backbone.state_dict()
+
+        def prepare(model: nn.Module) -> None:
+            load_backbone(model, state)
+
+        with contextlib.ExitStack() as stack:
+            if cfg.MODEL.DEVICE == "cpu":  # Detectron2 names a GPU to DistributedDataParallel
+                plain = partial(create_ddp_model, device_ids=None)
+                stack.enter_context(mock.patch("detectron2.engine.defaults.create_ddp_model", plain))
+            trainer = Trainer(cfg, prepare, _silent, lambda _: {})
+        _finish(trainer)
+        comm.synchronize()
 
 
 def _resnet(loaded: Loaded) -> Any:
@@ -287,24 +357,36 @@ def _resnet(loaded: Loaded) -> Any:
     return arch
 
 
-def _localise(cfg: CfgNode, work_dir: Path) -> CfgNode:
+def _localise(cfg: CfgNode, work_dir: Path, processes: int = 1) -> CfgNode:
     """What depends on where the run happens: plain BatchNorm on one process, and the folder."""
     cfg = cfg.clone()
     cfg.defrost()
-    if comm.get_world_size() == 1:  # SyncBN without a process group is BatchNorm; say so in the config
-        for node in (cfg.MODEL.RESNETS, cfg.MODEL.FPN, cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_MASK_HEAD):
-            if node.NORM == "SyncBN":
-                node.NORM = "BN"
+    nodes = (cfg.MODEL.RESNETS, cfg.MODEL.FPN, cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_MASK_HEAD)
+    for node in nodes:
+        if node.NORM == "SyncBN" and processes == 1:  # without a process group it is BatchNorm; say so
+            node.NORM = "BN"
+        elif node.NORM == "SyncBN" and cfg.MODEL.DEVICE == "cpu":
+            raise UserError(
+                "SyncBN does not work in several processes on the CPU",
+                remedy="set MODEL.RESNETS.NORM=BN (and FPN, ROI_BOX_HEAD, ROI_MASK_HEAD where they ask for it)",
+                code=2,
+            )
+    if processes < 1 or cfg.SOLVER.IMS_PER_BATCH % processes:
+        raise UserError(
+            f"a batch of {cfg.SOLVER.IMS_PER_BATCH} cannot be shared by {processes} processes",
+            remedy="give a batch that they divide",
+            code=2,
+        )
     cfg.OUTPUT_DIR = str(work_dir)
     cfg.freeze()
     return cfg
 
 
-def _norm_note(cfg: CfgNode) -> str:
+def _norm_note(cfg: CfgNode, processes: int) -> str:
     norm = cfg.MODEL.RESNETS.NORM
-    if norm == "BN":
+    if norm == "BN" and processes == 1:
         return f"BN over the {cfg.SOLVER.IMS_PER_BATCH} images of the one process (what SyncBN is there)"
-    return str(norm)
+    return f"{norm}, {processes} processes"
 
 
 def _claim(work_dir: Path, identity: dict[str, Any]) -> None:
@@ -339,9 +421,9 @@ def _folder(work_dir: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet(work_dir: Path) -> Iterator[None]:
+def _quiet(work_dir: Path, name: str = "log.txt") -> Iterator[None]:
     """Detectron2's log into ``log.txt``, its and torch's deprecations nowhere."""
-    handler = quiet_logs(work_dir / "log.txt")
+    handler = quiet_logs(work_dir / name)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=FutureWarning)

@@ -22,6 +22,7 @@ OPTIONS = {
     "iterations": int,  # stretches or shortens schedule and warm-up alone
     "device": str,
     "workers": int,
+    "processes": int,  # of this machine, one for each GPU, which share every batch
     "train_images": int,  # only so many training images, drawn with the cell's seed
     "shots": int,  # only so many training objects of each class, drawn with the cell's seed
 }
@@ -135,7 +136,8 @@ def scale_schedule(cfg: CfgNode, iterations: int) -> None:
 def _stretch(cfg: CfgNode, factor: float) -> None:
     for key in _SCHEDULE:
         setattr(cfg.SOLVER, key, max(1, round(getattr(cfg.SOLVER, key) * factor)))
-    cfg.SOLVER.STEPS = tuple(round(step * factor) for step in cfg.SOLVER.STEPS)
+    steps = {round(step * factor) for step in cfg.SOLVER.STEPS}
+    cfg.SOLVER.STEPS = tuple(sorted(step for step in steps if 0 < step < cfg.SOLVER.MAX_ITER))
 
 
 def _set_normalization(cfg: CfgNode, normalization: Mapping[str, Any]) -> None:

@@ -116,7 +116,7 @@ def prepare(
     if train_images is None and "fraction" in entry:
         train_images = max(1, round(entry["fraction"] * len(train.dicts)))
     if train_images is not None or shots is not None:
-        train.dicts = subset(train.dicts, len(checker.classes), images=train_images, shots=shots, seed=seed)
+        train.dicts = subset(train.dicts, checker.classes, images=train_images, shots=shots, seed=seed)
     data = DetectionData(
         name=name,
         layout=entry["layout"],
@@ -161,13 +161,18 @@ def register(data: DetectionData) -> None:
 
 
 def subset(
-    dicts: Sequence[dict[str, Any]], num_classes: int, *, images: int | None, shots: int | None, seed: int
+    dicts: Sequence[dict[str, Any]],
+    classes: Sequence[str],
+    *,
+    images: int | None,
+    shots: int | None,
+    seed: int,
 ) -> list[dict[str, Any]]:
     """A low-data training set: so many images, or so many objects of each class.
 
     Args:
         dicts: Detectron2's dataset dicts.
-        num_classes: Number of classes.
+        classes: Names of the classes.
         images: Images to keep, drawn without replacement.
         shots: Objects to keep of each class; an image keeps only its drawn objects, as in few-shot detection
             (Wang et al. 2020, arXiv 2003.06957), and images without one are left out.
@@ -187,7 +192,7 @@ def subset(
             )
         kept = kept[:images]
     if shots is not None:
-        left = Counter(dict.fromkeys(range(num_classes), shots))
+        left = Counter(dict.fromkeys(range(len(classes)), shots))
         few = []
         for entry in kept:
             chosen = []
@@ -200,7 +205,8 @@ def subset(
         short = [c for c, count in left.items() if count > 0]
         if short or shots < 1:
             raise UserError(
-                f"shots={shots}, and class number {short[0] if short else 0} has fewer training objects",
+                f"shots={shots}, and the training split has fewer objects of "
+                + (classes[short[0]] if short else "some class"),
                 remedy="ask for fewer shots",
                 code=2,
             )

@@ -194,6 +194,24 @@ def test_a_forecast_times_a_few_iterations(root: Path) -> None:
     assert 0 < found["test_seconds"] == pytest.approx(8 * found["seconds_per_test_image"])
 
 
+@pytest.mark.slow
+def test_two_processes_share_every_batch(root: Path, tmp_path: Path) -> None:
+    """FrozenBN and no clipping by process: the mean gradient of two halves is the gradient of the whole."""
+    options = {"MODEL.RESNETS.NORM": "FrozenBN", "iterations": 2}
+    alone = run(root, tmp_path / "one", overrides=options)
+    shared = run(root, tmp_path / "two", overrides={**options, "processes": 2})
+    assert len(shared.losses) == 2
+    assert shared.losses[0] == pytest.approx(alone.losses[0], rel=0.2)  # other proposals are sampled
+    ours, theirs = weights(tmp_path / "two"), weights(tmp_path / "one")
+    assert ours.keys() == theirs.keys()
+    key = "backbone.bottom_up.res5.0.conv1.weight"
+    before = checkpoints.load(f"random:{ARCH}@0").backbone.state_dict()["layer4.0.conv1.weight"]
+    assert not torch.equal(ours[key], before)
+    assert "2 processes" in shared.certificate["normalisation_layers"]
+    with pytest.raises(UserError, match="a batch of 2 cannot be shared by 3 processes"):
+        run(root, tmp_path / "three", overrides={**options, "processes": 3})
+
+
 CHILD = """
 import sys, json
 from pathlib import Path

@@ -87,6 +87,7 @@ def test_one_rule_scales_batch_rate_and_schedule() -> None:
     cfg = full("voc0712-c4-moco", iterations=240)
     solver = cfg.SOLVER
     assert (solver.MAX_ITER, solver.STEPS, solver.WARMUP_ITERS, solver.BASE_LR) == (240, (180, 220), 1, 0.02)
+    assert [full("voc0712-c4-moco", iterations=n).SOLVER.STEPS for n in (1, 2, 3)] == [(), (), (2,)]
 
 
 def test_overrides_come_last() -> None:

@@ -277,21 +277,19 @@ def test_missing_areas_are_filled_in_a_copy(root: Path) -> None:
 
 def test_few_shot_subsets_are_nested_and_exact(root: Path) -> None:
     data = load(root, "scenes-coco")
-    one, two = (
-        subset(data.train.dicts, len(data.classes), images=None, shots=shots, seed=3) for shots in (1, 2)
-    )
+    one, two = (subset(data.train.dicts, data.classes, images=None, shots=shots, seed=3) for shots in (1, 2))
     for shots, kept in ((1, one), (2, two)):
         per_class = Counter(a["category_id"] for d in kept for a in d["annotations"])
         assert per_class == dict.fromkeys(range(len(data.classes)), shots)
         assert all(d["annotations"] for d in kept)
     ids = [{(d["image_id"], tuple(a["bbox"])) for d in kept for a in d["annotations"]} for kept in (one, two)]
     assert ids[0] < ids[1]
-    other = subset(data.train.dicts, len(data.classes), images=None, shots=1, seed=4)
+    other = subset(data.train.dicts, data.classes, images=None, shots=1, seed=4)
     assert {d["image_id"] for d in other} != {d["image_id"] for d in one}
     few = load(root, "scenes-coco", train_images=5)
     assert few.counts["train_images"] == 5
     assert few.manifest != data.manifest
-    with pytest.raises(UserError, match="has fewer training objects"):
+    with pytest.raises(UserError, match="the training split has fewer objects of arrow"):
         load(root, "scenes-coco", shots=1000)
     with pytest.raises(UserError, match="train_images=13"):
         load(root, "scenes-coco", train_images=13)

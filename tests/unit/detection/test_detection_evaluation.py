@@ -221,6 +221,61 @@ def test_voc_by_hand(tmp_path: Path) -> None:
     assert evaluation.per_class["box_ap50"] == {"x": pytest.approx((6 + 5 * 0.5) / 11)}
 
 
+def test_twelve_boxes_by_hand(scenes_root: Path, tmp_path: Path) -> None:
+    """Four objects of one class in two images, twelve detections, all of them exact, half a box off, or far away.
+
+    Best first, with the overlap of each: hit 1, hit 1, far, duplicate 1, 3/5, far, hit 1, far x 5. The 3/5 one
+    (40 x 40 moved by 10: 30 of 50) is a hit at 0.50, 0.55 and 0.60, for on COCO an overlap equal to it counts.
+    Hits at ranks 1, 2, 5, 7 up to 0.60: precisions 1, 1, 3/5, 4/7 at recalls 1/4 .. 1. Of the 101 points 51 lie at
+    recall up to 1/2, 25 up to 3/4, 25 up to 1. Above 0.60: ranks 1, 2, 7 at recalls 1/4, 1/2, 3/4 and precision 3/7
+    for the last 25 points reached.
+    """
+    from PIL import Image
+
+    def square(x: int, y: int) -> list[float]:
+        return [float(x), float(y), 40.0, 40.0]
+
+    objects = {1: [square(0, 0), square(100, 0)], 2: [square(0, 100), square(100, 100)]}
+    root = tmp_path / "hand" / "coco"
+    (root / "annotations").mkdir(parents=True)
+    for split, shade in (("train2017", 1), ("val2017", 2)):
+        (root / split).mkdir()
+        images, annotations = [], []
+        for number, found in objects.items():
+            Image.new("RGB", (200, 200), (shade, number, 0)).save(root / split / f"{number}.png")
+            images.append({"id": number, "file_name": f"{number}.png", "width": 200, "height": 200})
+            for box in found:
+                identity = {"id": len(annotations) + 1, "image_id": number, "category_id": 1}
+                annotations.append({**identity, "bbox": box, "area": 1600.0, "iscrowd": 0})
+        content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "x"}]}
+        (root / f"annotations/instances_{split}.json").write_text(json.dumps(content))
+    data = prepare("coco:coco", tmp_path / "hand", masks=False, work_dir=tmp_path)
+    far = square(150, 150)
+    ranked = [
+        (1, square(0, 0)), (2, square(0, 100)), (1, far), (1, square(0, 0)), (1, square(110, 0)), (2, far),
+        (2, square(100, 100)), (1, far), (2, far), (1, far), (2, far), (1, far),
+    ]  # fmt: skip
+    predictions = [
+        {
+            "image_id": image,
+            "detections": [
+                {"category": 0, "bbox": box, "score": 0.9 - 0.05 * rank}
+                for rank, (where, box) in enumerate(ranked)
+                if where == image
+            ],
+        }
+        for image in objects
+    ]
+    metrics = evaluate(predictions, data, masks=False).metrics
+    low = (51 * 1 + 25 * 3 / 5 + 25 * 4 / 7) / 101
+    high = (51 * 1 + 25 * 3 / 7) / 101
+    assert metrics["box_ap50"] == pytest.approx(low)
+    assert metrics["box_ap75"] == pytest.approx(high)
+    assert metrics["box_ap"] == pytest.approx((3 * low + 7 * high) / 10)
+    assert metrics["box_ar1"] == pytest.approx(2 / 4)  # the best of each image is right
+    assert metrics["box_ar100"] == pytest.approx((3 * 4 / 4 + 7 * 3 / 4) / 10)
+
+
 def test_voc_overlap_counts_whole_pixels_and_must_exceed_its_threshold(tmp_path: Path) -> None:
     """A 10-pixel-wide box against its 5-pixel-wide half overlaps by exactly one half, which is not over 0.5."""
     data = hand_case(tmp_path, [("x", (1, 1, 10, 10), 0)])
