@@ -77,11 +77,12 @@ def _shown(table: Table, section: Section, column: str, cell: Cell | None) -> Sh
     rest = [] if cell.low is None or cell.high is None else [f"[{percent(cell.low)}, {percent(cell.high)}]"]
     if cell.seeds > 1:
         rest.append(f"n={cell.seeds}")
+    column_values = {percent(other.value) for (_, where), other in section.cells.items() if where == column}
     return Shown(
         percent(cell.value),
         " ".join(rest),
         table.sources.index(cell.source) + 1 if cell.source else None,
-        cell.value == section.best(column),
+        len(column_values) > 1 and percent(cell.value) == max(column_values, key=float),
     )
 
 

@@ -23,7 +23,7 @@ from .records import Book, Record
 
 # Metrics shown beside a task's own, where a record has them.
 BESIDE: Final = ("box_ap", "box_ap50", "box_ap75", "mask_ap", "mask_ap50", "mask_ap75")
-PUBLISHED: Final = ["method", "backbone", "task", "protocol", "version", "metric", "value", "source"]
+PUBLISHED: Final = ["method", "backbone", "task", "metric", "value", "source", "same_as"]
 # What makes a cell: records that agree in all of these differ in their seed alone.
 CELL: Final = ["section", "title", "row", "label", "control", "column", "task", "metric", "headline"]
 
@@ -77,11 +77,6 @@ class Section:
         rank = mean.rank(ascending=False, method="min")
         return {str(row): (float(mean[row]), int(rank[row])) for row in mean.index}
 
-    def best(self, column: str) -> float:
-        """The highest value of a column, or NaN where nothing is lower."""
-        values = {cell.value for (_, where), cell in self.cells.items() if where == column}
-        return max(values) if len(values) > 1 else float("nan")
-
     def _value(self, row: str, column: str) -> float:
         cell = self.cells.get((row, column))
         return float("nan") if cell is None else cell.value
@@ -128,8 +123,9 @@ def build(book: Book, published: pd.DataFrame | None = None, *, title: str = "Re
 def read_published(paths: Iterable[Path]) -> pd.DataFrame:
     """Read published numbers: CSV files with the columns of `PUBLISHED`, values in percent.
 
-    ``protocol`` and ``version`` are filled where a number came out of exactly that protocol: it then stands in
-    the column of what was measured under it, and otherwise in a section of its own, named after its file.
+    Every number stands in a section named after its file. ``same_as`` names the column of this project that measures
+    the same by the very same protocol (task, protocol, version, metric: ``coco coco-fpn-1x-vicreg v1 mask_ap``); the
+    number then stands there as well. It is empty where the recipe was another one.
 
     Returns:
         The lines with ``value`` as a fraction, and the ``file`` each is from.
@@ -200,34 +196,33 @@ def _over_seeds(part: pd.DataFrame) -> dict[str, Any]:
 
 
 def _quoted(published: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
-    """Published numbers as cells, in a measured column of the same protocol version or on their own."""
+    """Published numbers as cells: in their own section, and in the measured column they are the same as."""
+    names: dict[str, list[dict[str, Any]]] = {}
+    if len(measured):
+        columns = measured[["section", "title", "column", "headline", "task", "metric"]].drop_duplicates()
+        for column in columns.to_dict("records"):
+            key = f"{column['task']} {column['title']} {column['metric']}"
+            names.setdefault(key, []).append({str(name): value for name, value in column.items()})
     rows = []
     for item in published.to_dict("records"):
-        own = {
+        own: dict[str, Any] = {
             "row": f"published {item['method']} {item['backbone']}",
             "label": f"{item['method']} {item['backbone']}",
             "control": False,
-            **{key: item[key] for key in ("task", "metric", "value", "source")},
+            "value": item["value"],
+            "source": item["source"],
             **dict.fromkeys(("low", "high", "interval", "level"), None),
             "seeds": 1,
         }
-        places = [
-            {
-                "section": f"published {item['file']}",
-                "title": f"Published: {item['file']}",
-                "column": canonical_json([item["task"], None, None, item["metric"]]),
-                "headline": False,
-            }
-        ]
-        if item["protocol"] and len(measured):
-            same = measured[
-                (measured["title"] == f"{item['protocol']} v{item['version']}")
-                & (measured["task"] == item["task"])
-                & (measured["metric"] == item["metric"])
-            ]
-            found = same[["section", "title", "column", "headline"]].drop_duplicates().to_dict("records")
-            places = [{str(key): value for key, value in place.items()} for place in found] or places
-        rows += [own | place for place in places]
+        place: dict[str, Any] = {
+            "section": f"published {item['file']}",
+            "title": f"Published: {item['file']}",
+            "column": canonical_json([item["task"], None, None, item["metric"]]),
+            "headline": False,
+            "task": item["task"],
+            "metric": item["metric"],
+        }
+        rows += [own | where for where in [*names.get(item["same_as"], []), place]]
     return pd.DataFrame(rows, dtype=object)
 
 
