@@ -27,6 +27,7 @@ Array = npt.NDArray[Any]
 Progress = Callable[[str, int, int], None]
 RESAMPLES = 1000
 DETECTION = ("detection", "instance_segmentation")
+HARDWARE = ("device", "workers")  # overrides of detection that say where it runs and decide no number
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,9 @@ class Cell:
         more: dict[str, Any] = {"extraction": protocol.extraction} if protocol.extraction else {}
         if protocol.kind == "fewshot":
             more["splits"] = list(protocol.splits)
-        if protocol.kind == "detection" and self.overrides:
-            more["overrides"] = self.overrides  # keys of Detectron2, resolved there
+        if protocol.kind == "detection":  # overrides are Detectron2's keys, and resolved there
+            numbers = {key: value for key, value in self.overrides.items() if key not in HARDWARE}
+            more |= {"overrides": numbers} if numbers else {}
         return protocol.params | more
 
 

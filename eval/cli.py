@@ -406,8 +406,9 @@ def _carry_out(todo: Plan, arguments: argparse.Namespace, data_root: Path, title
         todo_cells = [cell for cell in cells if cell["state"] != "done"]
         known = [cell["seconds"] for cell in todo_cells if cell["seconds"] is not None]
         unknown_costs = len(todo_cells) - len(known)
-        more = f" and {unknown_costs} whose cost no record here tells" if unknown_costs else ""
-        print(f"{len(cells)} cells, {len(todo_cells)} to run: {duration(sum(known))}{more}.")
+        costs = [duration(sum(known))] if known else []
+        costs += [f"{unknown_costs} whose cost no record here tells"] if unknown_costs else []
+        print(f"{len(cells)} cells, {len(todo_cells)} to run: {' and '.join(costs) or 'nothing'}.")
         return 0
     summary = runner.run()
     from . import records, report, tables

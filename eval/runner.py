@@ -25,10 +25,10 @@ from filelock import FileLock, Timeout
 from mast.config import load_recipe
 from mast.console import bar
 from mast.errors import Interrupted
-from mast.files import atomic_write
+from mast.files import atomic_write, canonical_json
 from mast.train import PUBLISHED, pretrain
 
-from . import checkpoints, protocols, records, tasks
+from . import checkpoints, detection, protocols, records, tasks
 from .cells import Cell, Measured, Progress, manifest, measure
 from .checkpoints import Loaded, Passport
 from .environment import describe
@@ -135,6 +135,7 @@ class Runner:
         self.costs = Costs()
         self.completed: set[str] = set()
         self.passports: dict[str, Passport] = {}
+        self.timed: dict[tuple[str, str, str], float] = {}
 
     def run(self) -> Summary:
         """Run every cell that is not done.
@@ -156,7 +157,8 @@ class Runner:
 
         Returns:
             For each cell ``checkpoint``, ``task``, ``protocol``, ``seed``, ``state`` (``done``, ``to run``, or why
-            it would fail) and ``seconds`` (from the records in this folder; None where none is comparable).
+            it would fail) and ``seconds``: from comparable records in this folder, for detection else from a few
+            timed iterations, else None.
         """
         self._recall()
         found = []
@@ -167,17 +169,38 @@ class Runner:
             except UserError as error:
                 checkpoint, state = None, str(error)
             for cell in self.plan.of(source):
+                outlook = state or self._state(cell, checkpoint)
+                seconds = self.costs.of(cell)
+                if (
+                    seconds is None
+                    and outlook == "to run"
+                    and checkpoint
+                    and cell.protocol.kind == "detection"
+                ):
+                    seconds = self._timed(source, cell)
                 found.append(
                     {
                         "checkpoint": cell.checkpoint,
                         "task": cell.task.name,
                         "protocol": f"{cell.protocol.name} v{cell.protocol.version}",
                         "seed": cell.seed,
-                        "state": state or self._state(cell, checkpoint),
-                        "seconds": self.costs.of(cell),
+                        "state": outlook,
+                        "seconds": seconds,
                     }
                 )
         return found
+
+    def _timed(self, source: Source, cell: Cell) -> float:
+        """Seconds of a detection cell by some iterations of it; cells of one kind on one architecture share them."""
+        ref = str(self._published(source.arm)) if source.arm else source.ref
+        loaded = checkpoints.load(ref, **source.options)
+        key = (loaded.passport.arch, cell.task.name, canonical_json([_protocol(cell).model_dump()]))
+        if key not in self.timed:
+            told = detection.forecast(
+                loaded, cell.task, cell.protocol, data_root=self.data_root, overrides=cell.overrides
+            )
+            self.timed[key] = told["train_seconds"] + told["test_seconds"]
+        return self.timed[key]
 
     # -- one checkpoint ---------------------------------------------------------------------------------------
 
@@ -308,6 +331,7 @@ class Runner:
         return self.passports[source.name]
 
     def _published(self, arm: Arm) -> Path:
+        """Where the backbone of an arm lies once it is pretrained."""
         return self.out / "pretrain" / arm.name / PUBLISHED
 
     # -- what is known already --------------------------------------------------------------------------------

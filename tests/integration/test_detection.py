@@ -18,9 +18,11 @@ from PIL import Image
 
 pytest.importorskip("detectron2", reason="needs Detectron2: python -m eval.detection.install")
 
-from eval import checkpoints, detection, protocols, scenes, tasks
+from eval import checkpoints, detection, protocols, scenes, suites, tasks
+from eval.cells import Cell
 from eval.detection.result import PREDICTIONS, RESULT
 from eval.errors import UserError
+from eval.runner import Runner, plan
 
 ARCH = "resnet10-c8-half"
 QUICK = {"iterations": 8, "SOLVER.CHECKPOINT_PERIOD": 3, "SOLVER.IMS_PER_BATCH": 2, "device": "cpu"}
@@ -192,6 +194,31 @@ def test_a_forecast_times_a_few_iterations(root: Path) -> None:
     assert found["iterations"] == 8
     assert 0 < found["seconds_per_iteration"] * 8 == pytest.approx(found["train_seconds"])
     assert 0 < found["test_seconds"] == pytest.approx(8 * found["seconds_per_test_image"])
+
+
+def test_the_dry_run_tells_the_cost_of_detection(root: Path, tmp_path: Path) -> None:
+    def preview(**more: object) -> list[dict[str, Any]]:
+        cell = {"tasks": ["scenes-voc"], "protocols": ["voc-fpn-tiny"], "overrides": {**QUICK, **more}}
+        text = {
+            "name": "one",
+            "description": "for tests",
+            "checkpoints": [{"name": "random", "ref": f"random:{ARCH}@0"}],
+            "cells": [cell],
+        }
+        path = tmp_path / "one.yaml"
+        path.write_text(json.dumps(text))
+        return Runner(plan(suites.load(path)), data_root=root, out=tmp_path / "out", progress=False).preview()
+
+    (cell,) = preview()
+    assert cell["state"] == "to run"
+    assert cell["seconds"] > 0
+
+
+def test_where_detection_runs_is_no_part_of_what_it_is() -> None:
+    task, protocol = tasks.get("scenes-voc"), protocols.get("voc-fpn-tiny")
+    plain = Cell("a", task, protocol, QUICK, 0)
+    assert Cell("a", task, protocol, {**QUICK, "device": "cpu", "workers": 3}, 0).params == plain.params
+    assert Cell("a", task, protocol, {**QUICK, "batch": 2}, 0).params != plain.params
 
 
 @pytest.mark.slow
