@@ -174,7 +174,7 @@ class Color(Augmentation):
     """Colour jitter with probability ``p``, its four steps in random order, as torchvision's ``ColorJitter``.
 
     Parameters: four factors (brightness, contrast, saturation, hue), then for each of the four turns which step
-    is taken. An image that is not jittered has factors (1, 1, 1, 0).
+    is taken. An image that is not jittered has factors (1, 1, 1, 0) and the turns in order.
 
     Args:
         brightness: Factor within ``1 +- brightness``; likewise ``contrast`` and ``saturation``.
@@ -200,8 +200,10 @@ class Color(Augmentation):
         neutral = np.array([1.0, 1.0, 1.0, 0.0])
         factors = neutral + self.strength * (2 * u[:, 1:5] - 1)
         factors[:, :3] = np.maximum(factors[:, :3], 0)
-        factors = np.where(u[:, :1] < self.p, factors, neutral)
-        return np.concatenate([factors, np.argsort(u[:, 5:9], axis=1)], axis=1)
+        jittered = u[:, :1] < self.p
+        factors = np.where(jittered, factors, neutral)
+        order = np.where(jittered, np.argsort(u[:, 5:9], axis=1), np.arange(4))
+        return np.concatenate([factors, order], axis=1)
 
     def apply(self, images: Tensor, params: Tensor) -> Tensor:
         images = images.clone()

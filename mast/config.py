@@ -39,10 +39,11 @@ class Data(Strict):
 
 
 class ViewsConfig(Strict):
-    """Size of the views, their operations in order, and the share of pairs that isolate one of them."""
+    """Size of the views, their operations in order, and the shares of pairs that isolate one or share one."""
 
     size: Positive
     single_fraction: Fraction = 0.0
+    all_but_fraction: Fraction = 0.0
     augmentations: dict[str, dict[str, Any]]
 
     def build(self) -> list[Augmentation]:
@@ -60,11 +61,27 @@ class ViewsConfig(Strict):
 
 
 class Masks(Strict):
-    """Masks start at ``start`` with logits spread by ``spread``, and have their own Adam with rate ``lr``."""
+    """Where the masks start, how they learn, and what they act on.
+
+    Attributes:
+        start, spread: Masks start at ``start``, with logits spread by ``spread``.
+        layout: ``even``; or every augmentation has a block of the dimensions, apart from the others', which starts
+            closed for it alone (``own-closed``: room for what it changes) or open for it alone (``own-open``, as
+            in Conditional Similarity Networks); dimensions in nobody's block start open for all.
+        block: Size of a block as a share of the dimensions.
+        closed: Where the closed part of a mask starts.
+        lr: Rate of the masks' own Adam; 0 leaves them as they start.
+        level: The invariance acts within the masked ``embedding``, or the backbone's ``features`` are masked
+            before they enter the expander.
+    """
 
     start: Annotated[float, Field(gt=0, lt=1)] = 0.9
     spread: float = 0.1
-    lr: float = 0.02
+    layout: Literal["even", "own-closed", "own-open"] = "even"
+    block: Fraction = 0.1
+    closed: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    lr: Annotated[float, Field(ge=0)] = 0.02
+    level: Literal["embedding", "features"] = "embedding"
 
 
 class Optimizer(Strict):
@@ -110,10 +127,15 @@ class Recipe(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
-        if self.method == "mast" and self.views.single_fraction == 0:
+        views, masks = self.views, self.masks
+        if self.method == "mast" and views.single_fraction == 0 and masks.lr:
             raise ValueError(
                 "views.single_fraction: MAST's masks learn from single pairs; give it more than 0"
             )
+        if views.single_fraction + views.all_but_fraction > 1:
+            raise ValueError("views: single_fraction and all_but_fraction are shares and exceed 1 together")
+        if masks.layout != "even" and masks.block * len(views.augmentations) > 1:
+            raise ValueError(f"masks.block: {len(views.augmentations)} blocks of {masks.block:g} exceed 1")
         return self
 
 

@@ -238,15 +238,35 @@ class SubspaceMasks(nn.Module):
     Args:
         names: The K augmentations, in the order of the views' ``differs`` table.
         dim: E, the embedding's width.
-        start: The value every mask starts at.
+        start: The value masks start at where they are open.
         spread: Standard deviation of the starting logits, which breaks the tie between dimensions.
+        layout: ``even``, ``own-closed`` or ``own-open``: blocks of dimensions, one for each augmentation, that
+            start closed for it alone, or for all others (see ``config.Masks``).
+        block: Size of a block as a share of E.
+        closed: The value masks start at where they are closed.
     """
 
-    def __init__(self, names: Sequence[str], dim: int, *, start: float = 0.9, spread: float = 0.1) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        dim: int,
+        *,
+        start: float = 0.9,
+        spread: float = 0.1,
+        layout: str = "even",
+        block: float = 0.1,
+        closed: float = 0.05,
+    ) -> None:
         super().__init__()
         self.names = tuple(names)
-        centre = torch.logit(torch.tensor(start)).item()
-        self.logits = nn.Parameter(centre + spread * torch.randn(len(self.names), dim))
+        values = torch.full((len(self.names), dim), start)
+        if layout != "even":
+            size = int(block * dim)
+            for k in range(len(self.names)):
+                own = slice(k * size, (k + 1) * size)
+                rows = torch.arange(len(self.names)) == k
+                values[rows if layout == "own-closed" else ~rows, own] = closed
+        self.logits = nn.Parameter(torch.logit(values) + spread * torch.randn(len(self.names), dim))
 
     def log_masks(self) -> Tensor:
         """Logarithms of the masks, ``(K, E)``, each <= 0."""

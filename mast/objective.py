@@ -21,6 +21,8 @@ class Weights:
         clip: Range of the normalised uncertainty weights, equation (4).
         divisor_floor: Least share of D in the divisor of pairs in which several augmentations differ, equation (3).
         hinge_by_mask: Share of the variance hinge that is spread like the masks, equation (7).
+        mass: The pull (6) acts on a mask while its mean is below this.
+        overlap: Pressure against masks that close on the same dimensions, equation (8).
     """
 
     invariance: float = 25.0
@@ -32,6 +34,8 @@ class Weights:
     clip: tuple[float, float] = (0.5, 2.0)
     divisor_floor: float = 0.25
     hinge_by_mask: float = 0.5
+    mass: float = 1.0
+    overlap: float = 0.0
 
 
 class Loss(NamedTuple):
@@ -39,6 +43,10 @@ class Loss(NamedTuple):
 
     total: Tensor
     parts: dict[str, Tensor]
+
+    def plus(self, other: Loss) -> Loss:
+        """Both, added."""
+        return Loss(self.total + other.total, self.parts | other.parts)
 
 
 def variance_per_dimension(z: Tensor, target: float = 1.0, epsilon: float = 1e-4) -> Tensor:
@@ -76,7 +84,7 @@ def masked(
 ) -> Loss:
     """The MAST objective: invariance within the subspace of what differs, weighted by certainty.
 
-    With masks of one and no variances it equals `vicreg`.
+    With masks of one and no variances it equals `vicreg`. `pressure` on the masks is added apart.
 
     Args:
         z1, z2: Embeddings of the two views, ``(B, D)``.
@@ -102,9 +110,22 @@ def masked(
         invariance=invariance,
         variance=hinge,
         covariance=covariance(z1) + covariance(z2),
-        open=(1 - log_masks.exp()).mean(),
         **extra,
     )
+
+
+def pressure(log_masks: Tensor, weights: Weights) -> Loss:
+    """What holds the masks ``(K, D)`` open, equation (6), and apart, equation (8).
+
+    Overlap is the mean over pairs of masks and over dimensions of ``(1 - m_a) (1 - m_b)``.
+    """
+    masks = log_masks.exp()
+    parts = {"open": torch.relu(weights.mass - masks.mean(dim=1)).mean()}
+    if weights.overlap and len(masks) > 1:
+        closed = 1 - masks
+        both = closed.sum(0).square() - closed.square().sum(0)
+        parts["overlap"] = both.mean() / (len(masks) * (len(masks) - 1))
+    return _total(weights, **parts)
 
 
 def subspace_masks(differs: Tensor, single: Tensor, log_masks: Tensor) -> Tensor:

@@ -24,14 +24,14 @@ from torch import Tensor, nn
 
 from . import __version__
 from .checkpoint import load_state, save_state, write_published
-from .config import Recipe
+from .config import Recipe, parse_recipe
 from .console import bar
 from .data import ImageBank, load_bank
 from .draws import permutation
 from .errors import Interrupted, UserError
 from .files import atomic_write
 from .model import Expander, SubspaceMasks, VarianceHead, build_backbone
-from .objective import Loss, masked, vicreg
+from .objective import Loss, masked, pressure, subspace_masks, vicreg
 from .optim import build_optimizer, learning_rate
 from .views import ViewPlan, Views
 
@@ -49,33 +49,41 @@ class Learner(nn.Module):
         self.masks: SubspaceMasks | None = None
         self.variance: VarianceHead | None = None
         if recipe.method == "mast":
-            config = recipe.masks
-            self.masks = SubspaceMasks(names, recipe.expander[-1], start=config.start, spread=config.spread)
-            if recipe.uncertainty:
+            start = recipe.masks.model_dump(exclude={"lr", "level"})
+            on_features = recipe.masks.level == "features"
+            dim = self.backbone.feature_dim if on_features else recipe.expander[-1]
+            self.masks = SubspaceMasks(names, dim, **start)
+            if recipe.uncertainty and not on_features:
                 self.variance = VarianceHead(self.backbone.feature_dim, recipe.expander[-1])
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", torch.tensor(recipe.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(recipe.std).view(1, 3, 1, 1), persistent=False)
 
-    def embed(self, view: Tensor) -> tuple[Tensor, Tensor]:
-        """Features ``(B, D)`` and embeddings ``(B, E)`` of a view in [0, 1]."""
+    def features(self, view: Tensor) -> Tensor:
+        """Features ``(B, D)`` of a view in [0, 1]."""
         images = ((view - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-        features = self.backbone.features(images)
-        return features, self.expander(features).float()
+        return self.backbone.features(images)
 
     def forward(self, first: Tensor, second: Tensor, plan: ViewPlan) -> tuple[Loss, Tensor]:
         """The loss of one batch, and the features of its first view."""
-        (h1, z1), (h2, z2) = self.embed(first), self.embed(second)
+        h1, h2 = self.features(first), self.features(second)
+        weights = self.recipe.weights
         if self.masks is None:
-            return vicreg(z1, z2, self.recipe.weights), h1
+            return vicreg(self.expander(h1).float(), self.expander(h2).float(), weights), h1
+        differs = torch.from_numpy(plan.differs).to(h1.device)
+        single = torch.from_numpy(plan.single).to(h1.device)
+        log_masks = self.masks.log_masks()
+        held = pressure(log_masks, weights)
+        if self.recipe.masks.level == "features":
+            keep = subspace_masks(differs, single, log_masks)
+            z1, z2 = self.expander(h1 * keep).float(), self.expander(h2 * keep).float()
+            return vicreg(z1, z2, weights).plus(held), h1
+        z1, z2 = self.expander(h1).float(), self.expander(h2).float()
         variances = None
         if self.variance is not None:
             variances = self.variance(h1.detach().float()), self.variance(h2.detach().float())
-        differs = torch.from_numpy(plan.differs).to(z1.device)
-        single = torch.from_numpy(plan.single).to(z1.device)
-        log_masks = self.masks.log_masks()
-        return masked(z1, z2, differs, single, log_masks, self.recipe.weights, variances), h1
+        return masked(z1, z2, differs, single, log_masks, weights, variances).plus(held), h1
 
 
 def pretrain(
@@ -119,7 +127,12 @@ def pretrain(
             f"{len(bank.labels)} images do not fill a batch of {recipe.batch_size}", remedy="lower batch_size"
         )
     steps = recipe.epochs * steps_per_epoch
-    views = Views(recipe.views.build(), single_fraction=recipe.views.single_fraction, seed=recipe.seed)
+    views = Views(
+        recipe.views.build(),
+        single_fraction=recipe.views.single_fraction,
+        all_but_fraction=recipe.views.all_but_fraction,
+        seed=recipe.seed,
+    )
 
     # -- networks and optimizers ----------------------------------------------------------------------------
     with torch.random.fork_rng(devices=[]):
@@ -224,7 +237,8 @@ def _claim(recipe: Recipe, out: Path, resume: bool) -> None:
     text = json.dumps(recipe.model_dump(mode="json"))
     mine = out / RECIPE
     if mine.is_file():
-        if mine.read_text(encoding="utf-8") != text:
+        before = parse_recipe(json.loads(mine.read_text(encoding="utf-8")), str(mine))
+        if json.dumps(before.model_dump(mode="json")) != text:
             raise UserError(
                 f"{out} holds a run of another recipe",
                 remedy="give another --out, or delete the folder",

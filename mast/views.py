@@ -35,21 +35,28 @@ class Views:
     """Draws pairs of views whose difference is a chosen set of augmentations.
 
     A fraction of the pairs is *single*: one augmentation, each equally often, has its own parameters in the two
-    views and all others share theirs. In the rest every augmentation is drawn twice. Single pairs are drawn
-    anew until the two parameters differ, since equal ones (a flip, half of the time) teach a mask nothing.
+    views and all others share theirs. Another fraction is *all but one*: one augmentation is shared, all others
+    are drawn twice. In the rest every augmentation is drawn twice. Single pairs are drawn anew until the two
+    parameters differ, since equal ones (a flip, half of the time) teach a mask nothing.
 
     Args:
         augmentations: In the order in which they are applied.
         single_fraction: Share of single pairs; 0 gives VICReg's views.
+        all_but_fraction: Share of pairs that differ in all but one.
         seed: Of the run. Every draw is a pure function of (seed, epoch, sample index, view).
     """
 
     def __init__(
-        self, augmentations: Sequence[Augmentation], *, single_fraction: float = 0.0, seed: int = 0
+        self,
+        augmentations: Sequence[Augmentation],
+        *,
+        single_fraction: float = 0.0,
+        all_but_fraction: float = 0.0,
+        seed: int = 0,
     ) -> None:
         self.augmentations = tuple(augmentations)
         self.names = tuple(augmentation.name for augmentation in augmentations)
-        self.single_fraction = single_fraction
+        self.single_fraction, self.all_but_fraction = single_fraction, all_but_fraction
         self.seed = seed
 
     def draw(self, indices: NDArray[np.integer], epoch: int) -> ViewPlan:
@@ -57,6 +64,7 @@ class Views:
         count = len(indices)
         u = uniform(self.seed, epoch, indices, "pair", 2)
         single = u[:, 0] < self.single_fraction
+        all_but = ~single & (u[:, 0] < self.single_fraction + self.all_but_fraction)
         chosen = np.minimum((u[:, 1] * len(self.names)).astype(int), len(self.names) - 1)
         params: dict[str, Array] = {}
         differs = np.zeros((count, len(self.names)), dtype=bool)
@@ -68,7 +76,7 @@ class Views:
                 if not again.any():
                     break
                 first[again], second[again] = self._pair(augmentation, indices[again], epoch, attempt)
-            shared = single & ~alone
+            shared = (single & (chosen != k)) | (all_but & (chosen == k))
             second[shared] = first[shared]
             params[augmentation.name] = np.stack([first, second])
             differs[:, k] = (first != second).any(axis=1)

@@ -88,6 +88,13 @@ def test_color_in_the_drawn_order(images):
     assert len({tuple(row[4:].tolist()) for row in params}) > 10
 
 
+def test_images_that_are_not_jittered_have_equal_parameters():
+    params = _draw(Color(p=0.5), 1000)
+    alone = params[(params[:, :4] == torch.tensor([1.0, 1.0, 1.0, 0.0])).all(1)]
+    assert 400 < len(alone) < 600
+    assert len(alone.unique(dim=0)) == 1
+
+
 @pytest.mark.parametrize("factor", [-0.5, -0.1, 0.0, 0.25, 0.5])
 def test_hue_of_grey_and_pure_colours(factor):
     colours = torch.tensor([[0.5, 0.5, 0.5], [1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [0, 0, 0]])

@@ -34,6 +34,8 @@ def test_overrides_reach_nested_keys_with_their_types():
         ("views.augmentations.solarise={}", "unknown augmentation 'solarise'"),
         ("views.augmentations.flip.q=1", "augmentation 'flip'"),
         ("method=mast", "single_fraction"),
+        ("views={size: 8, augmentations: {}, single_fraction: 0.6, all_but_fraction: 0.5}", "exceed 1"),
+        ("masks={layout: own-closed, block: 0.3}", "5 blocks of 0.3"),
         ("epochs", "not of the form key=value"),
         ("name.x=1", "holds a value"),
     ],

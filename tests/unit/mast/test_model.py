@@ -66,6 +66,17 @@ def test_masks_start_open_and_stay_in_range():
     assert torch.isfinite(masks.log_masks()).all()
 
 
+@pytest.mark.parametrize("layout", ["own-closed", "own-open"])
+def test_masks_start_with_disjoint_blocks(layout):
+    masks = SubspaceMasks(["a", "b", "c"], 100, spread=0.0, layout=layout, block=0.2, closed=0.05).masks()
+    for k in range(3):
+        own = torch.zeros(100, dtype=torch.bool)
+        own[20 * k : 20 * (k + 1)] = True
+        blocks = torch.arange(100) < 60
+        closed = own if layout == "own-closed" else blocks & ~own
+        torch.testing.assert_close(masks[k], torch.where(closed, 0.05, 0.9))
+
+
 def test_variance_head_starts_indifferent():
     v = VarianceHead(4, 6)(torch.randn(3, 4))
     assert torch.equal(v, v[:1, :1].expand(3, 6))

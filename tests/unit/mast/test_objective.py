@@ -11,6 +11,7 @@ from mast.objective import (
     covariance,
     hinge_weights,
     masked,
+    pressure,
     subspace_masks,
     variance_per_dimension,
     vicreg,
@@ -95,13 +96,22 @@ def _naive_masked(z1, z2, differs, single, masks, weights, variances):
             hinge += value * (0.5 / d + 0.5 * share[j]) / 2
         cov += float(covariance(z))
     opened = sum(1 - float(masks[k, j]) for k in range(K) for j in range(d)) / (K * d)
-    return 25 * invariance + 25 * hinge + cov + weights.open * opened + uncertainty
+    both = sum(
+        (1 - float(masks[a, j])) * (1 - float(masks[b, j]))
+        for a in range(K)
+        for b in range(K)
+        for j in range(d)
+        if a != b
+    ) / (K * (K - 1) * d)
+    held = weights.open * opened + weights.overlap * both
+    return 25 * invariance + 25 * hinge + cov + held + uncertainty
 
 
 def test_masked_equals_loops():
     z1, z2, differs, single, logits, variances = _data(requires_grad=False)
-    weights = Weights(open=0.7)
-    loss = masked(z1, z2, differs, single, torch.nn.functional.logsigmoid(logits), weights, variances)
+    weights = Weights(open=0.7, overlap=0.3)
+    log_masks = torch.nn.functional.logsigmoid(logits)
+    loss = masked(z1, z2, differs, single, log_masks, weights, variances).plus(pressure(log_masks, weights))
     want = _naive_masked(z1, z2, differs, single, torch.sigmoid(logits), weights, variances)
     assert float(loss.total) == pytest.approx(want, rel=1e-12)
 
@@ -148,6 +158,23 @@ def test_the_likelihood_is_smallest_at_the_squared_difference():
 
     (gradient,) = torch.autograd.grad(likelihood(squared, v), v)
     torch.testing.assert_close(gradient, torch.zeros_like(v), atol=1e-15, rtol=0)
+
+
+def test_the_pull_ends_at_the_wanted_mass():
+    logits = torch.tensor([[2.0, -2.0], [3.0, 3.0]], dtype=torch.float64, requires_grad=True)
+    log_masks = torch.nn.functional.logsigmoid(logits)
+    (gradient,) = torch.autograd.grad(pressure(log_masks, Weights(mass=0.6)).total, logits)
+    assert (gradient[0] < 0).all()  # its mean is 0.5
+    assert (gradient[1] == 0).all()
+
+
+def test_overlap_is_nothing_for_masks_that_close_on_different_dimensions():
+    apart = torch.log(torch.tensor([[1.0, 0.1, 1.0], [1.0, 1.0, 0.1]]))
+    same = torch.log(torch.tensor([[1.0, 0.1, 1.0], [1.0, 0.1, 1.0]]))
+    weights = Weights(overlap=1.0)
+    assert float(pressure(apart, weights).parts["overlap"]) == 0
+    assert float(pressure(same, weights).parts["overlap"]) == pytest.approx(0.81 / 3)
+    assert "overlap" not in pressure(same, Weights()).parts
 
 
 def test_hinge_weights_sum_to_one():

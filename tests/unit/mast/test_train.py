@@ -72,6 +72,37 @@ def test_trains_and_publishes(tmp_path, data_root, overrides):
     assert lines == passport["history"]
 
 
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["masks.layout=own-closed", "masks.lr=0", "views.single_fraction=0", "views.all_but_fraction=0.5"],
+        ["masks.layout=own-open", "weights.overlap=1", "weights.mass=0.5"],
+        ["masks.level=features"],
+    ],
+)
+def test_every_design_of_the_masks_trains(tmp_path, data_root, overrides):
+    recipe = _recipe(*MAST, "epochs=1", *overrides)
+    pretrain(recipe, tmp_path, data_root=data_root, progress=False)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)["learner"]
+    start = mast.train.Learner(recipe, ("crop", "flip", "color", "gray", "blur"))
+    level = recipe.masks.level
+    assert state["masks.logits"].shape == (5, 32 if level == "embedding" else start.backbone.feature_dim)
+    assert ("variance.weight" in state) == (level == "embedding")
+    before = torch.sigmoid(start.masks.logits).mean(1)
+    after = torch.sigmoid(state["masks.logits"]).mean(1)
+    assert (before - after).abs().max() < 0.05 if recipe.masks.lr == 0 else torch.isfinite(after).all()
+
+
+def test_masks_that_do_not_learn_stay(tmp_path, data_root):
+    fixed = ["masks.lr=0", "masks.spread=0", "masks.layout=own-closed", "masks.block=0.125"]
+    pretrain(_recipe(*MAST, *fixed), tmp_path, data_root=data_root, progress=False)
+    masks = torch.load(tmp_path / "state.pt", weights_only=True)["learner"]["masks.logits"].sigmoid()
+    closed = torch.zeros(5, 32, dtype=torch.bool)
+    for k in range(5):
+        closed[k, 4 * k : 4 * k + 4] = True
+    torch.testing.assert_close(masks, torch.where(closed, 0.05, 0.9))
+
+
 def test_masks_move_and_stay_masks(tmp_path, data_root):
     pretrain(_recipe(*MAST), tmp_path, data_root=data_root, progress=False)
     state = torch.load(tmp_path / "state.pt", weights_only=True)["learner"]

@@ -50,6 +50,20 @@ def test_single_pairs_differ_in_exactly_one_augmentation():
     assert np.abs(shares - 1 / len(NAMES)).max() < 0.03
 
 
+def test_all_but_one_pairs_share_exactly_one():
+    views = _views(single_fraction=0.2, all_but_fraction=0.5, seed=1)
+    plan = views.draw(np.arange(20_000), epoch=0)
+    plain = _views(single_fraction=0.2, seed=1).draw(np.arange(20_000), epoch=0)
+    np.testing.assert_array_equal(plan.single, plain.single)
+    np.testing.assert_array_equal(plan.differs[plan.single], plain.differs[plain.single])
+    # A crop and a colour turn always differ when drawn twice (colour but for 0.2 ^ 2), so sharing shows there.
+    for name, chance in (("crop", 1.0), ("color", 0.96)):
+        rest = ~plan.single
+        differs = plan.differs[rest, NAMES.index(name)].mean()
+        # 5 / 8 of these pairs share one of five; four standard errors in 16,000 are 0.011.
+        assert abs(differs - chance * (1 - 5 / 8 / 5)) < 0.011
+
+
 def test_no_single_pairs_gives_independent_views():
     plan = _views(single_fraction=0.0).draw(np.arange(20_000), epoch=0)
     assert not plan.single.any()
