@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import itertools
 import json
 import statistics
@@ -30,7 +31,7 @@ from torch.multiprocessing.spawn import ProcessException
 from mast.files import atomic_write, canonical_json
 
 from ..errors import UserError
-from . import certify, config, data, result
+from . import certify, config, data, result, vit
 from .convert import Conversion, load_backbone
 from .evaluate import Collector, Prediction, evaluate
 from .intervals import intervals
@@ -62,7 +63,7 @@ def run(
     uninterrupted run ends with, on the same machine; a finished run is returned at once.
 
     Args:
-        loaded: A checkpoint with a ResNet backbone.
+        loaded: A checkpoint with a ResNet backbone, or a ViT for ViTDet's protocols.
         task: A task of kind ``detection`` or ``instance_segmentation``.
         protocol: A protocol of kind ``detection``.
         seed: Of the heads' weights, the data's order and augmentation, and the sampling of proposals.
@@ -78,7 +79,7 @@ def run(
     """
     report: Progress = progress or _silent
     overrides = dict(overrides or {})
-    _resnet(loaded)
+    _arch(loaded, protocol)
     request = {
         "checkpoint": loaded.passport.weights_sha256,
         "task": [task.name, task.version],
@@ -222,7 +223,7 @@ def _resolve(
     work_dir: Path,
 ) -> tuple[data.DetectionData, CfgNode]:
     """The checked data and the config of a run."""
-    arch = _resnet(loaded)
+    arch = _arch(loaded, protocol)
     masks = task.kind == "instance_segmentation"
     found = data.prepare(
         task.dataset,
@@ -346,12 +347,21 @@ def _worker(
         comm.synchronize()
 
 
-def _resnet(loaded: Loaded) -> Any:
+def _arch(loaded: Loaded, protocol: Protocol) -> Any:
+    """The architecture in the terms of the protocol's detector: a ResNet's, or a vision transformer's."""
+    if any(part.get("MODEL.BACKBONE.NAME") == vit.NAME for part in protocol.params["set"]):
+        if importlib.util.find_spec("shapely") is None:
+            raise UserError(
+                f"{protocol.name} crops polygons, which needs shapely",
+                remedy="pip install 'mast-transfer[vit]'",
+                code=2,
+            )
+        return vit.describe(loaded.backbone)
     arch = getattr(loaded.backbone, "arch", None)
     if not hasattr(arch, "stage_channels"):
         raise UserError(
-            f"{loaded.passport.name} ({loaded.passport.arch}) has no feature maps that a detector can use",
-            remedy="detection takes ResNets; leave this checkpoint out of detection tasks",
+            f"{loaded.passport.name} ({loaded.passport.arch}) has no feature maps that {protocol.name} can use",
+            remedy="it takes ResNets; ViTs have protocols of their own, such as coco-vitdet-b",
             code=2,
         )
     return arch

@@ -9,16 +9,16 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.layers import FrozenBatchNorm2d
-from detectron2.solver import build_optimizer
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
 from ..checkpoints import Passport
 from ..errors import UserError
+from . import vit
 from .backbone import feature_maps
 from .config import FREEZE_AT
-from .convert import Conversion, backbone_keys
-from .train import seed_everything, train_loader
+from .convert import Conversion, backbone_keys, model_kind
+from .train import build_optimizer, seed_everything, train_loader
 
 LIMITS = {"float64": 1e-9, "float32": 1e-4}  # largest difference over largest value
 _IMAGE = (64, 96)  # height and width of the images compared on; multiples of every stride
@@ -30,7 +30,9 @@ def certify_features(
     """Compare res2..res5 of the detector with the checkpoint's own backbone, from pixels on.
 
     Random 8-bit images go into both: into the backbone scaled and normalised as the passport says, into the
-    detector through its own preprocessing, in its channel order. In C4 models res5 is the one in the ROI heads.
+    detector through its own preprocessing, in its channel order. In C4 models res5 is the one in the ROI heads. Of a
+    vision transformer the tokens of the patches are compared: without class token, windows and relative positions,
+    at the size that the checkpoint has positions for.
 
     Args:
         model: The detector, filled; it is copied and not changed.
@@ -39,14 +41,16 @@ def certify_features(
         cfg: The detector's config: the channel order it is fed, its pixel constants in full precision.
 
     Returns:
-        ``{"float64": {"res2": difference, ...}, "float32": {...}}``, each the largest difference over the
-        largest value.
+        ``{"float64": {"res2": difference, ...}, "float32": {...}}`` (``tokens`` for a ViT), each the largest
+        difference over the largest value.
 
     Raises:
         UserError: If a difference is above its limit: the detector is not this checkpoint.
     """
     generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (2, 3, *_IMAGE), generator=generator)  # RGB
+    transformer = model_kind(model) == "vit"
+    height, width = 2 * (cfg.MODEL.VIT.GRID * vit.PATCH,) if transformer else _IMAGE
+    pixels = torch.randint(0, 256, (2, 3, height, width), generator=generator)  # RGB
     norm = passport.normalization
     wanted = pixels.flip(1) if norm["channels"] == "BGR" else pixels
     given = pixels.flip(1) if cfg.INPUT.FORMAT == "BGR" else pixels  # what Detectron2's mapper hands over
@@ -61,9 +65,16 @@ def certify_features(
         mean, std = (torch.tensor(norm[key], dtype=dtype).view(3, 1, 1) for key in ("mean", "std"))
         scale = 255.0 if norm["range"] == "0..1" else 1.0
         with torch.no_grad():
-            expected = theirs.feature_maps((wanted.to(dtype) / scale - mean) / std)
+            normalised = (wanted.to(dtype) / scale - mean) / std
+            if transformer:
+                ours.backbone._square_pad = 0  # to a size that need not be the checkpoint's
             inputs = ours.preprocess_image([{"image": image.to(dtype)} for image in given]).tensor
-            found = feature_maps(ours, inputs)
+            inputs = inputs[..., :height, :width]  # padded to a multiple of 32
+            if transformer:
+                expected = {"tokens": vit.patch_tokens(theirs, normalised)}
+                found = {"tokens": vit.detector_tokens(ours, inputs)}
+            else:
+                expected, found = theirs.feature_maps(normalised), feature_maps(ours, inputs)
         differences[name] = {}
         for level, value in expected.items():
             largest = value.abs().max().item()
@@ -89,6 +100,8 @@ def frozen_keys(model: nn.Module, freeze: str) -> set[str]:
     keys = set()
     for theirs, ours in backbone_keys(model).items():
         stage = int(theirs[5]) + 1 if theirs.startswith("layer") else 1
+        if theirs.startswith("network."):  # a transformer is frozen whole or not at all
+            stage = FREEZE_AT["all"]
         if stage <= level:
             keys.add(ours)
     for name, module in model.named_modules():

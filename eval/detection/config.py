@@ -13,7 +13,7 @@ from detectron2.config import CfgNode, get_cfg
 from mast.model import Arch
 
 from ..errors import UserError, unknown
-from .backbone import add_keys, set_arch
+from . import backbone, vit
 
 FREEZE_AT = {"nothing": 0, "stem": 1, "res2": 2, "res3": 3, "res4": 4, "all": 5}
 OPTIONS = {
@@ -32,7 +32,8 @@ _SCHEDULE = ("MAX_ITER", "WARMUP_ITERS", "CHECKPOINT_PERIOD")
 def defaults() -> CfgNode:
     """Detectron2's default config with this project's keys."""
     cfg = get_cfg()
-    add_keys(cfg)
+    backbone.add_keys(cfg)
+    vit.add_keys(cfg)
     return cfg
 
 
@@ -40,7 +41,7 @@ def resolve(
     params: Mapping[str, Any],
     overrides: Mapping[str, Any],
     *,
-    arch: Arch,
+    arch: Arch | vit.VitArch,
     normalization: Mapping[str, Any],
     stride_in_1x1: bool,
     num_classes: int,
@@ -58,14 +59,15 @@ def resolve(
         overrides: Detectron2 keys (``SOLVER.BASE_LR``) or the options named in `OPTIONS`.
         arch: The checkpoint's architecture.
         normalization: The passport's: mean and std per channel, range, channels.
-        stride_in_1x1: The passport's.
+        stride_in_1x1: The passport's; of ResNets.
         num_classes: Classes of the data.
         masks: Whether masks are trained and measured.
         bitmasks: Whether some training masks are run lengths and not polygons.
         seed: Goes into ``SEED``.
 
     Raises:
-        UserError: For an option or key that does not exist, or a normalisation that is not known.
+        UserError: For an option or key that does not exist, a normalisation that is not known, or a freeze level
+            that the architecture does not have.
     """
     cfg = defaults()
     cfg.merge_from_file(model_zoo.get_config_file(params["base"]))
@@ -88,7 +90,10 @@ def resolve(
     if freeze not in FREEZE_AT:
         raise unknown("freeze level", freeze, FREEZE_AT)
     cfg.MODEL.BACKBONE.FREEZE_AT = FREEZE_AT[freeze]
-    set_arch(cfg, arch, stride_in_1x1=stride_in_1x1)
+    if isinstance(arch, vit.VitArch):
+        vit.set_arch(cfg, arch)
+    else:
+        backbone.set_arch(cfg, arch, stride_in_1x1=stride_in_1x1)
     _set_normalization(cfg, normalization)
     cfg.MODEL.WEIGHTS = ""  # loaded by `convert.load_backbone`, never by matching suffixes
     cfg.MODEL.MASK_ON = masks

@@ -12,8 +12,15 @@ from torch import Tensor, nn
 from ..errors import UserError
 
 _NEW = {  # what a detector has and a backbone does not, by kind of detector
+    "vit": ("backbone.simfp_", "proposal_generator.", "roi_heads."),
     "fpn": ("backbone.fpn_lateral", "backbone.fpn_output", "proposal_generator.", "roi_heads."),
     "c4": ("proposal_generator.", "roi_heads.box_predictor.", "roi_heads.mask_head.", "roi_heads.res5.norm."),
+}
+_REL_POS = re.compile(r"backbone\.net\.blocks\.\d+\.attn\.rel_pos_[hw]")
+_UNUSED = {  # what a detector leaves out of a vision transformer
+    "network.cls_token": "a detector has no class token",
+    "network.norm.weight": "ViTDet reads the last block before the norm",
+    "network.norm.bias": "ViTDet reads the last block before the norm",
 }
 
 
@@ -22,7 +29,7 @@ class Conversion:
     """What went where.
 
     Attributes:
-        kind: ``fpn`` or ``c4``.
+        kind: ``fpn``, ``c4`` or ``vit``.
         mapped: Detectron2 keys that were filled, with the torchvision key each came from.
         new: Detectron2 keys that no backbone has (heads, proposal generator, pyramid, extra norm).
         dropped: Torchvision keys that the detector has no place for, with the reason.
@@ -59,16 +66,20 @@ def original(key: str) -> str:
 
 
 def model_kind(model: nn.Module) -> str:
-    """``fpn`` if the model's backbone is a pyramid, else ``c4``."""
+    """``vit`` for a vision transformer, ``fpn`` for a pyramid over a ResNet, else ``c4``."""
+    if hasattr(model.backbone, "net"):
+        return "vit"
     return "fpn" if hasattr(model.backbone, "bottom_up") else "c4"
 
 
 def backbone_keys(model: nn.Module) -> dict[str, str]:
-    """Where each of the ResNet's tensors lives: torchvision key -> key of the whole model."""
+    """Where each of the backbone's tensors lives: torchvision (or timm) key -> key of the whole model."""
     kind = model_kind(model)
     places = {}
     for key in model.state_dict():
-        if kind == "fpn" and key.startswith("backbone.bottom_up."):
+        if kind == "vit" and key.startswith("backbone.net.") and not _REL_POS.fullmatch(key):
+            places[f"network.{key.removeprefix('backbone.net.')}"] = key
+        elif kind == "fpn" and key.startswith("backbone.bottom_up."):
             places[original(key.removeprefix("backbone.bottom_up."))] = key
         elif kind == "c4" and key.startswith("backbone."):
             places[original(key.removeprefix("backbone."))] = key
@@ -78,13 +89,13 @@ def backbone_keys(model: nn.Module) -> dict[str, str]:
 
 
 def load_backbone(model: nn.Module, state: Mapping[str, Tensor]) -> Conversion:
-    """Fill a detector's ResNet from a torchvision-named state dict.
+    """Fill a detector's backbone from a torchvision-named state dict, a ViT's from a timm-named one.
 
     Detectron2's own loaders match suffixes and only warn about what stays random, and its FrozenBatchNorm2d
     invents running statistics that a file lacks. Here every key is matched exactly or nothing is loaded.
 
     Args:
-        model: A model with `MastResNet` backbone, pyramid or C4.
+        model: A model with `MastResNet` backbone, pyramid or C4, or with `vit.build_mast_vit_backbone`'s.
         state: Every backbone key, no classifier.
 
     Raises:
@@ -93,16 +104,22 @@ def load_backbone(model: nn.Module, state: Mapping[str, Tensor]) -> Conversion:
     kind = model_kind(model)
     places = backbone_keys(model)
     target = model.state_dict()
-    optional = {key for key in state if key.endswith("num_batches_tracked") and key not in places}
+    optional = {
+        key: "frozen BatchNorm counts no batches"
+        for key in sorted(state)
+        if key.endswith("num_batches_tracked") and key not in places
+    }
+    if kind == "vit":
+        optional |= {key: reason for key, reason in _UNUSED.items() if key in state}
     missing = sorted(set(places) - set(state))
-    unexpected = sorted(set(state) - set(places) - optional)
+    unexpected = sorted(set(state) - set(places) - set(optional))
     shapes = [
         f"{key} is {tuple(state[key].shape)}, expected {tuple(target[place].shape)}"
         for key, place in places.items()
         if key in state and state[key].shape != target[place].shape
     ]
     new = tuple(key for key in target if key not in set(places.values()))
-    strays = [key for key in new if not key.startswith(_NEW[kind])]
+    strays = [key for key in new if not key.startswith(_NEW[kind]) and not _REL_POS.fullmatch(key)]
     for problem, keys in (
         ("lacks", missing),
         ("has no place in the detector for", unexpected),
@@ -122,5 +139,5 @@ def load_backbone(model: nn.Module, state: Mapping[str, Tensor]) -> Conversion:
         kind=kind,
         mapped={place: key for key, place in places.items()},
         new=new,
-        dropped=dict.fromkeys(sorted(optional), "frozen BatchNorm counts no batches"),
+        dropped=optional,
     )

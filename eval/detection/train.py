@@ -7,6 +7,7 @@ import random
 import time
 import weakref
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,20 @@ from detectron2.data import (
     build_detection_train_loader,
     get_detection_dataset_dicts,
 )
+from detectron2.data import transforms as T
 from detectron2.engine import DefaultTrainer, HookBase
 from detectron2.engine.hooks import EvalHook
-from detectron2.modeling import build_model
+from detectron2.modeling import build_model, get_vit_lr_decay_rate
+from detectron2.solver import build_optimizer as build_sgd
+from detectron2.solver import get_default_optimizer_params
+from detectron2.solver.build import maybe_add_gradient_clipping
 from detectron2.utils import comm
 from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter
 from torch import nn
 
 from mast.files import atomic_write
 
-from ..errors import UserError
+from ..errors import UserError, unknown
 from .order import KeyedDataset, KeyedSampler, keyed_seed
 
 CHECKPOINT = "checkpoint.pth"
@@ -182,6 +187,11 @@ class Trainer(DefaultTrainer):
         return build_model(cfg)
 
     @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        """`build_optimizer` of this module."""
+        return build_optimizer(cfg, model)
+
+    @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Any:
         """The stream of batches from the first one; `resume_or_load` replaces it after a restart."""
         return train_loader(cfg, start=0)
@@ -211,6 +221,49 @@ class Trainer(DefaultTrainer):
             self._trainer.reset_data_loader(lambda: train_loader(self.cfg, start=self.start_iter))
 
 
+def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+    """Detectron2's SGD, or with ``SOLVER.OPTIMIZER`` AdamW as its ViTDet configs have it.
+
+    There, norms and positions do not decay, and each block's learning rate is ``SOLVER.LAYER_DECAY`` times that of
+    the block after it.
+    """
+    if cfg.SOLVER.OPTIMIZER == "SGD":
+        sgd: torch.optim.Optimizer = build_sgd(cfg, model)
+        return sgd
+    if cfg.SOLVER.OPTIMIZER != "AdamW":
+        raise unknown("SOLVER.OPTIMIZER", cfg.SOLVER.OPTIMIZER, ["SGD", "AdamW"])
+    decay = partial(
+        get_vit_lr_decay_rate, lr_decay_rate=cfg.SOLVER.LAYER_DECAY, num_layers=cfg.MODEL.VIT.DEPTH
+    )
+    groups = get_default_optimizer_params(
+        model,
+        base_lr=cfg.SOLVER.BASE_LR,
+        weight_decay_norm=0.0,
+        lr_factor_func=decay,
+        overrides={"pos_embed": {"weight_decay": 0.0}},
+    )
+    optimizer = torch.optim.AdamW(groups, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY)
+    clipped: torch.optim.Optimizer = maybe_add_gradient_clipping(cfg, optimizer)
+    return clipped
+
+
+def build_mapper(cfg: CfgNode) -> DatasetMapper:
+    """Detectron2's mapper for training, with its large-scale jitter where ``INPUT.LSJ`` gives a side."""
+    side = cfg.INPUT.LSJ
+    if not side:
+        return DatasetMapper(cfg, True)
+    return DatasetMapper(
+        cfg,
+        True,
+        augmentations=[
+            T.RandomFlip(horizontal=True),
+            T.ResizeScale(min_scale=0.1, max_scale=2.0, target_height=side, target_width=side),
+            T.FixedSizeCrop(crop_size=(side, side), pad=False),
+        ],
+        recompute_boxes=cfg.MODEL.MASK_ON,
+    )
+
+
 def train_loader(cfg: CfgNode, *, start: int) -> Iterable[list[dict[str, Any]]]:
     """Detectron2's loader over the keyed order.
 
@@ -229,7 +282,7 @@ def train_loader(cfg: CfgNode, *, start: int) -> Iterable[list[dict[str, Any]]]:
         group=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
     )
     loader: Iterable[list[dict[str, Any]]] = build_detection_train_loader(
-        KeyedDataset(dicts, DatasetMapper(cfg, True), cfg.SEED),
+        KeyedDataset(dicts, build_mapper(cfg), cfg.SEED),
         mapper=None,
         sampler=sampler,
         total_batch_size=cfg.SOLVER.IMS_PER_BATCH,

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 
 pytest.importorskip("detectron2", reason="needs Detectron2: python -m eval.detection.install")
 
@@ -268,85 +267,3 @@ def test_killed_for_real(whole: tuple[Any, Path], root: Path, tmp_path: Path) ->
     assert result.losses == whole[0].losses
     theirs = weights(whole[1])
     assert all(torch.equal(value, theirs[key]) for key, value in weights(tmp_path).items())
-
-
-def four_scenes(source: Path, root: Path) -> Path:
-    """A COCO and a VOC folder whose training and test split are the same four scenes, objects over 5 % each.
-
-    A corner of the test copies is painted over, for no test image may be a training image.
-    """
-    chosen = []
-    for split in ("train2017", "val2017"):
-        content = json.loads((source / f"coco/annotations/instances_{split}.json").read_text())
-        for image in content["images"]:
-            objects = [a for a in content["annotations"] if a["image_id"] == image["id"]]
-            share = min(0 if a["iscrowd"] else a["area"] / image["width"] / image["height"] for a in objects)
-            if share > 0.05:
-                chosen.append((source / "coco" / split / image["file_name"], image, objects))
-    assert len(chosen) >= 4
-    names = {c["id"]: c["name"] for c in content["categories"]}
-    for folder in ("VOC2007/Annotations", "VOC2007/JPEGImages", "VOC2007/ImageSets/Main", "coco/annotations"):
-        (root / folder).mkdir(parents=True)
-    for split, voc, paint in (("train2017", "trainval", None), ("val2017", "test", (255, 0, 0))):
-        (root / "coco" / split).mkdir()
-        images, annotations, listed = [], [], []
-        for number, (path, image, objects) in enumerate(chosen[:4], start=1):
-            picture = Image.open(path).convert("RGB")
-            if paint:
-                picture.paste(paint, (0, 0, 4, 4))
-            stem = f"{voc}_{number}"
-            picture.save(root / f"coco/{split}/{number}.jpg", quality=95)
-            picture.save(root / f"VOC2007/JPEGImages/{stem}.jpg", quality=95)
-            listed.append(stem)
-            images.append({**image, "id": number, "file_name": f"{number}.jpg"})
-            text = ""
-            for a in objects:
-                annotations.append({**a, "id": len(annotations) + 1, "image_id": number})
-                x, y, w, h = a["bbox"]
-                text += (
-                    f"<object><name>{names[a['category_id']]}</name><pose>x</pose><truncated>0</truncated>"
-                    f"<difficult>0</difficult><bndbox><xmin>{int(x) + 1}</xmin><ymin>{int(y) + 1}</ymin>"
-                    f"<xmax>{int(x + w)}</xmax><ymax>{int(y + h)}</ymax></bndbox></object>"
-                )
-            size = f"<size><width>{image['width']}</width><height>{image['height']}</height></size>"
-            (root / f"VOC2007/Annotations/{stem}.xml").write_text(f"<annotation>{size}{text}</annotation>")
-        (root / f"VOC2007/ImageSets/Main/{voc}.txt").write_text("\n".join(listed) + "\n")
-        whole = {"categories": content["categories"], "images": images, "annotations": annotations}
-        (root / f"coco/annotations/instances_{split}.json").write_text(json.dumps(whole))
-    (root / "SCENES.json").write_bytes((source / "SCENES.json").read_bytes())
-    return root
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1500)
-@pytest.mark.parametrize(
-    ("task", "protocol", "metrics"),
-    [
-        ("scenes-coco", "coco-fpn-1x", ("box_ap50", "mask_ap50")),
-        ("scenes-voc", "voc0712-c4-moco", ("box_ap50",)),
-    ],
-)
-def test_four_scenes_can_be_learnt_by_heart(
-    root: Path, tmp_path: Path, task: str, protocol: str, metrics: tuple[str, ...]
-) -> None:
-    """AP50 over 80 within ten minutes, so that a loss that does not reach the boxes or masks cannot hide."""
-    four = four_scenes(root, tmp_path / "four")
-    began = time.monotonic()
-    result = run(
-        four,
-        tmp_path / "work",
-        task=task,
-        protocol=protocol,
-        checkpoint="random:resnet18-c16-half@0",
-        overrides={
-            "tiny": True,
-            "iterations": 500,
-            "SOLVER.IMS_PER_BATCH": 4,
-            "SOLVER.CHECKPOINT_PERIOD": 100,
-        },
-    )
-    assert time.monotonic() - began < 600
-    for metric in metrics:
-        assert result.metrics[metric] > 0.8, result.metrics
-    loss = result.certificate["loss"]
-    assert loss["last_tenth"] < loss["first_tenth"] / 2

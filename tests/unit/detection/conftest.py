@@ -12,7 +12,7 @@ import torch
 pytest.importorskip("detectron2", reason="needs Detectron2: python -m eval.detection.install")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    from eval.detection import cell, config, data  # noqa: F401
+    from eval.detection import cell, config, data, vit  # noqa: F401
 
 from detectron2.modeling import build_model
 
@@ -50,7 +50,9 @@ def lived_in(arch: str, seed: int = 0) -> Backbone:
     return backbone.eval()
 
 
-def make_config(protocol: str, arch: str, *, classes: int = 3, masks: bool = False, **overrides: Any) -> Any:
+def make_config(
+    protocol: str, arch: str | vit.VitArch, *, classes: int = 3, masks: bool = False, **overrides: Any
+) -> Any:
     """A resolved config for one process; ``tiny`` unless the protocol is."""
     options = {key.replace("__", "."): value for key, value in overrides.items()}
     params = dict(protocols.get(protocol).params)
@@ -60,7 +62,7 @@ def make_config(protocol: str, arch: str, *, classes: int = 3, masks: bool = Fal
     cfg = config.resolve(
         params,
         {"tiny": True, **options},
-        arch=parse_arch(arch),
+        arch=parse_arch(arch) if isinstance(arch, str) else arch,
         normalization=norm,
         stride_in_1x1=bool(options.pop("stride_in_1x1", False)),
         num_classes=classes,
@@ -71,7 +73,7 @@ def make_config(protocol: str, arch: str, *, classes: int = 3, masks: bool = Fal
     return cell._localise(cfg, Path("unused"))
 
 
-def make_detector(protocol: str, arch: str, **options: Any) -> tuple[Any, Any]:
+def make_detector(protocol: str, arch: str | vit.VitArch, **options: Any) -> tuple[Any, Any]:
     """A detector and its config."""
     torch.manual_seed(0)
     cfg = make_config(protocol, arch, **options)
