@@ -74,8 +74,8 @@ class Cell:
 class Measured:
     """What came out of a cell.
 
-    Its outcomes are ``arrays``, or ``detections`` with ``classes`` and ``images``; ``seconds`` counts work that an
-    earlier, interrupted call did.
+    Its outcomes are ``arrays``, or ``detections`` with ``classes``, ``config`` and ``images``; ``seconds`` counts
+    work that an earlier, interrupted call did.
     """
 
     metrics: dict[str, Metric]
@@ -255,7 +255,7 @@ def _detect(cell: Cell, loaded: Loaded, data_root: Path, work: Path, progress: P
     for name, value in result.metrics.items():
         interval = result.intervals.get(name)
         found[name] = _metric(value, None if interval is None else stats.Interval(**interval))
-    detections = {"classes": result.classes, "images": result.per_image}
+    detections = {"classes": result.classes, "config": result.config, "images": result.per_image}
     return Measured(
         found,
         result.counts,

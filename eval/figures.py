@@ -226,7 +226,7 @@ def detections(pictures: Sequence[Picture], title: str) -> Figure:
     """Images with what was found in them (solid, with class and score) and what is there (dashed).
 
     Args:
-        pictures: What `eval.detection.pictures.pick` returns.
+        pictures: What `eval.detection.pictures.Gallery` gives.
         title: Which checkpoint on which task.
     """
     colours: dict[str, str] = {}

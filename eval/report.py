@@ -9,14 +9,17 @@ import html
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from mast.files import atomic_write, sha256_file
+from mast.files import atomic_write, canonical_json, sha256_file
 
 from . import figures, records, render, tables
 from .errors import UserError
 from .records import Book, Record
 from .tables import Table, row_key
+
+if TYPE_CHECKING:
+    from .detection.pictures import Gallery
 
 PICTURES: Final = 4  # test images shown for each detection cell
 SHOWN_SCORE: Final = 0.3  # detections below it are not drawn
@@ -150,7 +153,7 @@ def write(place: Path, path: Path, *, title: str, data_root: Path | None = None)
         ("comparison", "Comparison", comparison),
         ("tables", "Tables", render.fragment(table, heading=3)),
         ("pretraining", "Pretraining", _figures(_pretraining(passports))),
-        ("detections", "Detections", _figures(_detections(book, data_root)) if data_root else ""),
+        ("detections", "Detections", _detections(book, data_root) if data_root else ""),
         ("provenance", "Provenance", _provenance(place, book, passports)),
     ]
     parts = [part for part in parts if part[2]]
@@ -222,24 +225,68 @@ def _pretraining(passports: Sequence[dict[str, Any]]) -> Iterator[Drawn]:
             yield f"masks-{_slug(label)}", figures.masks(history, label), text
 
 
-def _detections(book: Book, data_root: Path) -> Iterator[Drawn]:
-    """The same test images for every checkpoint of a detection task."""
-    done = [
-        record for record in book.counting() if record.outcomes and record.outcomes.path.endswith(".json.gz")
-    ]
-    if not done:
-        return
-    from .detection import pick
+def _detections(book: Book, data_root: Path) -> str:
+    """By task: how checkpoints differ, the same test images for each of them, and where each fails."""
+    from .detection import Gallery
 
-    for number, record in enumerate(done):
+    tasks: dict[str, list[Record]] = {}
+    for record in book.counting():
+        if record.outcomes and record.outcomes.path.endswith(".json.gz"):
+            tasks.setdefault(record.task.name, []).append(record)
+    parts = []
+    for task, done in tasks.items():
+        gallery = Gallery(task, data_root, side=SIDE, score=SHOWN_SCORE)
+        gains = _detection_gains(gallery, done, book)
+        drawn = list(_pictures(gallery, done, book))
+        parts.append(f"<h3>{html.escape(task)}</h3>\n{gains}{_figures(drawn)}")
+    return "".join(parts)
+
+
+def _detection_gains(gallery: Gallery, done: Sequence[Record], book: Book) -> str:
+    """A table of differences to the first trained checkpoint under each protocol and seed."""
+    rows = []
+    groups: dict[tuple[str, str, int], list[Record]] = {}
+    for record in done:
+        key = (record.protocol.name, canonical_json(record.protocol.overrides), record.seed)
+        groups.setdefault(key, []).append(record)
+    for records_ in groups.values():
+        first = next((record for record in records_ if record.checkpoint.trained), None)
+        for record in records_ if first else []:
+            if first is None or record is first:
+                continue
+            found = gallery.compare(book.outcomes(first), book.outcomes(record), record.task.metric)
+            difference, low, high = (100 * float(found[name]) for name in ("difference", "low", "high"))
+            name = f"{record.protocol.name} v{record.protocol.version}, seed {record.seed}"
+            rows.append(
+                [
+                    name,
+                    f"{record.checkpoint.name} - {first.checkpoint.name}",
+                    record.task.metric,
+                    f"{difference:+.1f} [{low:+.1f}, {high:+.1f}]",
+                ]
+            )
+    title = (
+        "Differences in points, 95 % paired bootstrap over test images; another pretraining seed is not in it"
+    )
+    return _listing(title, ["protocol", "checkpoints", "metric", "difference"], rows) if rows else ""
+
+
+def _pictures(gallery: Gallery, done: Sequence[Record], book: Book) -> Iterator[Drawn]:
+    """The same test images for every checkpoint, and the ones on which it fails most."""
+    for record in done:
         outcome = book.outcomes(record)
-        shown = pick(record.task.name, data_root, outcome, count=PICTURES, side=SIDE, score=SHOWN_SCORE)
-        title = f"{record.checkpoint.name} on {record.task.name}"
-        text = (
-            f"{title}, {record.protocol.name} v{record.protocol.version}: what was found with a score of at least "
-            f"{SHOWN_SCORE:g} (solid), and what is there (dashed)."
+        title = f"{record.checkpoint.name} on {record.task.name}, {record.protocol.name}"
+        legend = (
+            f"what was found with a score of at least {SHOWN_SCORE:g} (solid), and what is there (dashed)"
         )
-        yield f"detections-{number}", figures.detections(shown, title), text
+        for kind, shown in (
+            ("", gallery.spread(outcome, PICTURES)),
+            (" failures", gallery.failures(outcome, PICTURES)),
+        ):
+            name = f"detections-{_slug(record.run_id)}{_slug(kind)}"
+            where = "the test images with most misses and false alarms" if kind else "test images"
+            text = f"{title} v{record.protocol.version}, {where}: {legend}."
+            yield name, figures.detections(shown, f"{title}{':' if kind else ''}{kind}"), text
 
 
 def _figures(drawn: Iterable[Drawn]) -> str:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .cell import forecast, run
     from .data import prepare
-    from .pictures import pick
+    from .pictures import Gallery
 
-__all__ = ["forecast", "pick", "prepare", "run"]
-_HOMES = {"run": "cell", "forecast": "cell", "prepare": "data", "pick": "pictures"}
+__all__ = ["Gallery", "forecast", "prepare", "run"]
+_HOMES = {"run": "cell", "forecast": "cell", "prepare": "data", "Gallery": "pictures"}
 
 
 def __getattr__(name: str) -> Any:

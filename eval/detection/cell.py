@@ -117,7 +117,7 @@ def run(
             per_image=predictions,
             counts=found.counts,
             manifest=found.manifest,
-            config=cfg.dump(),
+            config=_portable(cfg),
             certificate={
                 **certificate,
                 "normalisation_layers": _norm_note(cfg, overrides.get("processes", 1)),
@@ -390,6 +390,14 @@ def _localise(cfg: CfgNode, work_dir: Path, processes: int = 1) -> CfgNode:
     cfg.OUTPUT_DIR = str(work_dir)
     cfg.freeze()
     return cfg
+
+
+def _portable(cfg: CfgNode) -> str:
+    """The whole config as YAML, without the folder of this machine."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.OUTPUT_DIR = "."
+    return str(cfg.dump())
 
 
 def _norm_note(cfg: CfgNode, processes: int) -> str:

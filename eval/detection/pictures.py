@@ -1,22 +1,29 @@
-"""Test images with what was found in them and what is there, ready to be drawn."""
+"""What a record keeps of detections, read again: pictures of them, their failures, and their numbers."""
 
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from detectron2.structures import BoxMode
+import torch
+from detectron2.structures import Boxes, BoxMode, pairwise_iou
 from PIL import Image
 from pycocotools import mask as rle
 
 from .. import tasks
-from .data import prepare
+from .data import prepare, register
+from .evaluate import Evaluation, evaluate
+from .intervals import paired
 
 Box = tuple[float, float, float, float]
+Outcome = dict[str, Any]  # what a record keeps: classes and, for each test image, image_id and detections
+SIDE, SCORE = 240, 0.3
 
 
 @dataclass(frozen=True)
@@ -38,31 +45,100 @@ class Picture:
     truth: list[Box]
 
 
-def pick(
-    task: str, data_root: Path, outcome: dict[str, Any], *, count: int, side: int, score: float
-) -> list[Picture]:
-    """Test images spread evenly over the split, the same ones for every checkpoint.
+class Gallery:
+    """The test split of a detection task, against which kept detections are held.
 
     Args:
         task: Name of a detection task.
         data_root: Where its images lie.
-        outcome: What a record keeps: ``classes`` and, for each test image, ``image_id`` and ``detections``.
-        count: How many images.
         side: Longest side of the pictures in pixels; larger images are reduced.
-        score: Detections below it are left out.
+        score: Detections below it are neither drawn nor counted as failures.
     """
-    about = tasks.get(task)
-    with tempfile.TemporaryDirectory() as folder:
-        data = prepare(
-            about.dataset, data_root, masks=about.kind == "instance_segmentation", work_dir=Path(folder)
+
+    def __init__(self, task: str, data_root: Path, *, side: int = SIDE, score: float = SCORE) -> None:
+        about = tasks.get(task)
+        self.side, self.score = side, score
+        self.masks = about.kind == "instance_segmentation"
+        self._folder = (
+            tempfile.TemporaryDirectory()
+        )  # as long as the data: a completed annotation file lies there
+        self.data = prepare(about.dataset, data_root, masks=self.masks, work_dir=Path(self._folder.name))
+
+    def evaluate(self, outcome: Outcome) -> Evaluation:
+        """The numbers of kept detections, computed anew.
+
+        Raises:
+            ValueError: If they are not of this task's test split.
+        """
+        known = {str(entry["image_id"]): entry["image_id"] for entry in self.data.test.dicts}
+        kept = [str(entry["image_id"]) for entry in outcome["images"]]
+        if sorted(kept) != sorted(known) or list(outcome["classes"]) != list(self.data.classes):
+            raise ValueError("these detections are of other test images or classes")
+        register(self.data)
+        predictions = [{**entry, "image_id": known[str(entry["image_id"])]} for entry in outcome["images"]]
+        return evaluate(predictions, self.data, masks=self.masks)
+
+    def compare(self, first: Outcome, second: Outcome, metric: str) -> dict[str, float | str]:
+        """How much better the second is, by a bootstrap over test images that both see alike; see `paired`."""
+        return paired(self.evaluate(first).curves[metric], self.evaluate(second).curves[metric])
+
+    def spread(self, outcome: Outcome, count: int) -> list[Picture]:
+        """Test images spread evenly over the split, the same ones for every checkpoint."""
+        dicts = self.data.test.dicts
+        places = np.linspace(0, len(dicts) - 1, min(count, len(dicts))).round().astype(int)
+        return self._pictures(dict.fromkeys(places.tolist()), outcome)
+
+    def failures(self, outcome: Outcome, count: int) -> list[Picture]:
+        """The test images with the most failures: objects that are missed, and detections that find none."""
+        images = {str(entry["image_id"]): entry["detections"] for entry in outcome["images"]}
+        wrong = [
+            mistakes(entry, images.get(str(entry["image_id"]), []), self.score)
+            for entry in self.data.test.dicts
+        ]
+        worst = sorted(range(len(wrong)), key=lambda place: -wrong[place])
+        return self._pictures(worst[:count], outcome)
+
+    def _pictures(self, places: Sequence[int] | dict[int, None], outcome: Outcome) -> list[Picture]:
+        images = {str(entry["image_id"]): entry["detections"] for entry in outcome["images"]}
+        entries = [self.data.test.dicts[place] for place in places]
+        return [
+            _picture(entry, images.get(str(entry["image_id"]), []), outcome["classes"], self.side, self.score)
+            for entry in entries
+        ]
+
+
+def mistakes(entry: dict[str, Any], detections: Sequence[dict[str, Any]], score: float) -> int:
+    """How often a detector is wrong about an image: objects missed and detections without an object of their own.
+
+    Matched at an overlap of 0.5 by class, best detection first, each object once; crowds count for nothing.
+
+    Args:
+        entry: Detectron2's dataset dict.
+        detections: ``category``, ``bbox`` (x, y, width, height in pixels) and ``score`` of each.
+        score: Detections below it do not count.
+    """
+    wrong = 0
+    objects = [a for a in entry["annotations"] if not a.get("iscrowd", 0)]
+    counted = [d for d in detections if d["score"] >= score]
+    for category in Counter(item.get("category", item.get("category_id")) for item in [*objects, *counted]):
+        truth = [a for a in objects if a["category_id"] == category]
+        found = sorted((d for d in counted if d["category"] == category), key=lambda d: -d["score"])
+        overlap = pairwise_iou(
+            Boxes([_corners(d["bbox"], BoxMode.XYWH_ABS) for d in found]),
+            Boxes([_corners(a["bbox"], a["bbox_mode"]) for a in truth]),
         )
-    images = {str(entry["image_id"]): entry["detections"] for entry in outcome["images"]}
-    dicts = data.test.dicts
-    places = np.linspace(0, len(dicts) - 1, min(count, len(dicts))).round().astype(int)
-    return [
-        _picture(dicts[place], images.get(str(dicts[place]["image_id"]), []), outcome["classes"], side, score)
-        for place in dict.fromkeys(places.tolist())
-    ]
+        hits = 0
+        for row in overlap if truth else []:
+            best = int(torch.argmax(row))
+            if row[best] >= 0.5:
+                hits += 1
+                overlap[:, best] = 0.0
+        wrong += len(truth) + len(found) - 2 * hits
+    return wrong
+
+
+def _corners(box: Sequence[float], mode: BoxMode) -> list[float]:
+    return list(BoxMode.convert([float(value) for value in box], mode, BoxMode.XYXY_ABS))
 
 
 def _picture(
@@ -90,7 +166,7 @@ def _picture(
             )
         )
     truth = [
-        BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
+        _corners(annotation["bbox"], annotation["bbox_mode"])
         for annotation in entry["annotations"]
         if not annotation.get("iscrowd", 0)
     ]

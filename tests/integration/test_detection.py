@@ -80,6 +80,15 @@ def test_a_run_has_everything_that_a_record_needs(whole: tuple[Any, Path]) -> No
         assert (work / name).is_file(), name
 
 
+def test_kept_predictions_give_the_same_numbers(whole: tuple[Any, Path], root: Path) -> None:
+    result, _ = whole
+    kept = json.loads(json.dumps({"classes": result.classes, "images": result.per_image}))
+    again = detection.Gallery("scenes-voc", root).evaluate(kept)
+    assert again.metrics == result.metrics
+    assert again.per_class == result.per_class
+    assert str(root) not in result.config
+
+
 def test_a_finished_run_is_returned_at_once(whole: tuple[Any, Path], root: Path, tmp_path: Path) -> None:
     result, work = whole
     before = {path.name: path.stat().st_mtime_ns for path in work.iterdir() if path.name != "log.txt"}
