@@ -16,6 +16,8 @@ from ..metrics import softmax
 from .base import Array, Fitted, Labelled, Params, metric, require, select, transform
 from .solver import Solutions, gap, rotate, solve
 
+LOWEST = float(np.finfo(np.float32).min)  # the score of a class that train lacks
+
 
 def penalties(params: Params) -> Array:
     """The grid of lambdas: ``penalties: [log10 of the first, log10 of the last, how many]``, all positive."""
@@ -39,10 +41,12 @@ def fit(train: Labelled, val: Labelled, params: Params, seed: int, *, metric_nam
         return _certified(train, val, params, metric_name)
     if params["solver"] == "sklearn":
         return _sklearn(train, val, params, metric_name)
+    if params["solver"] == "lbfgs":
+        return _lbfgs(train, val, params, metric_name)
     if params["solver"] == "augself":
         return _augself(train, val, params, seed, metric_name)
     raise UserError(
-        f"unknown solver '{params['solver']}'", remedy="known: certified, sklearn, augself", code=2
+        f"unknown solver '{params['solver']}'", remedy="known: certified, lbfgs, sklearn, augself", code=2
     )
 
 
@@ -135,64 +139,46 @@ def _grid_of_torch(params: Params) -> Array:
 
 
 def _sklearn(train: Labelled, val: Labelled, params: Params, metric_name: str) -> Fitted:
-    """scikit-learn's L-BFGS over the grid in ascending order of the grid's parameter, lambda or C."""
+    """scikit-learn's own L-BFGS, cold, over a grid of C."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
+    if train.multilabel:
+        raise UserError("this recipe has no form for several labels an image", remedy="use linear", code=2)
     measure = metric(metric_name)
     grid = _grid_of_torch(params)
-    # Two-row softmax, as scikit-learn solved two classes in 2021, puts half the penalty on the binary logit.
-    factor = 2.0 if train.multilabel and params["two_row_softmax"] else 1.0
-    costs = factor * (1.0 / grid if params["parameter"] == "lambda" else grid)
     prepare = transform(params["transform"], train.features)
-    dtype = np.dtype(params["dtype"])
-    model: Any = LogisticRegression(
-        max_iter=int(params["max_iter"]), tol=float(params["tol"]), warm_start=bool(params["warm_start"])
-    )
     iterations: list[int] = []
 
     def run(part: Labelled, cost: float) -> tuple[Array, Array]:
-        """Weights (D, C) and bias (C,); with several labels the model, warm, goes from class to class."""
-        x = prepare(part.features).astype(dtype)
-        model.set_params(C=float(cost))
+        """Weights (D, C) and bias (C,)."""
+        model: Any = LogisticRegression(
+            C=float(cost), max_iter=int(params["max_iter"]), tol=float(params["tol"])
+        )
         with python_warnings.catch_warnings():
             python_warnings.simplefilter("ignore", ConvergenceWarning)
-            if not part.multilabel:
-                model.fit(x, part.labels)
-                iterations.append(int(model.n_iter_.max()))
-                return _rows(model, part.num_classes)
-            weights, biases = [], []
-            for column in part.targets().T:
-                if not 0 < column.sum() < len(column):
-                    raise UserError("a class has no positive or no negative in train", remedy="add images")
-                model.fit(x, column.astype(np.int64))
-                iterations.append(int(model.n_iter_.max()))
-                weights.append(model.coef_[0].copy())
-                biases.append(float(model.intercept_[0]))
-            return np.stack(weights, 1), np.array(biases)
+            model.fit(prepare(part.features).astype(np.float64), part.labels)
+        iterations.append(int(model.n_iter_.max()))
+        return _rows(model, part.num_classes)
 
-    held_out = prepare(val.features).astype(dtype)
+    held_out = prepare(val.features).astype(np.float64)
     values = []
-    for cost in costs:
+    for cost in grid:
         weights, bias = run(train, cost)
         values.append(measure(held_out @ weights + bias, val.labels))
-    index, selected, warnings = select(np.array(values), grid, name=str(params["parameter"]))
-    selected["C"] = float(costs[index])
+    index, selected, warnings = select(np.array(values), grid, name="C")
+    part = train
     if params["refit"]:
-        weights, bias = run(train.joined(val), costs[index])
-        selected["refit"] = "train+val"
         part = train.joined(val)
-    else:
-        weights, bias = run(train, costs[index])
-        part = train
-    link = "sigmoid" if train.multilabel else "softmax"
+        selected["refit"] = "train+val"
+    weights, bias = run(part, grid[index])
     certificate = {
         "solver": f"scikit-learn lbfgs, {params['max_iter']} iterations, tol {params['tol']:g}",
         "stopped_early": int(sum(count >= int(params["max_iter"]) for count in iterations)),
         "fits": len(iterations),
-        "gap": gap(prepare(part.features), part.targets(), weights, bias, 1.0 / costs[index], link),
+        "gap": gap(prepare(part.features), part.targets(), weights, bias, 1.0 / grid[index], "softmax"),
     }
-    return _fitted(prepare, weights, bias, train.multilabel, selected, certificate, warnings)
+    return _fitted(prepare, weights, bias, False, selected, certificate, warnings)
 
 
 def _rows(model: Any, num_classes: int) -> tuple[Array, Array]:
@@ -205,10 +191,109 @@ def _rows(model: Any, num_classes: int) -> tuple[Array, Array]:
     else:
         coef, intercept = model.coef_, model.intercept_
     weights = np.zeros((coef.shape[1], num_classes))
-    bias = np.full(num_classes, np.finfo(np.float32).min, dtype=np.float64)
+    bias = np.full(num_classes, LOWEST)
     weights[:, model.classes_] = coef.T
     bias[model.classes_] = intercept
     return weights, bias
+
+
+# -- legacy: ssl-transfer -------------------------------------------------------------------------------------
+
+
+class _Path:
+    """One model that goes along a grid of penalties, warm, and what it did.
+
+    Attributes:
+        iterations: Of every fit.
+        unlearnt: Classes, of several labels, that train has no example of or nothing but examples of.
+    """
+
+    def __init__(self, params: Params) -> None:
+        self.params = params
+        self.iterations: list[int] = []
+        self.unlearnt: set[int] = set()
+        self._rows: dict[int, Array] = {}  # of the last fit: for each class its weights and bias
+
+    def fit(self, x: Array, part: Labelled, penalty: float) -> tuple[Array, Array]:
+        """Weights (D, C) and biases (C,); with several labels the model, warm, goes from class to class."""
+        x = x.astype(np.float64)
+        if not part.multilabel:
+            weights, biases = np.zeros((x.shape[1], part.num_classes)), np.full(part.num_classes, LOWEST)
+            for index, row in self._minimum(x, part.labels, penalty).items():
+                weights[:, index], biases[index] = row[:-1], row[-1]
+            return weights, biases
+        weights, biases = np.zeros((x.shape[1], part.num_classes)), np.zeros(part.num_classes)
+        for column, truth in enumerate(part.targets().T.astype(np.int64)):
+            if truth.min() == truth.max():
+                self.unlearnt.add(column)
+                continue
+            row = self._minimum(x, truth, penalty)[1]
+            weights[:, column], biases[column] = row[:-1], row[-1]
+        return weights, biases
+
+    def _minimum(self, x: Array, labels: Array, penalty: float) -> dict[int, Array]:
+        """Rows (D + 1,) of the multinomial problem, two for two classes, as scikit-learn 0.24 solved it."""
+        import scipy.optimize
+        from scipy.special import logsumexp
+
+        classes = [int(label) for label in np.unique(labels)]
+        target = (labels[:, None] == np.array(classes)).astype(np.float64)
+        width = x.shape[1]
+
+        def value(flat: Array) -> tuple[float, Array]:
+            theta = flat.reshape(len(classes), width + 1)
+            logits = x @ theta[:, :width].T + theta[:, width]
+            total = logsumexp(logits, axis=1, keepdims=True)
+            residual = np.exp(logits - total) - target
+            gradient = np.concatenate(
+                [residual.T @ x + penalty * theta[:, :width], residual.sum(0)[:, None]], 1
+            )
+            loss = total.sum() - (logits * target).sum() + penalty / 2 * (theta[:, :width] ** 2).sum()
+            return float(loss), gradient.ravel()
+
+        start = np.stack([self._rows.get(index, np.zeros(width + 1)) for index in classes])
+        found = scipy.optimize.minimize(
+            value,
+            start.ravel(),
+            method="L-BFGS-B",
+            jac=True,
+            options={"gtol": float(self.params["tol"]), "maxiter": int(self.params["max_iter"])},
+        )
+        self.iterations.append(int(found.nit))
+        self._rows = dict(zip(classes, found.x.reshape(len(classes), -1), strict=True))
+        return self._rows
+
+
+def _lbfgs(train: Labelled, val: Labelled, params: Params, metric_name: str) -> Fitted:
+    """ssl-transfer's loop with the stopping rules of scikit-learn 0.24: the sum of losses, scipy's own ``ftol``."""
+    measure = metric(metric_name)
+    grid = _grid_of_torch(params)
+    prepare = transform(params["transform"], train.features)
+    path = _Path(params)
+    x, held_out = prepare(train.features), prepare(val.features)
+    values = []
+    for penalty in grid:
+        weights, bias = path.fit(x, train, float(penalty))
+        values.append(measure(held_out @ weights + bias, val.labels))
+    index, selected, warnings = select(np.array(values), grid, name="lambda")
+    selected["C"] = 1.0 / float(grid[index])
+    path.unlearnt.clear()
+    part = train
+    if params["refit"]:
+        part = train.joined(val)
+        selected["refit"] = "train+val"
+    weights, bias = path.fit(prepare(part.features), part, float(grid[index]))
+    if path.unlearnt:
+        warnings += (f"without positive or negative examples, scored alike: classes {sorted(path.unlearnt)}",)
+    certificate = {
+        "solver": f"scipy L-BFGS, {params['max_iter']} iterations, gradient {params['tol']:g}",
+        "stopped_early": sum(count >= int(params["max_iter"]) for count in path.iterations),
+        "fits": len(path.iterations),
+    }
+    if not part.multilabel:
+        penalty = float(grid[index])
+        certificate["gap"] = gap(prepare(part.features), part.targets(), weights, bias, penalty, "softmax")
+    return _fitted(prepare, weights, bias, train.multilabel, selected, certificate, warnings)
 
 
 # -- legacy: AugSelf -----------------------------------------------------------------------------------------

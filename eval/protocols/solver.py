@@ -7,11 +7,12 @@ For every penalty lambda the objective is, as in Ericsson et al. 2021,
 with the multinomial loss ("softmax") or independent yes-or-no losses a class ("sigmoid"). F is lambda-strongly convex
 in W, so F(W) - min F <= |dF/dW|^2 / (2 lambda) at the best bias: that bound, over F, is the certificate.
 
-The method is Newton's with conjugate gradients, from strong penalties to weak ones, a few at a time that share every
-matrix multiplication. Each starts on the line through the last two solutions in log lambda, which most often leaves
-one Newton step to do. Inner iterations may run in float32; what is certified is measured in float64. The features
-are centred and rotated to their principal axes first, which changes neither objective nor penalty and lets the
-Hessian's diagonal precondition well.
+The method is Newton's with conjugate gradients. A coarse part of the grid is solved from strong penalties to weak
+ones; each begins on the curve through the last three solutions in log lambda. The penalties in between begin on the
+curve through their neighbours, most of them within the certificate, and are solved side by side, sharing every matrix
+multiplication. Conjugate gradients may run in float32; everything else, and so what is certified, is float64. The
+features are centred and rotated to their principal axes first, which changes neither objective nor penalty and lets
+the Hessian's diagonal precondition well. Classes come before examples in every array: BLAS is fastest that way.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ import torch
 from torch import Tensor
 
 Array = npt.NDArray[Any]
-GROUP = 4  # penalties solved side by side
-BUDGET = 24_000_000  # entries of one (N, penalties, C) array at most
+STRIDE = 4  # of the coarse part of the grid
+BUDGET = 24_000_000  # entries of one (penalties, C, N) array at most
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Solutions:
         gap: (L,) |dF/dW|^2 / (2 lambda) / F plus the bias's share: the certificate; relative distance to the minimum.
         gradient_norm: (L,) |dF/dW|.
         iterations: (L,) Newton steps taken.
-        products: Multiplications of the feature matrix in all, for benchmarks.
+        products: Multiplications of the feature matrix by one vector a class, for benchmarks.
     """
 
     weights: Array
@@ -79,30 +80,31 @@ def rotate(features: Array, device: torch.device) -> Basis:
 
 
 def _loss(logits: Tensor, target: Tensor, link: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss summed over examples (A,), residual p - y and p, both (N, A, C). Softmax targets are one-hot."""
+    """Loss summed over examples (A,), residual p - y and p, both (A, C, N). Softmax targets are one-hot."""
     if link == "softmax":
-        shifted = logits - logits.amax(2, keepdim=True)
-        exped = shifted.exp()
-        total = exped.sum(2, keepdim=True)
-        loss = (total.log()[..., 0] - (shifted * target).sum(2)).sum(0)
-        p = exped / total
+        shifted = logits - logits.amax(1, keepdim=True)
+        right = (shifted * target).sum((1, 2))
+        p = shifted.exp_()
+        total = p.sum(1, keepdim=True)
+        loss = total.log().sum((1, 2)) - right
+        p /= total
         return loss, p - target, p
-    loss = (torch.nn.functional.softplus(logits) - logits * target).sum((0, 2))
+    loss = (torch.nn.functional.softplus(logits) - logits * target).sum((1, 2))
     p = torch.sigmoid(logits)
     return loss, p - target, p
 
 
 def _loss_only(logits: Tensor, target: Tensor, link: str) -> Tensor:
     if link == "softmax":
-        return (logits.logsumexp(2) - (logits * target).sum(2)).sum(0)
-    return (torch.nn.functional.softplus(logits) - logits * target).sum((0, 2))
+        return logits.logsumexp(1).sum(1) - (logits * target).sum((1, 2))
+    return (torch.nn.functional.softplus(logits) - logits * target).sum((1, 2))
 
 
 def _curve(p: Tensor, v: Tensor, link: str) -> Tensor:
-    """The loss's Hessian in the logits times v, (N, A, C)."""
+    """The loss's Hessian in the logits times v, (A, C, N)."""
     if link == "softmax":
         pv = p * v
-        return pv - p * pv.sum(2, keepdim=True)
+        return pv - p * pv.sum(1, keepdim=True)
     return p * (1 - p) * v
 
 
@@ -129,7 +131,7 @@ def solve(
         tolerance: Relative gap at which a penalty is done.
         max_newton: Newton steps at most.
         max_cg: Conjugate gradient steps in a Newton step at most.
-        inner: Precision of the inner steps.
+        inner: Precision of the conjugate gradients.
         device: Where to compute.
         basis: `rotate(features)` where it is at hand.
 
@@ -140,192 +142,189 @@ def solve(
         raise ValueError("penalties must be positive: without a penalty there is no certificate")
     device = torch.device(device)
     basis = basis or rotate(features, device)
-    z = basis.scores
-    n, r = z.shape
-    y = torch.from_numpy(np.array(targets, dtype=np.float64)).to(device)
-    c = y.shape[1]
-    ones = torch.ones(n, 1, dtype=torch.float64, device=device)
-    x = torch.cat([z, ones], 1)  # the last column is the bias
-    design = _Design(x, x.to(inner), x.to(inner) ** 2)
-    lambdas = torch.as_tensor(np.asarray(penalties, dtype=np.float64).copy(), device=device)
-    order = torch.argsort(lambdas, descending=True)
-    size = max(1, min(GROUP, int(BUDGET // max(1, n * c))))
-    parts = []
-    last: list[tuple[float, Tensor]] = []  # log lambda and theta of the last two solved
-    for at in range(0, len(order), size):
-        index = order[at : at + size]
-        logs = lambdas[index].log().tolist()
-        starts = _starts(last, logs, y, link, r + 1)
-        part = _newton(design, y, lambdas[index], starts, link, tolerance, max_newton, max_cg)
-        parts.append(part)
-        last = [*last, *zip(logs, part[0], strict=True)][-2:]
-    back = torch.argsort(order)
-    theta = torch.cat([part[0] for part in parts])[back]  # (L, r + 1, C)
-    weights = basis.axes @ theta[:, :r]
-    biases = theta[:, r] - basis.mean @ weights
+    n, r = basis.scores.shape
+    y = torch.from_numpy(np.ascontiguousarray(np.asarray(targets, dtype=np.float64).T)).to(device)
+    c = len(y)
+    x = torch.cat([basis.scores, torch.ones(n, 1, dtype=torch.float64, device=device)], 1)
+    problem = _Problem(x, x.to(inner), x.to(inner) ** 2, y, link, tolerance, max_newton, max_cg)
+    given = torch.as_tensor(np.asarray(penalties, dtype=np.float64).copy(), device=device)
+    lambdas, back = torch.unique(given, return_inverse=True)
+    path = _Path.empty(lambdas, c, r + 1)
+    size = max(1, BUDGET // max(1, n * c))
+    coarse, *between = _levels(len(lambdas))
+    for index in coarse:
+        _newton(problem, path, [index], path.ahead(index, problem))
+    for level in between:
+        for at in range(0, len(level), size):
+            part = level[at : at + size]
+            _newton(problem, path, part, [torch.stack([path.curve(index, 4) for index in part])])
+    theta = path.theta[back]  # (L, C, r + 1)
+    weights = (theta[..., :r].reshape(-1, r) @ basis.axes.T).view(len(theta), c, -1)
+    biases = theta[..., r] - weights @ basis.mean
     if link == "softmax":  # adding a constant to all classes changes nothing
         biases = biases - biases.mean(1, keepdim=True)
-
-    def joined(index: int) -> Array:
-        return torch.cat([part[index] for part in parts])[back].cpu().numpy()
-
     return Solutions(
-        weights.cpu().numpy(),
+        weights.transpose(1, 2).cpu().numpy(),
         biases.cpu().numpy(),
-        joined(1),
-        joined(2),
-        joined(3),
-        joined(4),
-        sum(int(part[5]) for part in parts),
+        path.objective[back].cpu().numpy(),
+        path.gap[back].cpu().numpy(),
+        path.norm[back].cpu().numpy(),
+        path.steps[back].cpu().numpy(),
+        path.products,
     )
 
 
-def _starts(
-    last: list[tuple[float, Tensor]], logs: list[float], y: Tensor, link: str, width: int
-) -> list[Tensor]:
-    """Where to start: nothing but the bias, the last solution, and the line through the last two in log lambda."""
-    share = y.mean(0).clamp(1e-12, 1 - 1e-12)
-    zero = torch.zeros(len(logs), width, y.shape[1], dtype=torch.float64, device=y.device)
-    zero[:, -1] = share.log() if link == "softmax" else torch.logit(share)
-    if not last:
-        return [zero]
-    nearest = last[-1][1].expand_as(zero)
-    if len(last) < 2 or last[0][0] == last[1][0]:
-        return [nearest]
-    (before, first), (now, second) = last
-    steps = torch.tensor([(log - now) / (now - before) for log in logs], dtype=torch.float64, device=y.device)
-    return [nearest, second + steps.view(-1, 1, 1) * (second - first)]
+def _levels(count: int) -> list[list[int]]:
+    """Positions in an ascending grid in the order of solving: a coarse grid from strong to weak, then its gaps."""
+    stride = STRIDE
+    while stride > 1 and count <= 2 * stride:
+        stride //= 2
+    levels = [sorted({*range(count - 1, -1, -stride), 0}, reverse=True)]
+    while stride > 1:
+        stride //= 2
+        done = {index for level in levels for index in level}
+        levels.append([index for index in range(count - 1, -1, -stride) if index not in done])
+    return levels
 
 
 @dataclass(frozen=True)
-class _Design:
-    """The rotated features with a column of ones, (N, d)."""
+class _Problem:
+    """Features rotated, with a column of ones for the bias (N, d), targets (C, N), and how to solve."""
 
     exact: Tensor  # float64
     low: Tensor  # in the precision of the inner iterations
     square: Tensor  # of ``low``, entry by entry
+    target: Tensor
+    link: str
+    tolerance: float
+    max_newton: int
+    max_cg: int
 
 
 @dataclass
-class _State:
-    """All penalties of a group while they are solved; L penalties, d columns of the design with the bias last."""
+class _Path:
+    """What is known of L ascending penalties; d columns with the bias last."""
 
-    theta: Tensor  # (L, d, C) float64
-    logits: Tensor  # (N, L, C) float64
+    lambdas: Tensor  # (L,)
+    theta: Tensor  # (L, C, d) float64
+    objective: Tensor  # (L,)
+    gap: Tensor  # (L,), infinite where nothing is known
+    norm: Tensor  # (L,)
+    steps: Tensor  # (L,)
+    products: int = 0
+
+    @classmethod
+    def empty(cls, lambdas: Tensor, c: int, d: int) -> _Path:
+        theta = lambdas.new_zeros(len(lambdas), c, d)
+        zeros = torch.zeros_like(lambdas)
+        return cls(lambdas, theta, zeros, torch.full_like(zeros, torch.inf), zeros.clone(), zeros.long())
+
+    def known(self) -> list[int]:
+        """Solved penalties, ascending."""
+        return torch.nonzero(self.gap.isfinite())[:, 0].tolist()
+
+    def curve(self, index: int, points: int) -> Tensor:
+        """The polynomial in log lambda through the nearest solutions, (C, d)."""
+        logs = self.lambdas.log().tolist()
+        near = sorted(self.known(), key=lambda known: abs(logs[known] - logs[index]))[:points]
+        total = torch.zeros_like(self.theta[0])
+        for i in near:
+            factor = 1.0
+            for j in near:
+                factor *= (logs[index] - logs[j]) / (logs[i] - logs[j]) if j != i else 1.0
+            total += factor * self.theta[i]
+        return total
+
+    def ahead(self, index: int, problem: _Problem) -> list[Tensor]:
+        """Where to start with the next weaker penalty: the curve through the last three, and the last itself."""
+        known = self.known()
+        if not known:
+            share = problem.target.mean(1).clamp(1e-12, 1 - 1e-12)
+            zero = torch.zeros_like(self.theta[:1])
+            zero[0, :, -1] = share.log() if problem.link == "softmax" else torch.logit(share)
+            return [zero]  # nothing but the bias: the solution at an infinite penalty
+        return [self.curve(index, 3)[None], self.theta[known[:1]]]
 
 
-def _newton(
-    design: _Design,
-    y: Tensor,
-    lambdas: Tensor,
-    starts: list[Tensor],
-    link: str,
-    tolerance: float,
-    max_newton: int,
-    max_cg: int,
-) -> tuple[Any, ...]:
-    x, low = design.exact, design.low
-    n, d = x.shape  # d counts the bias
-    c, total, dev = y.shape[1], len(lambdas), x.device
-    target = y[:, None]  # (N, 1, C)
-    ridge = lambdas.view(-1, 1, 1).repeat(1, d, 1)
-    ridge[:, -1] = 0
-    best: Tensor | None = None
-    for start in starts:
-        logits = (x @ start.permute(1, 0, 2).reshape(d, -1)).view(n, total, c)
-        value = _loss_only(logits, target, link) + 0.5 * (ridge * start**2).sum((1, 2))
-        if best is None:
-            state, best = _State(start.clone(), logits), value
-        else:
-            better = value < best
-            state.theta[better], state.logits[:, better] = start[better], logits[:, better]
-            best = torch.minimum(best, value)
-    objective, gap, norm = (torch.zeros(total, dtype=torch.float64, device=dev) for _ in range(3))
-    steps = torch.zeros(total, dtype=torch.int64, device=dev)
-    exact = torch.zeros(total, dtype=torch.bool, device=dev)
-    products = len(starts)
+def _newton(problem: _Problem, path: _Path, which: list[int], starts: list[Tensor]) -> None:
+    """Solve some penalties side by side and write them to the path.
 
-    def evaluate(index: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Probabilities, gradient and diagonal Hessian of some penalties; keeps their objective and gap."""
-        theta = state.theta[index]
-        loss, residual, p = _loss(state.logits[:, index], target, link)
-        p = p.to(low.dtype)
-        gradient = (
-            (matrix.T @ residual.to(matrix.dtype).reshape(n, -1)).view(d, -1, c).permute(1, 0, 2).double()
-        )
-        gradient = gradient + ridge[index] * theta
-        spread = (p * (1 - p)).reshape(n, -1)
-        diagonal = (design.square.T @ spread).view(d, -1, c).permute(1, 0, 2).double() + ridge[index]
-        square = (theta[:, :-1] ** 2).sum((1, 2))
-        objective[index] = loss + 0.5 * lambdas[index] * square
-        squared = (gradient[:, :-1] ** 2).sum((1, 2))
+    Args:
+        problem: Features, targets, and how to solve.
+        path: Where the solutions go.
+        which: A positions in the path.
+        starts: Starting points, (A, C, d) each; the better one of each penalty is taken.
+    """
+    x, target, link = problem.exact, problem.target, problem.link
+    index = torch.tensor(which, device=x.device)
+
+    def product(theta: Tensor) -> Tensor:
+        path.products += len(theta)
+        return (theta.view(-1, x.shape[1]) @ x.T).view(*theta.shape[:2], -1)
+
+    def ridge_of(index: Tensor) -> Tensor:
+        ridge = path.lambdas[index].view(-1, 1, 1).repeat(1, 1, x.shape[1])
+        ridge[..., -1] = 0
+        return ridge
+
+    theta, logits = starts[0].contiguous(), product(starts[0].contiguous())
+    for start in starts[1:]:
+        ridge, others = ridge_of(index), product(start)
+        values = [
+            _loss_only(z, target, link) + 0.5 * (ridge * t**2).sum((1, 2))
+            for t, z in ((theta, logits), (start, others))
+        ]
+        better = values[1] < values[0]
+        theta[better], logits[better] = start[better], others[better]
+    stuck = torch.zeros(len(index), dtype=torch.bool, device=x.device)
+    for step in range(problem.max_newton + 1):
+        ridge = ridge_of(index)
+        loss, residual, p = _loss(logits, target, link)
+        gradient = (residual.view(-1, len(x)) @ x).view(theta.shape) + ridge * theta
+        path.products += len(theta)
+        objective = loss + 0.5 * (ridge * theta**2).sum((1, 2))
+        squared = (gradient[..., :-1] ** 2).sum((1, 2))
         # The bias has no strong convexity: its part of the gap is the Newton decrement along it.
-        bias = (gradient[:, -1] ** 2 / (2 * diagonal[:, -1].clamp(min=1e-12))).sum(1)
-        norm[index] = squared.sqrt()
-        gap[index] = (squared / (2 * lambdas[index]) + bias) / objective[index]
-        return p, gradient, diagonal
-
-    def recompute(index: Tensor) -> None:
-        flat = state.theta[index].permute(1, 0, 2).reshape(d, -1)
-        state.logits[:, index] = (x @ flat).view(n, -1, c)
-
-    active = torch.arange(total, device=dev)
-    for step in range(max_newton + 1):
-        p, gradient, diagonal = evaluate(active, low)
-        products += 2
-        # What looks solved, or once did, is measured again in float64: nothing is certified in float32.
-        check = exact[active] | (gap[active] <= tolerance)
-        if check.any():
-            which = torch.nonzero(check)[:, 0]
-            recompute(active[which])
-            p[:, which], gradient[which], diagonal[which] = evaluate(active[which], x)
-            products += 3
-            exact[active[which]] = True
-        keep = gap[active] > tolerance
-        if step == max_newton or not keep.any():
-            break
+        bends = (p * (1 - p)).sum(2).clamp(min=1e-12)
+        bias = (gradient[..., -1] ** 2 / (2 * bends)).sum(1)
+        gap = (squared / (2 * path.lambdas[index]) + bias) / objective
+        path.theta[index], path.objective[index], path.gap[index] = theta, objective, gap
+        path.norm[index] = squared.sqrt()
+        keep = (gap > problem.tolerance) & ~stuck
+        if step == problem.max_newton or not keep.any():
+            return
         if not keep.all():
-            active, p, gradient, diagonal = active[keep], p[:, keep], gradient[keep], diagonal[keep]
-        penalty = ridge[active]
-        direction, moved, used = _conjugate(
-            low, p, gradient, diagonal, penalty, gap[active], tolerance, link, max_cg
-        )
-        products += used
-        length = _line_search(
-            state, active, direction, moved, gradient, penalty, target, link, objective[active]
-        )
-        state.theta[active] += length.view(-1, 1, 1) * direction
-        state.logits[:, active] += length.view(1, -1, 1) * moved
-        steps[active] += 1
-        if not length.any() and bool(exact[active].all()):
-            break
-        exact[active] |= length == 0
-    recompute(active)
-    evaluate(active, x)
-    return state.theta, objective, gap, norm, steps, products
+            index, theta, logits, ridge = index[keep], theta[keep], logits[keep], ridge[keep]
+            p, gradient, gap, objective = p[keep], gradient[keep], gap[keep], objective[keep]
+        direction, moved, used = _conjugate(problem, p.to(problem.low.dtype), gradient, ridge, gap)
+        path.products += used
+        length = _line_search(theta, logits, direction, moved, gradient, ridge, objective, target, link)
+        theta = theta + length.view(-1, 1, 1) * direction
+        logits = product(theta)
+        path.steps[index] += 1
+        stuck = length == 0
 
 
 def _line_search(
-    state: _State,
-    active: Tensor,
+    theta: Tensor,
+    logits: Tensor,
     direction: Tensor,
     moved: Tensor,
     gradient: Tensor,
-    penalty: Tensor,
+    ridge: Tensor,
+    value: Tensor,
     target: Tensor,
     link: str,
-    value: Tensor,
 ) -> Tensor:
     """Step lengths (A,) by backtracking from 1 to Armijo's condition; 0 where no step helps."""
-    theta, logits = state.theta[active], state.logits[:, active]
     slope = (gradient * direction).sum((1, 2))
-    base = 0.5 * (penalty * theta**2).sum((1, 2))
-    cross, square = (penalty * theta * direction).sum((1, 2)), (penalty * direction**2).sum((1, 2))
-    length = torch.ones(len(active), dtype=torch.float64, device=theta.device)
-    waiting = torch.arange(len(active), device=theta.device)
+    base = 0.5 * (ridge * theta**2).sum((1, 2))
+    cross, square = (ridge * theta * direction).sum((1, 2)), (ridge * direction**2).sum((1, 2))
+    length = torch.ones_like(value)
+    waiting = torch.arange(len(theta), device=theta.device)
     for _ in range(30):
         t = length[waiting]
-        trial = _loss_only(logits[:, waiting] + t.view(1, -1, 1) * moved[:, waiting], target, link)
+        trial = _loss_only(logits[waiting] + t.view(-1, 1, 1) * moved[waiting], target, link)
         trial = trial + base[waiting] + t * cross[waiting] + 0.5 * t**2 * square[waiting]
         # The last digits of the objective are noise: a step that changes nothing more is accepted.
         good = trial <= value[waiting] + 1e-4 * t * slope[waiting] + 1e-13 * value[waiting].abs()
@@ -338,58 +337,48 @@ def _line_search(
 
 
 def _conjugate(
-    x: Tensor,
-    p: Tensor,
-    gradient: Tensor,
-    diagonal: Tensor,
-    ridge: Tensor,
-    relative: Tensor,
-    tolerance: float,
-    link: str,
-    max_cg: int,
+    problem: _Problem, p: Tensor, gradient: Tensor, ridge: Tensor, gap: Tensor
 ) -> tuple[Tensor, Tensor, int]:
-    """Solve H d = -g for all penalties by preconditioned conjugate gradients.
+    """Solve H d = -g for A penalties by preconditioned conjugate gradients.
 
     Returns:
-        d (A, D, C) float64, its logits (N, A, C) float64, and the number of products.
+        d (A, C, D) float64, its logits (A, C, N) float64, and the number of products.
     """
+    x, link = problem.low, problem.link
     n, d = x.shape
-    a, c = gradient.shape[0], gradient.shape[2]
-    scale = diagonal.clamp(min=1e-12).to(x.dtype)
+    a, c = gradient.shape[:2]
     ridge = ridge.to(x.dtype)
-    solution = torch.zeros(a, d, c, dtype=x.dtype, device=x.device)
-    moved = torch.zeros(n, a, c, dtype=x.dtype, device=x.device)
+    scale = ((p * (1 - p)).view(-1, n) @ problem.square).view(a, c, d).add_(ridge).clamp_(min=1e-12)
+    solution = torch.zeros(a, c, d, dtype=x.dtype, device=x.device)
+    moved = torch.zeros(a, c, n, dtype=x.dtype, device=x.device)
     # Unit right-hand sides: float32 must not underflow for the smallest penalties.
-    size = gradient.flatten(1).norm(dim=1).clamp(min=1e-300)
-    r = (-gradient / size.view(-1, 1, 1)).to(x.dtype)
-    # A step that moves all classes alike changes no probability: such steps are projected out.
-    s = r / scale
-    s = s - s.mean(2, keepdim=True) if link == "softmax" else s
-    q = s.clone()
-    rho = (r * s).sum((1, 2))
-    aim = (0.2 * tolerance / relative).sqrt().clamp(0.03, 0.5)
-    forcing = torch.where(relative > 0.3, torch.full_like(aim, 0.3), aim).to(x.dtype)
+    size = gradient.flatten(1).norm(dim=1).clamp(min=1e-300).view(-1, 1, 1)
+    r = (-gradient / size).to(x.dtype)
+
+    def precondition(r: Tensor, scale: Tensor) -> Tensor:
+        s = r / scale
+        # A step that moves all classes alike changes no probability: such steps are projected out.
+        return s - s.mean(1, keepdim=True) if link == "softmax" else s
+
+    q = precondition(r, scale)
+    rho = (r * q).sum((1, 2))
+    aim = (0.2 * problem.tolerance / gap).sqrt().clamp(0.03, 0.5)
+    forcing = torch.where(gap > 0.3, torch.full_like(aim, 0.3), aim).to(x.dtype)
     goal = forcing**2 * rho
     index = torch.arange(a, device=x.device)
-    used = 0
-    for _ in range(max_cg):
+    used = a
+    for _ in range(problem.max_cg):
         m = len(index)
-        xq = (x @ q.permute(1, 0, 2).reshape(d, -1)).view(n, m, c)
-        hq = (
-            (x.T @ _curve(p[:, index] if m < a else p, xq, link).reshape(n, -1))
-            .view(d, m, c)
-            .permute(1, 0, 2)
-        )
-        hq = hq + ridge[index] * q
-        used += 2
+        xq = (q.view(-1, d) @ x.T).view(m, c, n)
+        hq = (_curve(p, xq, link).view(-1, n) @ x).view(m, c, d) + ridge * q
+        used += 2 * m
         curvature = (q * hq).sum((1, 2))
         alpha = torch.where(curvature > 0, rho / curvature.clamp(min=1e-38), torch.zeros_like(rho))
         step = alpha.view(-1, 1, 1)
         solution[index] += step * q
-        moved[:, index] += alpha.view(1, -1, 1) * xq
+        moved[index] += step * xq
         r = r - step * hq
-        s = r / scale[index]
-        s = s - s.mean(2, keepdim=True) if link == "softmax" else s
+        s = precondition(r, scale)
         new = (r * s).sum((1, 2))
         keep = (new > goal) & (curvature > 0)
         if not keep.any():
@@ -398,8 +387,8 @@ def _conjugate(
         rho = new
         if not keep.all():
             index, q, r, rho, goal = index[keep], q[keep], r[keep], rho[keep], goal[keep]
-    factor = size.view(-1, 1, 1)
-    return solution.double() * factor, moved.double() * size.view(1, -1, 1), used
+            p, scale, ridge = p[keep], scale[keep], ridge[keep]
+    return solution.double() * size, moved.double() * size, used
 
 
 def gap(features: Array, targets: Array, weights: Array, bias: Array, penalty: float, link: str) -> float:
@@ -419,7 +408,7 @@ def gap(features: Array, targets: Array, weights: Array, bias: Array, penalty: f
         torch.from_numpy(np.array(weights, dtype=np.float64)),
         torch.from_numpy(np.array(bias, dtype=np.float64)),
     )
-    loss, residual, _ = _loss((x @ w + b)[:, None], y[:, None], link)
-    gradient = x.T @ residual[:, 0] + penalty * w
+    loss, residual, _ = _loss((x @ w + b).T[None], y.T, link)
+    gradient = x.T @ residual[0].T + penalty * w
     objective = loss[0] + 0.5 * penalty * (w**2).sum()
     return float((gradient**2).sum() / (2 * penalty) / objective)

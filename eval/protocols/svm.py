@@ -77,15 +77,17 @@ def fit(
     shots = params["shots"]
     generator = np.random.default_rng(seed)
     weights, biases = np.zeros((x.shape[1], both.num_classes)), np.zeros(both.num_classes)
-    chosen, table, unconverged, fits = [], [], 0, 0
+    chosen: list[float | None] = []
+    table: list[list[float]] = []
+    unconverged, fits = 0, 0
+    needed = int(params["folds"]) if shots is None else 1
     for column in range(both.num_classes):
         y = targets[:, column]
-        positives = int((y == 1).sum())
-        if shots is None and min(positives, len(y) - positives) < int(params["folds"]):
-            raise UserError(
-                f"class {column} has {positives} positives of {len(y)}",
-                remedy=f"{params['folds']}-fold cross-validation needs that many of each; add images or lower folds",
-            )
+        positives = int((y == 1).sum() if shots is None else (train.targets()[:, column] == 1).sum())
+        if min(positives, len(y) - positives) < needed:
+            chosen.append(None)  # cannot be learnt: all examples score alike
+            table.append([])
+            continue
         with python_warnings.catch_warnings(record=True) as caught:
             python_warnings.simplefilter("always", ConvergenceWarning)
             if shots is None:
@@ -119,7 +121,16 @@ def fit(
     split = "cross-validation on train+val" if shots is None else "val"
     selected = {"cost": chosen, "split": split, "grid": costs, "value": table}
     certificate = {"solver": "scikit-learn LinearSVC, dual", "fits": fits, "stopped_early": unconverged}
-    warnings = (f"{unconverged} of {fits} SVM fits stopped at max_iter",) if unconverged else ()
+    warnings: tuple[str, ...] = ()
+    if unconverged:
+        warnings += (f"{unconverged} of {fits} SVM fits stopped at max_iter",)
+    if unlearnt := [column for column, cost in enumerate(chosen) if cost is None]:
+        if len(unlearnt) == both.num_classes:
+            raise UserError(
+                f"no class has {needed} positives and as many negatives",
+                remedy="cross-validation needs that many of each; add images or lower folds",
+            )
+        warnings += (f"fewer than {needed} positives or negatives, scored alike: classes {unlearnt}",)
 
     def scores(features: Array) -> Array:
         values: Array = _unit(np.asarray(features)) @ weights + biases

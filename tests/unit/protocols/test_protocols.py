@@ -226,13 +226,18 @@ def test_low_shot_rows() -> None:
     assert rows.tolist() != other.tolist()
 
 
-def test_svm_refuses_classes_too_small_for_its_folds() -> None:
+def test_svm_leaves_out_classes_too_small_for_its_folds() -> None:
     labels = np.zeros((30, 2), np.float32)
-    labels[:2, 0] = labels[:15, 1] = 1
+    labels[:2, 0] = labels[::2, 1] = 1
     x = np.random.default_rng(0).normal(size=(30, 3)).astype(np.float32)
     train, val = Labelled(x[:20], labels[:20], 2), Labelled(x[20:], labels[20:], 2)
-    with pytest.raises(UserError, match="class 0 has 2 positives of 30"):
-        protocols.fit(protocols.get("svm-vissl"), train, val)
+    fitted = protocols.fit(protocols.get("svm-vissl").override({"costs": [1.0]}), train, val)
+    assert fitted.selected["cost"] == [None, 1.0]
+    assert (fitted.scores(x)[:, 0] == 0).all()
+    assert any("classes [0]" in warning for warning in fitted.warnings)
+    few = Labelled(x[:20], np.zeros((20, 2), np.float32), 2)
+    with pytest.raises(UserError, match="no class has 3 positives"):
+        protocols.fit(protocols.get("svm-vissl"), few, few)
 
 
 # -- SGD -------------------------------------------------------------------------------------------------------
