@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from .checkpoint import load_state
 from .config import parse_recipe
 from .errors import UserError
-from .train import RECIPE, STATE
+from .rundir import RECIPE, STATE
 
 Matrix = NDArray[np.float64]
 

@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 Array = NDArray[np.float64]
@@ -110,6 +111,16 @@ class Crop(Augmentation):
         rows = _resampling_matrix(top, (bottom - top).clamp(min=1), height, self.size, self.interpolation)
         columns = _resampling_matrix(left, (right - left).clamp(min=1), width, self.size, self.interpolation)
         return _separable(images, rows, columns).clamp_(0, 1)
+
+    def cut(self, image: Image.Image, params: Array) -> NDArray[np.uint8]:
+        """The same of one image, by Pillow: bytes ``(3, size, size)``. Parameters ``(4,)``."""
+        width, height = image.size
+        top, left, bottom, right = np.rint(
+            np.concatenate([params[:2], params[:2] + params[2:]]) * [height, width, height, width]
+        ).tolist()
+        box = (left, top, max(right, left + 1), max(bottom, top + 1))
+        kernel = Image.Resampling[self.interpolation.upper()]
+        return np.asarray(image.resize((self.size, self.size), kernel, box=box)).transpose(2, 0, 1)
 
 
 class Flip(Augmentation):

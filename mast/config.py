@@ -13,6 +13,7 @@ from .augment import Augmentation
 from .errors import UserError, unknown
 from .objective import Weights
 from .randaugment import MAST15 as AUGMENTATIONS
+from .views import Views
 
 RECIPES = Path(__file__).parent / "recipes"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -30,34 +31,62 @@ class Data(Strict):
     """The images to pretrain on.
 
     Attributes:
-        folder: Under the data root: images in class folders (labels are used by the probe only).
-        store_size: Every image is decoded once, its short side brought to this, its centre kept as a square.
+        folder: Where they lie under the data root.
+        format: ``folders`` of classes (labels are used by the probe only), tar ``shards`` as webdataset writes
+            them, or the authors' files of ``cifar10``, ``cifar100`` (training part) or ``stl10`` (train, unlabeled).
+        store_size: Folders and shards: every image is decoded once, its short side brought to this, its centre
+            kept as a square. Without it worker processes decode every image in every epoch and cut both crops
+            from the whole of it: for sets that do not fit into memory.
     """
 
     folder: str
-    store_size: Positive
+    format: Literal["folders", "shards", "cifar10", "cifar100", "stl10"] = "folders"
+    store_size: Positive | None = None
 
 
 class ViewsConfig(Strict):
-    """Size of the views, their operations in order, and the shares of pairs that isolate one or share one."""
+    """The pairs of views.
+
+    Attributes:
+        size: Side in pixels.
+        single_fraction: Share of pairs in which one augmentation alone differs.
+        all_but_fraction: Share of pairs in which all but one differ.
+        augmentations: In the order in which they are applied, with their parameters.
+        second: Parameters that the second view's distribution has otherwise.
+    """
 
     size: Positive
     single_fraction: Fraction = 0.0
     all_but_fraction: Fraction = 0.0
     augmentations: dict[str, dict[str, Any]]
+    second: dict[str, dict[str, Any]] = {}
 
-    def build(self) -> list[Augmentation]:
-        """The augmentations, ``crop`` with this size."""
-        built = []
-        for name, params in self.augmentations.items():
-            if name not in AUGMENTATIONS:
-                raise unknown("augmentation", name, AUGMENTATIONS)
-            size = {"size": self.size} if name == "crop" else {}
-            try:
-                built.append(AUGMENTATIONS[name](**size, **params))
-            except TypeError as error:
-                raise UserError(f"augmentation '{name}': {error}", code=2) from error
-        return built
+    def build(self, seed: int = 0) -> Views:
+        """The views of a run, ``crop`` with this size."""
+        for name in self.second:
+            if name not in self.augmentations:
+                raise unknown("augmentation of views.second", name, self.augmentations)
+        first = [self._build(name, params) for name, params in self.augmentations.items()]
+        second = [
+            self._build(name, params | self.second.get(name, {}))
+            for name, params in self.augmentations.items()
+        ]
+        return Views(
+            first,
+            second,
+            single_fraction=self.single_fraction,
+            all_but_fraction=self.all_but_fraction,
+            seed=seed,
+        )
+
+    def _build(self, name: str, params: dict[str, Any]) -> Augmentation:
+        if name not in AUGMENTATIONS:
+            raise unknown("augmentation", name, AUGMENTATIONS)
+        size = {"size": self.size} if name == "crop" else {}
+        try:
+            return AUGMENTATIONS[name](**size, **params)
+        except TypeError as error:
+            raise UserError(f"augmentation '{name}': {error}", code=2) from error
 
 
 class Masks(Strict):
@@ -101,7 +130,14 @@ class Recipe(Strict):
     Attributes:
         method: ``vicreg``, or ``mast`` (masks, and uncertainty unless switched off).
         expander: Widths of the expander's layers.
-        probe_every: Epochs between k-NN probes on the features at hand; 0 for none.
+        accumulate: Parts of a batch that are forwarded one after another before a step. Gradients are averaged,
+            but variance, covariance, BatchNorm and the certainty weights see one part at a time: the loss is that
+            of ``batch_size / accumulate`` images, and smaller parts are another, noisier loss.
+        precision: ``bf16`` is autocast; ``fp64`` is for comparisons.
+        channels_last: Memory format of images and convolutions.
+        compile: Let torch compile the backbone.
+        probe: Log a k-NN probe on the features at hand at every epoch's end.
+        stop_on_collapse: End with an error when embedding or masks have collapsed.
         save_minutes: Time between two saved states.
     """
 
@@ -119,10 +155,15 @@ class Recipe(Strict):
     optimizer: Optimizer
     batch_size: Annotated[int, Field(ge=2)]
     epochs: Positive
-    precision: Literal["fp32", "bf16"] = "fp32"
+    accumulate: Positive = 1
+    precision: Literal["fp32", "bf16", "fp64"] = "fp32"
+    channels_last: bool = True
+    compile: bool = False
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     seed: Annotated[int, Field(ge=0)] = 0
+    probe: bool = True
+    stop_on_collapse: bool = True
     save_minutes: float = 1.0
 
     @model_validator(mode="after")
@@ -136,6 +177,11 @@ class Recipe(Strict):
             raise ValueError("views: single_fraction and all_but_fraction are shares and exceed 1 together")
         if masks.layout != "even" and masks.block * len(views.augmentations) > 1:
             raise ValueError(f"masks.block: {len(views.augmentations)} blocks of {masks.block:g} exceed 1")
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"accumulate: {self.batch_size} images do not part into {self.accumulate}")
+        streams = self.data.store_size is None and self.data.format in ("folders", "shards")
+        if streams and next(iter(views.augmentations), "") != "crop":
+            raise ValueError("data.store_size: without it the views' first augmentation has to be crop")
         return self
 
 

@@ -1,44 +1,214 @@
-"""Images to pretrain on: every file is decoded once, kept as bytes, and served in an order known in advance."""
+"""Images to pretrain on, and how they reach the loop.
+
+A source either holds all images decoded, as squares of one size (`Bank`), or decodes them in every epoch (`Stream`).
+Both answer for any image by its number, so the order of an epoch is known in advance and a run can go on anywhere.
+"""
 
 from __future__ import annotations
 
+import io
+import os
+import tarfile
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import tee
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
+from .augment import Crop
+from .config import Data
 from .console import bar
 from .errors import UserError
+from .views import ViewPlan
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff"}
+Labels = NDArray[np.int64]
+Job = tuple[NDArray[np.int64], ViewPlan]
 
 
 @dataclass(frozen=True)
-class ImageBank:
-    """Decoded images.
+class Files:
+    """Encoded images.
 
     Attributes:
-        images: ``(N, 3, S, S)`` bytes.
+        read: Gives the bytes of the image with a number.
+        names: What to call each of them in an error.
         labels: ``(N,)`` class numbers, for the probe only.
         classes: Their names.
     """
 
-    images: Tensor
-    labels: NDArray[np.int64]
+    read: Callable[[int], bytes]
+    names: tuple[str, ...]
+    labels: Labels
     classes: tuple[str, ...]
 
-    def batch(self, indices: NDArray[np.int64], device: torch.device) -> Tensor:
-        """Images at ``indices`` as ``(B, 3, S, S)`` floats in [0, 1]."""
-        return self.images[torch.from_numpy(indices)].to(device).float().div_(255)
+    def open(self, index: int) -> Image.Image:
+        """Decode an image.
+
+        Raises:
+            UserError: If it cannot be decoded.
+        """
+        try:
+            with Image.open(io.BytesIO(self.read(index))) as image:
+                return image.convert("RGB")
+        except (
+            UnidentifiedImageError,
+            OSError,
+            ValueError,
+            SyntaxError,
+            Image.DecompressionBombError,
+        ) as error:
+            raise UserError(
+                f"{self.names[index]}: cannot be decoded ({error})", remedy="replace or remove the file"
+            ) from error
 
 
-def list_images(folder: Path) -> tuple[list[Path], NDArray[np.int64], tuple[str, ...]]:
-    """Files, labels and class names of a folder of class folders, in sorted order.
+@dataclass(frozen=True)
+class Bank:
+    """Decoded images.
+
+    Attributes:
+        images: ``(N, 3, S, S)`` bytes.
+        labels: ``(N,)`` class numbers.
+        classes: Their names.
+    """
+
+    images: NDArray[np.uint8]
+    labels: Labels
+    classes: tuple[str, ...]
+
+    def feed(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Tensor]]:
+        """Every job with its images, ``(B, 3, S, S)`` bytes."""
+        for job in jobs:
+            yield job, torch.from_numpy(self.images[job[0]])
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Images that worker processes decode in every epoch; both views' crops are cut from the whole image.
+
+    Attributes:
+        files: The images.
+        crop: The crop of the views, whose parameters the jobs' plans hold.
+        workers: Processes; 0 decodes in the loop itself.
+        pin: Put batches into page-locked memory, for a GPU.
+    """
+
+    files: Files
+    crop: Crop
+    workers: int
+    pin: bool = False
+
+    @property
+    def labels(self) -> Labels:
+        """``(N,)`` class numbers."""
+        return self.files.labels
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Their names."""
+        return self.files.classes
+
+    def feed(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Tensor]]:
+        """Every job with both crops of its images, ``(B, 2, 3, size, size)`` bytes, decoded ahead of need."""
+        ahead, wanted = tee(jobs)
+        items = ([(int(i), plan.params["crop"][:, n]) for n, i in enumerate(rows)] for rows, plan in ahead)
+        loader: DataLoader[Any] = DataLoader(
+            _Crops(self.files, self.crop),
+            batch_sampler=items,
+            num_workers=self.workers,
+            collate_fn=_stack,
+            pin_memory=self.pin,
+        )
+        for job, found in zip(wanted, loader, strict=True):
+            if isinstance(found, UserError):
+                raise found
+            yield job, found
+
+
+Source = Bank | Stream
+
+
+class _Crops(Dataset[Any]):
+    """The two crops of an image, or the error that its reader found: workers would bury it in a traceback."""
+
+    def __init__(self, files: Files, crop: Crop) -> None:
+        self.files, self.crop = files, crop
+
+    def __getitem__(self, item: tuple[int, NDArray[np.float64]]) -> NDArray[np.uint8] | UserError:
+        index, params = item
+        try:
+            image = self.files.open(index)
+        except UserError as error:
+            return error
+        return np.stack([self.crop.cut(image, row) for row in params])
+
+
+def _stack(found: list[NDArray[np.uint8] | UserError]) -> Tensor | UserError:
+    images = []
+    for item in found:
+        if isinstance(item, UserError):
+            return item
+        images.append(item)
+    return torch.from_numpy(np.stack(images))
+
+
+def on_device(images: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Bytes as floats in [0, 1]."""
+    return images.to(device, non_blocking=True).to(dtype).div_(255)
+
+
+def load(
+    data: Data, root: Path, crop: Crop | None, *, workers: int, pin: bool = False, progress: bool = True
+) -> Source:
+    """Open a recipe's images.
+
+    Args:
+        data: Which, and how.
+        root: Where ``data.folder`` lies.
+        crop: The views' crop, which a stream cuts while decoding.
+        workers: Decoding threads of a bank, processes of a stream.
+        pin: Page-locked batches.
+        progress: Show a progress bar while a bank is decoded.
+
+    Raises:
+        UserError: If images are missing or damaged, or the recipe asks for what this format has not.
+    """
+    folder = root / data.folder
+    if data.format in ARRAYS:
+        bank = ARRAYS[data.format](folder)
+        side = bank.images.shape[2]
+        if data.store_size not in (None, side):
+            raise UserError(
+                f"data.store_size is {data.store_size}, images of {data.format} have {side} px",
+                remedy="leave it out",
+                code=2,
+            )
+        return bank
+    files = list_images(folder) if data.format == "folders" else list_shards(folder, progress=progress)
+    if data.store_size is not None:
+        return decode_all(
+            files, data.store_size, workers=workers, progress=progress, title=f"decode {folder.name}"
+        )
+    if crop is None:
+        raise UserError(
+            "a stream cuts the crops while it decodes, and the views have no crop",
+            remedy="set data.store_size",
+            code=2,
+        )
+    return Stream(files, crop, workers, pin)
+
+
+def list_images(folder: Path) -> Files:
+    """The images of a folder of class folders, in sorted order.
 
     Raises:
         UserError: If the folder is missing or holds no image.
@@ -46,52 +216,130 @@ def list_images(folder: Path) -> tuple[list[Path], NDArray[np.int64], tuple[str,
     if not folder.is_dir():
         raise UserError(f"no folder of images at {folder}", remedy="give its parent as --data-root")
     classes = sorted(path.name for path in folder.iterdir() if path.is_dir())
-    paths, labels = [], []
+    paths, labels = list[Path](), list[int]()
     for label, name in enumerate(classes):
         found = sorted(p for p in (folder / name).rglob("*") if p.suffix.lower() in EXTENSIONS)
         paths += found
         labels += [label] * len(found)
     if not paths:
         raise UserError(f"no images in the class folders of {folder}", remedy="expected <class>/<image>.jpg")
-    return paths, np.array(labels, dtype=np.int64), tuple(classes)
+    names = tuple(map(str, paths))
+    return Files(_PathReader(names), names, np.array(labels, dtype=np.int64), tuple(classes))
 
 
-def decode_square(path: Path, size: int) -> NDArray[np.uint8]:
-    """Decode an image, bring its short side to ``size`` (bicubic), keep the central square: ``(3, size, size)``.
+@dataclass(frozen=True)
+class _PathReader:
+    paths: tuple[str, ...]
+
+    def __call__(self, index: int) -> bytes:
+        return Path(self.paths[index]).read_bytes()
+
+
+def list_shards(folder: Path, *, progress: bool = True) -> Files:
+    """The images of tar shards as webdataset writes them: ``<key>.jpg`` and, for the probe, ``<key>.cls``.
+
+    The shards are indexed once and read at any place, where webdataset itself reads them in sequence: shuffling is
+    then complete, the same for any number of workers, and a run can go on in the middle of an epoch.
 
     Raises:
-        UserError: If the file cannot be decoded.
+        UserError: If there are no shards or no images in them, or one is cut short.
     """
-    try:
-        with Image.open(path) as image:
-            rgb = image.convert("RGB")
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(
-            f"{path}: cannot be decoded ({error})", remedy="replace or remove the file"
-        ) from error
-    width, height = rgb.size
+    shards = sorted(folder.glob("*.tar")) if folder.is_dir() else []
+    if not shards:
+        raise UserError(f"no tar shards in {folder}", remedy="expected <folder>/*.tar")
+    places, names, keys, labels = list[tuple[int, int, int]](), list[str](), list[str](), dict[str, int]()
+    for number, shard in enumerate(
+        bar(shards, desc=f"index {folder.name}", unit="shard", disable=not progress)
+    ):
+        try:
+            with tarfile.open(shard, "r:") as archive:
+                for member in archive:
+                    key = f"{number}/{member.name.partition('.')[0]}"
+                    suffix = PurePosixPath(member.name).suffix.lower()
+                    if member.isfile() and suffix in EXTENSIONS:
+                        places.append((number, member.offset_data, member.size))
+                        names.append(f"{shard}:{member.name}")
+                        keys.append(key)
+                    elif member.isfile() and suffix == ".cls":
+                        file = archive.extractfile(member)
+                        labels[key] = int(file.read()) if file else 0
+        except (tarfile.TarError, ValueError, OSError) as error:
+            raise UserError(f"{shard}: damaged ({error})", remedy="write or fetch it again") from error
+    if not places:
+        raise UserError(f"no images in the tar shards of {folder}", remedy="expected <key>.jpg in them")
+    numbers = np.array([labels.get(key, 0) for key in keys], dtype=np.int64)
+    classes = tuple(str(label) for label in range(int(numbers.max()) + 1))
+    return Files(_ShardReader(tuple(map(str, shards)), np.array(places)), tuple(names), numbers, classes)
+
+
+@dataclass(frozen=True)
+class _ShardReader:
+    shards: tuple[str, ...]
+    places: NDArray[np.int64]  # (N, 3): shard, offset, size
+
+    def __call__(self, index: int) -> bytes:
+        shard, offset, size = map(int, self.places[index])
+        with open(self.shards[shard], "rb") as file:
+            return os.pread(file.fileno(), size, offset)
+
+
+def decode_square(image: Image.Image, size: int) -> NDArray[np.uint8]:
+    """Bring the short side to ``size`` (bicubic), keep the central square: ``(3, size, size)``."""
+    width, height = image.size
     side = min(width, height)
     left, top = (width - side) / 2, (height - side) / 2
-    box = (left, top, left + side, top + side)
     if (width, height) != (size, size):
-        rgb = rgb.resize((size, size), Image.Resampling.BICUBIC, box=box)
-    return np.asarray(rgb).transpose(2, 0, 1)
+        box = (left, top, left + side, top + side)
+        image = image.resize((size, size), Image.Resampling.BICUBIC, box=box)
+    return np.asarray(image).transpose(2, 0, 1)
 
 
-def load_bank(folder: Path, size: int, *, workers: int = 2, progress: bool = True) -> ImageBank:
-    """Decode every image below ``folder`` once.
-
-    Args:
-        folder: A folder of class folders.
-        size: Side S of the stored squares.
-        workers: Decoding threads (the decoder releases the interpreter's lock).
-        progress: Show a progress bar.
-    """
-    paths, labels, classes = list_images(folder)
-    images = np.empty((len(paths), 3, size, size), dtype=np.uint8)
+def decode_all(
+    files: Files, size: int, *, workers: int = 2, progress: bool = True, title: str = "decode"
+) -> Bank:
+    """Decode every image once, into squares of ``size``, with threads (the decoder releases the interpreter)."""
+    images = np.empty((len(files.labels), 3, size, size), dtype=np.uint8)
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        decoded = pool.map(lambda path: decode_square(path, size), paths)
-        shown = bar(decoded, total=len(paths), desc=f"decode {folder.name}", unit="img", disable=not progress)
-        for index, image in enumerate(shown):
+        decoded = pool.map(lambda index: decode_square(files.open(index), size), range(len(images)))
+        for index, image in enumerate(
+            bar(decoded, total=len(images), desc=title, unit="img", disable=not progress)
+        ):
             images[index] = image
-    return ImageBank(torch.from_numpy(images), labels, classes)
+    return Bank(images, files.labels, files.classes)
+
+
+def _cifar(folder: Path, name: str) -> Bank:
+    """The training images of CIFAR-10 or CIFAR-100 as its authors' archive unpacks, checked by torchvision."""
+    import torchvision
+
+    try:
+        data = getattr(torchvision.datasets, name)(folder, train=True, download=False)
+    except (RuntimeError, OSError) as error:
+        raise UserError(
+            f"{folder}: {name}: {error}", remedy="unpack the authors' python archive there"
+        ) from error
+    images = np.ascontiguousarray(data.data.transpose(0, 3, 1, 2))
+    return Bank(images, np.array(data.targets, dtype=np.int64), tuple(data.classes))
+
+
+def _stl10(folder: Path) -> Bank:
+    """STL-10's ``train`` and ``unlabeled`` images, 105,000 of 96 px (2.9 GB), stored columns first."""
+    parts = []
+    for part in ("train", "unlabeled"):
+        path = folder / "stl10_binary" / f"{part}_X.bin"
+        size = path.stat().st_size if path.is_file() else 0
+        if size == 0 or size % (3 * 96 * 96):
+            raise UserError(
+                f"{path}: {size} bytes, a multiple of {3 * 96 * 96} expected",
+                remedy="unpack stl10_binary.tar.gz there",
+            )
+        parts.append(np.fromfile(path, np.uint8).reshape(-1, 3, 96, 96))
+    images = np.concatenate(parts).transpose(0, 1, 3, 2)
+    return Bank(images, np.zeros(len(images), dtype=np.int64), ("unlabeled",))
+
+
+ARRAYS: dict[str, Callable[[Path], Bank]] = {
+    "cifar10": lambda folder: _cifar(folder, "CIFAR10"),
+    "cifar100": lambda folder: _cifar(folder, "CIFAR100"),
+    "stl10": _stl10,
+}

@@ -48,6 +48,12 @@ class Loss(NamedTuple):
         """Both, added."""
         return Loss(self.total + other.total, self.parts | other.parts)
 
+    def numbers(self) -> dict[str, float]:
+        """The parts and, as ``loss``, the total, read from the device at once."""
+        values = {**self.parts, "loss": self.total}
+        stacked = torch.stack([value.detach().float() for value in values.values()])
+        return dict(zip(values, stacked.tolist(), strict=True))
+
 
 def variance_per_dimension(z: Tensor, target: float = 1.0, epsilon: float = 1e-4) -> Tensor:
     """Hinge on the standard deviation of every dimension, equation (1): ``(B, D) -> (D,)``."""
@@ -130,8 +136,9 @@ def pressure(log_masks: Tensor, weights: Weights) -> Loss:
 
 def subspace_masks(differs: Tensor, single: Tensor, log_masks: Tensor) -> Tensor:
     """Product of the masks of what differs, ``(B, D)``: a sum in log space. Only single pairs pass gradient."""
-    chosen = differs.to(log_masks)
-    return torch.exp(torch.where(single[:, None], chosen @ log_masks, chosen @ log_masks.detach()))
+    with torch.autocast(log_masks.device.type, enabled=False):
+        chosen = differs.to(log_masks)
+        return torch.exp(torch.where(single[:, None], chosen @ log_masks, chosen @ log_masks.detach()))
 
 
 def masked_invariance(

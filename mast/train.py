@@ -1,89 +1,39 @@
 """The training loop, from top to bottom.
 
 A run is a pure function of its recipe and its images: batches, views and weights are drawn from (seed, epoch,
-sample), so a run that was killed and resumed ends with the same weights, bit for bit, on the same machine.
+sample), so a run that was killed and resumed ends with the same weights, bit for bit, on the same machine, and
+several processes (`torchrun`) see what one would see.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import platform
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
-from . import __version__
+from .augment import Crop
 from .checkpoint import load_state, save_state, write_published
-from .config import Recipe, parse_recipe
+from .config import Recipe
 from .console import bar
-from .data import ImageBank, load_bank
+from .data import Job, load, on_device
+from .distributed import World, join, synchronized
 from .draws import permutation
 from .errors import Interrupted, UserError
-from .files import atomic_write
-from .model import Expander, SubspaceMasks, VarianceHead, build_backbone
-from .objective import Loss, masked, pressure, subspace_masks, vicreg
+from .health import figures, refuse_collapse
+from .learner import Learner, Outcome
 from .optim import build_optimizer, learning_rate
-from .views import ViewPlan, Views
-
-STATE, PUBLISHED, LOG, RECIPE = "state.pt", "backbone.safetensors", "log.jsonl", "recipe.json"
-
-
-class Learner(nn.Module):
-    """Backbone, expander and, for MAST, masks and variance head, with the loss of one batch."""
-
-    def __init__(self, recipe: Recipe, names: tuple[str, ...]) -> None:
-        super().__init__()
-        self.recipe = recipe
-        self.backbone = build_backbone(recipe.arch)
-        self.expander = Expander(self.backbone.feature_dim, recipe.expander)
-        self.masks: SubspaceMasks | None = None
-        self.variance: VarianceHead | None = None
-        if recipe.method == "mast":
-            start = recipe.masks.model_dump(exclude={"lr", "level"})
-            on_features = recipe.masks.level == "features"
-            dim = self.backbone.feature_dim if on_features else recipe.expander[-1]
-            self.masks = SubspaceMasks(names, dim, **start)
-            if recipe.uncertainty and not on_features:
-                self.variance = VarianceHead(self.backbone.feature_dim, recipe.expander[-1])
-        self.mean: Tensor
-        self.std: Tensor
-        self.register_buffer("mean", torch.tensor(recipe.mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(recipe.std).view(1, 3, 1, 1), persistent=False)
-
-    def features(self, view: Tensor) -> Tensor:
-        """Features ``(B, D)`` of a view in [0, 1]."""
-        images = ((view - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-        return self.backbone.features(images)
-
-    def forward(self, first: Tensor, second: Tensor, plan: ViewPlan) -> tuple[Loss, Tensor]:
-        """The loss of one batch, and the features of its first view."""
-        h1, h2 = self.features(first), self.features(second)
-        weights = self.recipe.weights
-        if self.masks is None:
-            return vicreg(self.expander(h1).float(), self.expander(h2).float(), weights), h1
-        differs = torch.from_numpy(plan.differs).to(h1.device)
-        single = torch.from_numpy(plan.single).to(h1.device)
-        log_masks = self.masks.log_masks()
-        held = pressure(log_masks, weights)
-        if self.recipe.masks.level == "features":
-            keep = subspace_masks(differs, single, log_masks)
-            z1, z2 = self.expander(h1 * keep).float(), self.expander(h2 * keep).float()
-            return vicreg(z1, z2, weights).plus(held), h1
-        z1, z2 = self.expander(h1).float(), self.expander(h2).float()
-        variances = None
-        if self.variance is not None:
-            variances = self.variance(h1.detach().float()), self.variance(h2.detach().float())
-        return masked(z1, z2, differs, single, log_masks, weights, variances).plus(held), h1
+from .probe import Probe
+from .rundir import PUBLISHED as PUBLISHED
+from .rundir import STATE, History, Log, claim, passport
+from .rundir import git_stamp as git_stamp
 
 
 def pretrain(
@@ -94,132 +44,185 @@ def pretrain(
     resume: bool = True,
     progress: bool = True,
     device: str | None = None,
+    workers: int | None = None,
+    tensorboard: bool = False,
 ) -> Path:
-    """Run a recipe to its end, from wherever it stands.
+    """Run a recipe to its end, from wherever it stands; under ``torchrun`` in all its processes together.
 
     Args:
         recipe: What to do.
         out: Folder for ``state.pt`` (to resume), ``log.jsonl`` (one line an epoch), ``recipe.json`` and
-            ``backbone.safetensors`` (the result).
+            ``backbone.safetensors`` (the result). Process 0 alone reads and writes it.
         data_root: Where ``recipe.data.folder`` lies.
         resume: Go on from a saved state; without it an existing run is an error.
         progress: Show progress bars.
         device: ``cuda`` where there is one, else ``cpu``.
+        workers: Decoding workers of this process; by default its share of the machine's cores.
+        tensorboard: Log for TensorBoard as well, into ``tensorboard/``.
 
     Returns:
         The path of the published backbone.
 
     Raises:
-        UserError: If ``out`` holds another recipe's run, the images are missing, or the loss is not finite.
+        UserError: If ``out`` holds another recipe's run, the images are missing, the batch does not part evenly
+            between the processes, the loss is not finite, or embedding or masks collapse.
         Interrupted: After SIGINT, SIGTERM or SIGUSR1, once the state is saved.
     """
-    published = out / PUBLISHED
-    _claim(recipe, out, resume)
-    if published.is_file():
-        return published
+    with join(device) as world:
+        if world.rank == 0:
+            claim(recipe, out, resume)
+        if not world.from_first((out / PUBLISHED).is_file()):
+            _train(
+                recipe, out, world, data_root or Path(), progress and world.rank == 0, workers, tensorboard
+            )
+    return out / PUBLISHED
 
+
+def _train(
+    recipe: Recipe,
+    out: Path,
+    world: World,
+    data_root: Path,
+    progress: bool,
+    workers: int | None,
+    tensorboard: bool,
+) -> None:
     # -- images and views -----------------------------------------------------------------------------------
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    bank = load_bank((data_root or Path()) / recipe.data.folder, recipe.data.store_size, progress=progress)
-    steps_per_epoch = len(bank.labels) // recipe.batch_size
+    if recipe.batch_size % (recipe.accumulate * world.size):
+        raise UserError(
+            f"a batch of {recipe.batch_size} in {recipe.accumulate} parts does not divide by {world.size} processes",
+            remedy="change batch_size or accumulate",
+            code=2,
+        )
+    views = recipe.views.build(recipe.seed)
+    first_operation = views.augmentations[0] if views.augmentations else None
+    source = load(
+        recipe.data,
+        data_root,
+        first_operation if isinstance(first_operation, Crop) else None,
+        workers=workers if workers is not None else max(1, (os.cpu_count() or 1) // world.local_size),
+        pin=world.device.type == "cuda",
+        progress=progress,
+    )
+    steps_per_epoch = len(source.labels) // recipe.batch_size
     if steps_per_epoch == 0:
         raise UserError(
-            f"{len(bank.labels)} images do not fill a batch of {recipe.batch_size}", remedy="lower batch_size"
+            f"{len(source.labels)} images do not fill a batch of {recipe.batch_size}",
+            remedy="lower batch_size",
         )
     steps = recipe.epochs * steps_per_epoch
-    views = Views(
-        recipe.views.build(),
-        single_fraction=recipe.views.single_fraction,
-        all_but_fraction=recipe.views.all_but_fraction,
-        seed=recipe.seed,
-    )
+
+    def jobs(step: int) -> Iterator[Job]:
+        """Indices and plans of this process from a step to the end, ``accumulate`` for each step."""
+        for epoch in range(step // steps_per_epoch, recipe.epochs):
+            order = permutation(recipe.seed, epoch, len(source.labels))[: steps_per_epoch * recipe.batch_size]
+            parts = order.reshape(steps_per_epoch, recipe.accumulate, -1)
+            for batch in parts[step - epoch * steps_per_epoch :]:
+                for part in batch:
+                    indices = world.share(part)
+                    yield indices, views.draw(indices, epoch)
+            step = (epoch + 1) * steps_per_epoch
 
     # -- networks and optimizers ----------------------------------------------------------------------------
+    dtype = torch.float64 if recipe.precision == "fp64" else torch.float32
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        learner = Learner(recipe, views.names).to(memory_format=torch.channels_last).to(place)
+        learner = Learner(recipe, views.names)
+    synchronized(learner, world)
+    learner.to(world.device, dtype).to(memory_format=learner.memory_format).train()
+    if recipe.compile:
+        learner.backbone.compile()
     config = recipe.optimizer
-    networks = nn.ModuleList(module for name, module in learner.named_children() if name != "masks")
     optimizer = build_optimizer(
-        networks, config.name, weight_decay=config.weight_decay, momentum=config.momentum
+        learner.networks(), config.name, weight_decay=config.weight_decay, momentum=config.momentum
     )
-    mask_optimizer = None
+    optimizers = {"optimizer": optimizer}
     if learner.masks is not None:
-        mask_optimizer = torch.optim.Adam(learner.masks.parameters(), lr=recipe.masks.lr)
+        optimizers["mask_optimizer"] = torch.optim.Adam(learner.masks.parameters(), lr=recipe.masks.lr)
     peak = config.base_lr * recipe.batch_size / 256
     warmup = round(config.warmup_epochs * steps_per_epoch)
 
     # -- state ----------------------------------------------------------------------------------------------
-    step, history, sums = 0, list[dict[str, float]](), dict[str, float]()
-    if (out / STATE).is_file():
-        state = load_state(out / STATE)
+    step, history, sums, probe = 0, History(), dict[str, float](), Probe(len(source.classes))
+    state = world.from_first(load_state(out / STATE) if world.rank == 0 and (out / STATE).is_file() else None)
+    if state is not None:
         learner.load_state_dict(state["learner"])
-        optimizer.load_state_dict(state["optimizer"])
-        if mask_optimizer is not None:
-            mask_optimizer.load_state_dict(state["mask_optimizer"])
+        for name, each in optimizers.items():
+            each.load_state_dict(state[name])
         step, history, sums = state["step"], state["history"], state["sums"]
+        probe.load_state_dict(state["probe"], world.device)
+    log = Log(out, history, tensorboard=tensorboard and world.rank == 0)
 
     def save() -> None:
-        save_state(
-            out / STATE,
-            {
-                "learner": learner.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "mask_optimizer": mask_optimizer.state_dict() if mask_optimizer is not None else None,
-                "step": step,
-                "history": history,
-                "sums": sums,
-            },
-        )
+        """Everything that the rest of the run depends on, and nothing else."""
+        if world.rank == 0:
+            state = {name: each.state_dict() for name, each in optimizers.items()}
+            state |= {"learner": learner.state_dict(), "probe": probe.state_dict()}
+            save_state(out / STATE, {**state, "step": step, "history": history, "sums": sums})
 
     # -- the loop -------------------------------------------------------------------------------------------
-    learner.train()
+    model: nn.Module = learner
+    if world.size > 1:
+        ids = [world.device] if world.device.type == "cuda" else None
+        model = DistributedDataParallel(learner, device_ids=ids, broadcast_buffers=False)
+    autocast = torch.autocast(world.device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
+    batches = source.feed(jobs(step))
     saved_at = time.monotonic()
     title = f"pretrain {recipe.name} ({recipe.method})"
-    shown = bar(total=steps, initial=step, desc=title, unit="step", disable=not progress)
-    with _stop_signals() as stopped, shown:
+    size = recipe.batch_size
+    shown = bar(
+        total=steps * size, initial=step * size, desc=title, unit="img", unit_scale=True, disable=not progress
+    )
+    with _stop_signals() as received, shown:
         while step < steps:
-            epoch, position = divmod(step, steps_per_epoch)
-            order = permutation(recipe.seed, epoch, len(bank.labels))
-            indices = order[position * recipe.batch_size :][: recipe.batch_size]
             rate = learning_rate(step, steps, warmup, peak, config.final_lr)
             for group in optimizer.param_groups:
                 group["lr"] = rate
+            for each in optimizers.values():
+                each.zero_grad(set_to_none=True)
 
-            plan = views.draw(indices, epoch)
-            first, second = views.render(bank.batch(indices, place), plan)
-            with torch.autocast(place.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-                loss, features = learner(first, second, plan)
-            optimizer.zero_grad(set_to_none=True)
-            if mask_optimizer is not None:
-                mask_optimizer.zero_grad(set_to_none=True)
-            loss.total.backward()
-            optimizer.step()
-            if mask_optimizer is not None:
-                mask_optimizer.step()
-
-            step += 1
-            values = {name: float(part.detach()) for name, part in loss.parts.items()}
-            values |= {
-                "loss": float(loss.total.detach()),
-                "feature_std": float(features.detach().std(0).mean()),
-            }
+            values = dict[str, float]()
+            for part in range(recipe.accumulate):
+                (indices, plan), images = next(batches)
+                first, second = views.render(on_device(images, world.device, dtype), plan)
+                last = part + 1 == recipe.accumulate
+                waits = (
+                    model.no_sync()
+                    if isinstance(model, DistributedDataParallel) and not last
+                    else nullcontext()
+                )
+                with waits:
+                    with autocast:
+                        outcome: Outcome = model(first, second, plan)
+                    torch.autograd.backward(outcome.loss.total / recipe.accumulate)
+                for name, value in outcome.loss.numbers().items():
+                    values[name] = values.get(name, 0.0) + value / recipe.accumulate
+                if recipe.probe:
+                    probe.add(outcome.features, source.labels[indices])
             if not all(math.isfinite(value) for value in values.values()):
                 raise UserError(
-                    f"the loss is not finite at step {step}: {values}",
+                    f"the loss is not finite at step {step + 1}: {values}",
                     remedy=f"lower optimizer.base_lr; the last good state is {out / STATE}",
                 )
+            for each in optimizers.values():
+                each.step()
+
+            step += 1
             for name, value in values.items():
                 sums[name] = sums.get(name, 0.0) + value
             shown.set_postfix({name: f"{value:.3g}" for name, value in values.items()}, refresh=False)
-            shown.update()
-
+            shown.update(size)
             if step % steps_per_epoch == 0:
-                line = {"epoch": epoch + 1, "lr": rate} | {k: v / steps_per_epoch for k, v in sums.items()}
-                history.append(line | _mask_figures(learner.masks))
+                epoch = step // steps_per_epoch
+                found = figures(outcome.features, outcome.embeddings, learner.masks)
+                means = {name: value / steps_per_epoch for name, value in sums.items()}
+                if world.rank == 0:
+                    log.add({"epoch": epoch, "lr": rate} | means | found | probe.finish())
                 sums = {}
-                with atomic_write(out / LOG) as file:
-                    file.writelines(json.dumps(entry) + "\n" for entry in history)
+                if recipe.stop_on_collapse:
+                    learned = learner.masks if recipe.masks.lr else None
+                    refuse_collapse(found, f"epoch {epoch} of {recipe.epochs}", learned)
+            stopped = world.any(bool(received))
             if stopped or time.monotonic() - saved_at > 60 * recipe.save_minutes:
                 save()
                 saved_at = time.monotonic()
@@ -227,35 +230,9 @@ def pretrain(
                 raise Interrupted(f"stopped at step {step} of {steps}; run the same command to go on")
 
     save()
-    write_published(published, learner.backbone.state_dict(), _passport(recipe, bank, history))
-    return published
-
-
-def _claim(recipe: Recipe, out: Path, resume: bool) -> None:
-    """Make ``out`` this recipe's folder, or say whose it is."""
-    # Keys stay in the recipe's order, since the order of the augmentations counts.
-    text = json.dumps(recipe.model_dump(mode="json"))
-    mine = out / RECIPE
-    if mine.is_file():
-        before = parse_recipe(json.loads(mine.read_text(encoding="utf-8")), str(mine))
-        if json.dumps(before.model_dump(mode="json")) != text:
-            raise UserError(
-                f"{out} holds a run of another recipe",
-                remedy="give another --out, or delete the folder",
-                code=2,
-            )
-        if not resume:
-            raise UserError(
-                f"{out} holds a run of this recipe", remedy="add --resume to go on with it", code=2
-            )
-        return
-    try:
-        with atomic_write(mine) as file:
-            file.write(text)
-    except OSError as error:
-        raise UserError(
-            f"cannot write to {out} ({error.strerror})", remedy="give a writable --out"
-        ) from error
+    if world.rank == 0:
+        weights = learner.backbone.float().state_dict()
+        write_published(out / PUBLISHED, weights, passport(recipe, source, history))
 
 
 @contextmanager
@@ -272,41 +249,3 @@ def _stop_signals() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _mask_figures(masks: SubspaceMasks | None) -> dict[str, float]:
-    """The mean of every mask and the mean correlation between masks."""
-    if masks is None:
-        return {}
-    values = masks.masks().detach().cpu().double().numpy()
-    figures = {f"mask_{name}": float(row.mean()) for name, row in zip(masks.names, values, strict=True)}
-    if len(values) > 1:
-        upper = np.corrcoef(values)[np.triu_indices(len(values), 1)]
-        figures["mask_correlation"] = float(upper.mean())
-    return figures
-
-
-def _passport(recipe: Recipe, bank: ImageBank, history: list[dict[str, float]]) -> dict[str, Any]:
-    return {
-        "arch": recipe.arch,
-        "method": recipe.method,
-        "recipe": recipe.model_dump(mode="json"),
-        "seed": recipe.seed,
-        "epochs": recipe.epochs,
-        "data": {"folder": recipe.data.folder, "images": len(bank.labels), "classes": len(bank.classes)},
-        "normalization": {"mean": list(recipe.mean), "std": list(recipe.std)},
-        "input_size": recipe.views.size,
-        "interpolation": "bicubic",
-        "history": history,
-        "git": git_stamp(),
-        "versions": {"mast": __version__, "torch": torch.__version__, "python": platform.python_version()},
-    }
-
-
-def git_stamp() -> str:
-    """The commit of the checkout this file lies in; outside of one ``MAST_REVISION``, which containers set, or ""."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return os.environ.get("MAST_REVISION", "")

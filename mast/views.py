@@ -41,6 +41,7 @@ class Views:
 
     Args:
         augmentations: In the order in which they are applied.
+        second: The same operations with the distributions of the second view, where those are others.
         single_fraction: Share of single pairs; 0 gives VICReg's views.
         all_but_fraction: Share of pairs that differ in all but one.
         seed: Of the run. Every draw is a pure function of (seed, epoch, sample index, view).
@@ -49,12 +50,14 @@ class Views:
     def __init__(
         self,
         augmentations: Sequence[Augmentation],
+        second: Sequence[Augmentation] | None = None,
         *,
         single_fraction: float = 0.0,
         all_but_fraction: float = 0.0,
         seed: int = 0,
     ) -> None:
         self.augmentations = tuple(augmentations)
+        self.second = tuple(second or augmentations)
         self.names = tuple(augmentation.name for augmentation in augmentations)
         self.single_fraction, self.all_but_fraction = single_fraction, all_but_fraction
         self.seed = seed
@@ -70,12 +73,12 @@ class Views:
         differs = np.zeros((count, len(self.names)), dtype=bool)
         for k, augmentation in enumerate(self.augmentations):
             alone = single & (chosen == k)
-            first, second = self._pair(augmentation, indices, epoch, 0)
+            first, second = self._pair(k, indices, epoch, 0)
             for attempt in range(1, _TRIES):
                 again = alone & (first == second).all(axis=1)
                 if not again.any():
                     break
-                first[again], second[again] = self._pair(augmentation, indices[again], epoch, attempt)
+                first[again], second[again] = self._pair(k, indices[again], epoch, attempt)
             shared = (single & (chosen != k)) | (all_but & (chosen == k))
             second[shared] = first[shared]
             params[augmentation.name] = np.stack([first, second])
@@ -86,18 +89,18 @@ class Views:
             params["gray"][:, hidden] = 0.0
         return ViewPlan(params, differs, single)
 
-    def _pair(
-        self, augmentation: Augmentation, indices: NDArray[np.integer], epoch: int, attempt: int
-    ) -> tuple[Array, Array]:
+    def _pair(self, k: int, indices: NDArray[np.integer], epoch: int, attempt: int) -> tuple[Array, Array]:
+        augmentation = self.augmentations[k]
         stream = f"{augmentation.name}/{attempt}"
         u = uniform(self.seed, epoch, indices, stream, 2 * augmentation.num_uniforms)
         first, second = np.split(u, 2, axis=1)
-        return augmentation.draw(first), augmentation.draw(second)
+        return augmentation.draw(first), self.second[k].draw(second)
 
     def render(self, images: Tensor, plan: ViewPlan) -> tuple[Tensor, Tensor]:
-        """Both views of ``images`` ``(B, 3, H, W)`` in [0, 1]."""
-        first = second = images
-        for augmentation in self.augmentations:
+        """Both views of ``images`` ``(B, 3, H, W)`` in [0, 1], or of crops ``(B, 2, 3, H, W)`` already cut."""
+        cut = images.ndim == 5
+        first, second = images.unbind(1) if cut else (images, images)
+        for augmentation in self.augmentations[1:] if cut else self.augmentations:
             one, two = torch.from_numpy(plan.params[augmentation.name]).to(images.device)
             first, second = augmentation.apply(first, one), augmentation.apply(second, two)
         return first, second

@@ -8,43 +8,14 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import mast.train
 from mast.checkpoint import read_published
-from mast.config import load_recipe
 from mast.errors import UserError
+from mast.learner import Learner
 from mast.train import Interrupted, pretrain
-
-SMALL = [
-    "arch=resnet10-c16-half",
-    "expander=[32, 32]",
-    "batch_size=16",
-    "epochs=3",
-    "data={folder: images, store_size: 20}",
-    "views.size=16",
-]
-MAST = ["method=mast", "views.single_fraction=0.5", "name=small-mast"]
-
-
-@pytest.fixture(scope="module")
-def data_root(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    rng = np.random.default_rng(0)
-    for name in ("a", "b"):
-        (root / "images" / name).mkdir(parents=True)
-        for index in range(24):
-            pixels = rng.integers(0, 256, (5, 5, 3), dtype=np.uint8)
-            picture = Image.fromarray(pixels).resize((24, 28), Image.Resampling.BICUBIC)
-            picture.save(root / "images" / name / f"{index}.jpg")
-    return root
-
-
-def _recipe(*overrides: str):
-    return load_recipe("demo", [*SMALL, *overrides])
 
 
 def _weights(path: Path) -> dict[str, torch.Tensor]:
@@ -58,9 +29,9 @@ def _assert_same(a: Path, b: Path) -> None:
         assert torch.equal(first[name], second[name]), name
 
 
-@pytest.mark.parametrize("overrides", [[], MAST])
-def test_trains_and_publishes(tmp_path, data_root, overrides):
-    path = pretrain(_recipe(*overrides), tmp_path, data_root=data_root, progress=False)
+@pytest.mark.parametrize("is_mast", [False, True])
+def test_trains_and_publishes(tmp_path, data_root, small, is_mast):
+    path = pretrain(small(mast=is_mast), tmp_path, data_root=data_root, progress=False)
     state, passport = read_published(path)
     assert "conv1.weight" in state
     assert not any(name.startswith("fc") for name in state)
@@ -80,11 +51,11 @@ def test_trains_and_publishes(tmp_path, data_root, overrides):
         ["masks.level=features"],
     ],
 )
-def test_every_design_of_the_masks_trains(tmp_path, data_root, overrides):
-    recipe = _recipe(*MAST, "epochs=1", *overrides)
+def test_every_design_of_the_masks_trains(tmp_path, data_root, small, overrides):
+    recipe = small("epochs=1", *overrides, mast=True)
     pretrain(recipe, tmp_path, data_root=data_root, progress=False)
     state = torch.load(tmp_path / "state.pt", weights_only=True)["learner"]
-    start = mast.train.Learner(recipe, ("crop", "flip", "color", "gray", "blur"))
+    start = Learner(recipe, ("crop", "flip", "color", "gray", "blur"))
     level = recipe.masks.level
     assert state["masks.logits"].shape == (5, 32 if level == "embedding" else start.backbone.feature_dim)
     assert ("variance.weight" in state) == (level == "embedding")
@@ -93,9 +64,9 @@ def test_every_design_of_the_masks_trains(tmp_path, data_root, overrides):
     assert (before - after).abs().max() < 0.05 if recipe.masks.lr == 0 else torch.isfinite(after).all()
 
 
-def test_masks_that_do_not_learn_stay(tmp_path, data_root):
+def test_masks_that_do_not_learn_stay(tmp_path, data_root, small):
     fixed = ["masks.lr=0", "masks.spread=0", "masks.layout=own-closed", "masks.block=0.125"]
-    pretrain(_recipe(*MAST, *fixed), tmp_path, data_root=data_root, progress=False)
+    pretrain(small(*fixed, mast=True), tmp_path, data_root=data_root, progress=False)
     masks = torch.load(tmp_path / "state.pt", weights_only=True)["learner"]["masks.logits"].sigmoid()
     closed = torch.zeros(5, 32, dtype=torch.bool)
     for k in range(5):
@@ -103,8 +74,8 @@ def test_masks_that_do_not_learn_stay(tmp_path, data_root):
     torch.testing.assert_close(masks, torch.where(closed, 0.05, 0.9))
 
 
-def test_masks_move_and_stay_masks(tmp_path, data_root):
-    pretrain(_recipe(*MAST), tmp_path, data_root=data_root, progress=False)
+def test_masks_move_and_stay_masks(tmp_path, data_root, small):
+    pretrain(small(mast=True), tmp_path, data_root=data_root, progress=False)
     state = torch.load(tmp_path / "state.pt", weights_only=True)["learner"]
     masks = torch.sigmoid(state["masks.logits"])
     assert masks.shape == (5, 32)
@@ -112,9 +83,9 @@ def test_masks_move_and_stay_masks(tmp_path, data_root):
     assert (state["variance.weight"] != 0).any()
 
 
-@pytest.mark.parametrize("overrides", [[], MAST])
-def test_stopped_at_any_step_and_resumed_ends_the_same(tmp_path, data_root, overrides, monkeypatch):
-    recipe = _recipe("save_minutes=0", *overrides)
+@pytest.mark.parametrize("is_mast", [False, True])
+def test_stopped_at_any_step_and_resumed_ends_the_same(tmp_path, data_root, small, is_mast, monkeypatch):
+    recipe = small("save_minutes=0", mast=is_mast)
     whole = pretrain(recipe, tmp_path / "whole", data_root=data_root, progress=False)
     real, calls = mast.train.learning_rate, []
 
@@ -133,9 +104,9 @@ def test_stopped_at_any_step_and_resumed_ends_the_same(tmp_path, data_root, over
     _assert_same(whole, parts)
 
 
-def test_killed_and_resumed_ends_the_same(tmp_path, data_root):
+def test_killed_and_resumed_ends_the_same(tmp_path, data_root, small):
     """SIGKILL at an arbitrary moment of a run that saves after every step."""
-    recipe = _recipe("save_minutes=0", "epochs=12", *MAST)
+    recipe = small("save_minutes=0", "epochs=12", mast=True)
     program = (
         "import sys, json; from pathlib import Path; from mast.config import parse_recipe;"
         "from mast.train import pretrain;"
@@ -160,8 +131,8 @@ def test_killed_and_resumed_ends_the_same(tmp_path, data_root):
     _assert_same(killed, whole)
 
 
-def test_a_signal_saves_and_stops(tmp_path, data_root, monkeypatch):
-    recipe = _recipe()
+def test_a_signal_saves_and_stops(tmp_path, data_root, small, monkeypatch):
+    recipe = small()
     real = mast.train.learning_rate
 
     def signals(step, *args):
@@ -176,19 +147,19 @@ def test_a_signal_saves_and_stops(tmp_path, data_root, monkeypatch):
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
-def test_a_finished_run_is_not_run_again(tmp_path, data_root):
-    first = pretrain(_recipe(), tmp_path, data_root=data_root, progress=False)
+def test_a_finished_run_is_not_run_again(tmp_path, data_root, small):
+    first = pretrain(small(), tmp_path, data_root=data_root, progress=False)
     written = first.stat().st_mtime_ns
-    assert pretrain(_recipe(), tmp_path, data_root=data_root, progress=False).stat().st_mtime_ns == written
+    assert pretrain(small(), tmp_path, data_root=data_root, progress=False).stat().st_mtime_ns == written
 
 
-def test_another_recipe_in_the_same_folder_is_refused(tmp_path, data_root):
-    pretrain(_recipe(), tmp_path, data_root=data_root, progress=False)
+def test_another_recipe_in_the_same_folder_is_refused(tmp_path, data_root, small):
+    pretrain(small(), tmp_path, data_root=data_root, progress=False)
     with pytest.raises(UserError, match="another recipe"):
-        pretrain(_recipe("seed=1"), tmp_path, data_root=data_root, progress=False)
+        pretrain(small("seed=1"), tmp_path, data_root=data_root, progress=False)
 
 
-def test_a_corrupt_image_is_named(tmp_path, data_root):
+def test_a_corrupt_image_is_named(tmp_path, data_root, small):
     root = tmp_path / "data"
     (root / "images" / "a").mkdir(parents=True)
     source = next((data_root / "images" / "a").glob("*.jpg")).read_bytes()
@@ -197,21 +168,21 @@ def test_a_corrupt_image_is_named(tmp_path, data_root):
     bad = root / "images" / "a" / "7.jpg"
     bad.write_bytes(source[:200])
     with pytest.raises(UserError, match=r"7\.jpg"):
-        pretrain(_recipe(), tmp_path / "out", data_root=root, progress=False)
+        pretrain(small(), tmp_path / "out", data_root=root, progress=False)
 
 
-def test_too_few_images_missing_folder_damaged_state(tmp_path, data_root):
+def test_too_few_images_missing_folder_damaged_state(tmp_path, data_root, small):
     with pytest.raises(UserError, match="do not fill a batch"):
-        pretrain(_recipe("batch_size=64"), tmp_path / "a", data_root=data_root, progress=False)
+        pretrain(small("batch_size=64"), tmp_path / "a", data_root=data_root, progress=False)
     with pytest.raises(UserError, match="no folder of images"):
-        pretrain(_recipe("data.folder=nowhere"), tmp_path / "b", data_root=data_root, progress=False)
+        pretrain(small("data.folder=nowhere"), tmp_path / "b", data_root=data_root, progress=False)
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "state.pt").write_bytes(b"PK\x03\x04 cut short")
     with pytest.raises(UserError, match=r"state\.pt"):
-        pretrain(_recipe(), tmp_path / "c", data_root=data_root, progress=False)
+        pretrain(small(), tmp_path / "c", data_root=data_root, progress=False)
 
 
-def test_a_diverging_run_stops_with_the_step(tmp_path, data_root):
-    recipe = _recipe("optimizer={name: sgd, base_lr: 1e12, weight_decay: 0, warmup_epochs: 0}")
+def test_a_diverging_run_stops_with_the_step(tmp_path, data_root, small):
+    recipe = small("optimizer={name: sgd, base_lr: 1e12, weight_decay: 0, warmup_epochs: 0}")
     with pytest.raises(UserError, match="not finite at step"):
         pretrain(recipe, tmp_path, data_root=data_root, progress=False)

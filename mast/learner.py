@@ -1,0 +1,88 @@
+"""What learns: backbone, expander and, for MAST, masks and variance head, with the loss of one batch."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .config import Recipe
+from .distributed import gather
+from .model import Expander, SubspaceMasks, VarianceHead, build_backbone
+from .objective import Loss, masked, pressure, subspace_masks, vicreg
+from .views import ViewPlan
+
+
+class Outcome(NamedTuple):
+    """Of one batch: its loss; features ``(B, D)`` of this process's first views; embeddings ``(W B, E)`` of all."""
+
+    loss: Loss
+    features: Tensor
+    embeddings: Tensor
+
+
+class Learner(nn.Module):
+    """The networks of a recipe.
+
+    Args:
+        recipe: Says which.
+        names: The augmentations, in the order of the views' ``differs`` table.
+    """
+
+    def __init__(self, recipe: Recipe, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
+        self.backbone = build_backbone(recipe.arch)
+        self.expander = Expander(self.backbone.feature_dim, recipe.expander)
+        self.masks: SubspaceMasks | None = None
+        self.variance: VarianceHead | None = None
+        if recipe.method == "mast":
+            on_features = recipe.masks.level == "features"
+            dim = self.backbone.feature_dim if on_features else recipe.expander[-1]
+            self.masks = SubspaceMasks(names, dim, **recipe.masks.model_dump(exclude={"lr", "level"}))
+            if recipe.uncertainty and not on_features:
+                self.variance = VarianceHead(self.backbone.feature_dim, recipe.expander[-1])
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(recipe.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(recipe.std).view(1, 3, 1, 1), persistent=False)
+
+    def networks(self) -> nn.ModuleList:
+        """Everything but the masks, which have an optimizer of their own."""
+        return nn.ModuleList(module for name, module in self.named_children() if name != "masks")
+
+    def features(self, view: Tensor) -> Tensor:
+        """Features ``(B, D)`` of a view ``(B, 3, H, W)`` in [0, 1]."""
+        images: Tensor = self.backbone(
+            ((view - self.mean) / self.std).contiguous(memory_format=self.memory_format)
+        )
+        return images
+
+    def embed(self, features: Tensor) -> Tensor:
+        """Embeddings of all processes' images, ``(B, D) -> (W B, E)``, in the loss's precision."""
+        return gather(self.expander(features).to(self.mean.dtype))
+
+    def forward(self, first: Tensor, second: Tensor, plan: ViewPlan) -> Outcome:
+        """The loss of one batch, of which this process has the views ``(B, 3, H, W)`` planned in ``plan``."""
+        h1, h2 = self.features(first), self.features(second)
+        weights = self.recipe.weights
+        if self.masks is None:
+            z1, z2 = self.embed(h1), self.embed(h2)
+            return Outcome(vicreg(z1, z2, weights), h1.detach(), z1.detach())
+        differs = torch.from_numpy(plan.differs).to(h1.device)
+        single = torch.from_numpy(plan.single).to(h1.device)
+        log_masks = self.masks.log_masks()
+        if self.recipe.masks.level == "features":
+            keep = subspace_masks(differs, single, log_masks)
+            z1, z2 = self.embed(h1 * keep), self.embed(h2 * keep)
+            loss = vicreg(z1, z2, weights)
+        else:
+            z1, z2 = self.embed(h1), self.embed(h2)
+            variances = None
+            if self.variance is not None:
+                predicted = [self.variance(h.detach().to(self.mean.dtype)) for h in (h1, h2)]
+                variances = gather(predicted[0]), gather(predicted[1])
+            loss = masked(z1, z2, gather(differs), gather(single), log_masks, weights, variances)
+        return Outcome(loss.plus(pressure(log_masks, weights)), h1.detach(), z1.detach())

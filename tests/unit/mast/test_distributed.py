@@ -1,0 +1,195 @@
+"""Two processes are one: the same gradients, weights and logs at the same global batch, in float64."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mast.config import Recipe
+from mast.distributed import GatheredBatchNorm, World, gather, join, synchronized
+from mast.errors import UserError
+from mast.train import _train, pretrain
+
+# Runs [recipe, folder, step at which it breaks off once or 0] one after another: starting Python is what takes time.
+PROGRAM = """
+import json, sys
+from pathlib import Path
+import torch
+import mast.train
+from mast.config import parse_recipe
+
+real = mast.train.learning_rate
+
+def run(recipe, out, breaks):
+    def rate(step, *rest):
+        if step == breaks > 0:
+            raise KeyboardInterrupt
+        return real(step, *rest)
+    mast.train.learning_rate = rate
+    mast.train.pretrain(
+        parse_recipe(recipe, "test"), Path(out), data_root=Path(sys.argv[2]), progress=False, device="cpu"
+    )
+
+torch.distributed.init_process_group("gloo")
+for recipe, out, breaks in json.loads(sys.argv[1]):
+    if breaks:
+        try:
+            run(recipe, out, breaks)
+        except KeyboardInterrupt:
+            pass
+    run(recipe, out, 0)
+torch.distributed.destroy_process_group()
+"""
+EXACT = ["precision=fp64", "optimizer={name: sgd, base_lr: 0.5, weight_decay: 1.0e-4, warmup_epochs: 0}"]
+STEP = ["batch_size=48", "epochs=1", *EXACT]
+CASES = {
+    "vicreg": [*STEP, "method=vicreg"],
+    "mast": [*STEP, "method=mast", "views.single_fraction=0.5", "weights.overlap=1"],
+    "features": [
+        *[*STEP, "method=mast", "views.single_fraction=0.5"],
+        *["masks.level=features", "accumulate=2"],
+    ],
+    "whole": ["save_minutes=0", "epochs=3", "method=mast", "views.single_fraction=0.5"],
+    "broken": ["save_minutes=0", "epochs=3", "method=mast", "views.single_fraction=0.5"],
+}
+Job = tuple[Recipe, Path, int]
+
+
+def _start(jobs: Sequence[Job], data_root: Path, size: int = 2) -> list[subprocess.Popen[bytes]]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    argument = json.dumps(
+        [(recipe.model_dump(mode="json"), str(out), breaks) for recipe, out, breaks in jobs]
+    )
+    processes = []
+    for rank in range(size):
+        environment = os.environ | {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(size),
+            "LOCAL_WORLD_SIZE": str(size),
+            "OMP_NUM_THREADS": "1",
+        }
+        command = [sys.executable, "-c", PROGRAM, argument, str(data_root)]
+        processes.append(subprocess.Popen(command, env=environment))
+    return processes
+
+
+def _state(out: Path) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(out / "state.pt", weights_only=True)
+    return state
+
+
+def _close(a: torch.Tensor, b: torch.Tensor, what: str) -> None:
+    """Differences relative to the largest entry, as single entries may be zero but for rounding."""
+    assert (a - b).abs().max() <= 1e-8 * b.abs().max().clamp(min=1e-12), what
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory, data_root: Path, small: Callable[..., Recipe]) -> Path:
+    """Folder of what two processes made of every case."""
+    out = tmp_path_factory.mktemp("two")
+    jobs = [(small(*changes), out / name, 4 * (name == "broken")) for name, changes in CASES.items()]
+    for process in _start(jobs, data_root):
+        assert process.wait(180) == 0
+    return out
+
+
+@pytest.mark.parametrize("case", ["vicreg", "mast", "features"])
+def test_two_processes_have_the_gradients_of_one(two, tmp_path, data_root, small, case):
+    """One step with momentum from zero: the buffers are the gradients (Adam's a tenth of them)."""
+    pretrain(small(*CASES[case]), tmp_path, data_root=data_root, progress=False, device="cpu")
+    ours, one = _state(two / case), _state(tmp_path)
+    moments = [state["optimizer"]["state"] for state in (ours, one)]
+    assert len(moments[1]) > 30
+    for key, entry in moments[1].items():
+        _close(moments[0][key]["momentum_buffer"], entry["momentum_buffer"], f"gradient {key}")
+    for name, value in one["learner"].items():
+        _close(ours["learner"][name].double(), value.double(), name)
+    if "mask_optimizer" in one:
+        masks = [state["mask_optimizer"]["state"][0]["exp_avg"] for state in (ours, one)]
+        assert masks[1].abs().max() > 0
+        _close(*masks, "gradient of the masks")
+
+
+def test_two_processes_resume_bit_for_bit(two):
+    whole, broken = _state(two / "whole"), _state(two / "broken")
+    assert whole["step"] == broken["step"] == 9
+    for name, value in whole["learner"].items():
+        assert torch.equal(broken["learner"][name], value), name
+    assert (two / "whole" / "log.jsonl").read_text() == (two / "broken" / "log.jsonl").read_text()
+    assert len((two / "whole" / "log.jsonl").read_text().splitlines()) == 3
+
+
+@pytest.mark.slow
+def test_two_processes_end_where_they_would_when_killed(two, tmp_path, data_root, small):
+    job = (small(*CASES["whole"]), tmp_path / "killed", 0)
+    processes = _start([job], data_root)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "killed" / "state.pt").exists():
+        assert time.monotonic() < deadline, "the run saved nothing"
+        time.sleep(0.02)
+    for process in processes:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert 0 < _state(tmp_path / "killed")["step"] < 9
+    for process in _start([job], data_root):
+        assert process.wait(120) == 0
+    killed, whole = _state(tmp_path / "killed"), _state(two / "whole")
+    for name, value in whole["learner"].items():
+        assert torch.equal(killed["learner"][name], value), name
+
+
+def test_a_batch_that_does_not_part_evenly_is_refused(tmp_path, data_root, small):
+    world = World(torch.device("cpu"), rank=1, size=2)
+    with pytest.raises(UserError, match="batch of 15 in 1 parts does not divide by 2"):
+        _train(small("batch_size=15"), tmp_path, world, data_root, False, 1, False)
+
+
+def test_alone_nothing_is_gathered(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    x = torch.randn(4, 3, requires_grad=True)
+    assert gather(x) is x
+    with join("cpu") as world:
+        assert world == World(torch.device("cpu"))
+        assert world.from_first("value") == "value"
+        assert world.any(True)
+        assert not world.any(False)
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4))
+    assert synchronized(network, world) is network
+    assert type(network[1]) is torch.nn.BatchNorm2d
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (6, 4, 5, 5)])
+def test_gathered_batch_norm_is_batch_norm(shape, monkeypatch):
+    """In one process: output, gradients and running statistics are torch's."""
+    monkeypatch.setattr("mast.distributed.dist.all_reduce", lambda tensor: None)
+    kind = torch.nn.BatchNorm1d if len(shape) == 2 else torch.nn.BatchNorm2d
+    theirs, ours = kind(4).double(), GatheredBatchNorm(4).double()
+    torch.nn.init.uniform_(theirs.weight)
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    direction = torch.randn(shape, dtype=torch.float64)
+    results = []
+    for norm in (theirs, ours):
+        y = norm(x)
+        results.append([y, *torch.autograd.grad((y * direction).sum(), [x, norm.weight, norm.bias])])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+    for a, b in zip(theirs.state_dict().values(), ours.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b)
+    torch.testing.assert_close(ours.eval()(x), theirs.eval()(x))
