@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,6 +12,13 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 COPY = 1 << 30  # bytes up to which rows are simply copied into memory
 BLOCK = 64 << 20  # bytes read at a time
+
+
+def _forget(array: Any) -> None:
+    """Let go of the pages of a large memory-mapped file, which else count as memory of this process."""
+    held = getattr(array, "_mmap", None)
+    if held is not None and len(held) > COPY and hasattr(mmap, "MADV_DONTNEED"):
+        held.madvise(mmap.MADV_DONTNEED)
 
 
 class Rows:
@@ -44,6 +52,7 @@ class Rows:
             if here.any():
                 local = index[here] - self.starts[number]
                 result[here] = array[local if rows is None else rows[local]]
+                _forget(array)
         return result
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
@@ -75,3 +84,4 @@ def blocks(array: Features, size: int | None = None) -> Iterator[tuple[slice, Ar
     for start in range(0, len(array), size):
         span = slice(start, min(start + size, len(array)))
         yield span, np.asarray(array[span])
+        _forget(array)

@@ -29,7 +29,7 @@ from PIL import Image
 
 from mast.files import atomic_write, canonical_json
 
-from .arrays import Features, take
+from .arrays import COPY, Features, Rows, take
 from .datasets import Pool, Split
 from .errors import UserError
 
@@ -453,7 +453,7 @@ def extract(
 
     Returns:
         (N, D) float32 in the split's order: memory-mapped where the split is a whole pool, a copy where it is a
-        small part of one, and `Rows` on disk where that copy would be large.
+        part of one, and `Rows` on disk where either is large.
 
     Raises:
         UserError: If an image cannot be decoded or the store cannot be written.
@@ -472,5 +472,5 @@ def extract(
         progress=progress,
     )[layer]
     if len(split) == len(split.pool) and np.array_equal(split.rows, np.arange(len(split))):
-        return found
+        return found if found.nbytes <= COPY else Rows([(found, None)])
     return take(found, split.rows)
