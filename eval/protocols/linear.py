@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import UserError
 from ..metrics import softmax
 from .base import Array, Fitted, Labelled, Params, metric, require, select, transform
-from .solver import Solutions, gap, rotate, solve
+from .solver import Solutions, gap, solve
 
 LOWEST = float(np.finfo(np.float32).min)  # the score of a class that train lacks
 
@@ -95,7 +95,7 @@ def _certified(train: Labelled, val: Labelled, params: Params, metric_name: str)
 
     prepare = transform(params["transform"], train.features)
     x, held_out = prepare(train.features), prepare(val.features)
-    solutions = solve(x, train.targets(), grid, basis=rotate(x, device), **options)
+    solutions = solve(x, train.targets(), grid, **options)
     values = np.array(
         [
             measure(held_out @ w + b, val.labels)

@@ -54,29 +54,40 @@ class Solutions:
 
 
 @dataclass(frozen=True)
-class Basis:
-    """Features centred and rotated to principal axes: x = mean + z V^T."""
+class Design:
+    """Features as the solver reads them, with a column of ones for the bias.
 
-    mean: Tensor  # (D,)
-    axes: Tensor  # (D, r), orthonormal columns
-    scores: Tensor  # (N, r)
+    Attributes:
+        mean: (D,) float64.
+        exact: (N, D + 1) float64, centred: what gradients and certificates are computed with.
+        axes: (D, r) principal axes, orthonormal to the precision of the inner iterations; r = min(N, D).
+        low: (N, r + 1) the features along the axes: what conjugate gradients multiply with.
+        square: ``low``, every entry squared.
+    """
+
+    mean: Tensor
+    exact: Tensor
+    axes: Tensor
+    low: Tensor
+    square: Tensor
 
 
-def rotate(features: Array, device: torch.device) -> Basis:
-    """Principal axes of (N, D) features; r = min(N, D) less the directions without variance."""
-    x = torch.from_numpy(np.array(features, dtype=np.float64)).to(device)
-    mean = x.mean(0)
-    x = x - mean
-    if x.shape[0] >= x.shape[1]:
-        values, axes = torch.linalg.eigh(x.T @ x)
-        keep = values > values[-1].clamp(min=1e-300) * 1e-14
-        axes = axes[:, keep]
+def design(features: Array, device: torch.device | str = "cpu", inner: torch.dtype = torch.float32) -> Design:
+    """Centre (N, D) features and find their principal axes, in the precision ``inner``."""
+    n, dim = features.shape
+    exact = torch.ones(n, dim + 1, dtype=torch.float64, device=device)
+    exact[:, :dim] = torch.from_numpy(np.array(features)).to(device)
+    mean = exact[:, :dim].mean(0)
+    exact[:, :dim] -= mean
+    x = exact[:, :dim].to(inner)
+    if n >= dim:
+        _, axes = torch.linalg.eigh(x.T @ x)
     else:
-        values, left = torch.linalg.eigh(x @ x.T)
-        keep = values > values[-1].clamp(min=1e-300) * 1e-14
-        # Rotations lose accuracy along weak directions: orthonormalise what the Gram matrix gives.
-        axes, _ = torch.linalg.qr(x.T @ left[:, keep] / values[keep].sqrt())
-    return Basis(mean, axes, x @ axes)
+        # Strong directions first: what rounding left of weak ones is then made orthogonal to them.
+        _, left = torch.linalg.eigh(x @ x.T)
+        axes, _ = torch.linalg.qr(x.T @ left.flip(1))
+    low = torch.cat([x @ axes, torch.ones(n, 1, dtype=inner, device=device)], 1)
+    return Design(mean, exact, axes, low, low**2)
 
 
 def _loss(logits: Tensor, target: Tensor, link: str) -> tuple[Tensor, Tensor, Tensor]:
@@ -119,7 +130,6 @@ def solve(
     max_cg: int = 150,
     inner: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
-    basis: Basis | None = None,
 ) -> Solutions:
     """Minimise F for every penalty.
 
@@ -133,7 +143,6 @@ def solve(
         max_cg: Conjugate gradient steps in a Newton step at most.
         inner: Precision of the conjugate gradients.
         device: Where to compute.
-        basis: `rotate(features)` where it is at hand.
 
     Returns:
         One solution a penalty, in the given order. Whether one is certified is read from ``gap``.
@@ -141,15 +150,14 @@ def solve(
     if (np.asarray(penalties) <= 0).any():
         raise ValueError("penalties must be positive: without a penalty there is no certificate")
     device = torch.device(device)
-    basis = basis or rotate(features, device)
-    n, r = basis.scores.shape
+    held = design(features, device, inner)
+    n, width = held.exact.shape
     y = torch.from_numpy(np.ascontiguousarray(np.asarray(targets, dtype=np.float64).T)).to(device)
     c = len(y)
-    x = torch.cat([basis.scores, torch.ones(n, 1, dtype=torch.float64, device=device)], 1)
-    problem = _Problem(x, x.to(inner), x.to(inner) ** 2, y, link, tolerance, max_newton, max_cg)
+    problem = _Problem(held, y, link, tolerance, max_newton, max_cg)
     given = torch.as_tensor(np.asarray(penalties, dtype=np.float64).copy(), device=device)
     lambdas, back = torch.unique(given, return_inverse=True)
-    path = _Path.empty(lambdas, c, r + 1)
+    path = _Path.empty(lambdas, c, width)
     size = max(1, BUDGET // max(1, n * c))
     coarse, *between = _levels(len(lambdas))
     for index in coarse:
@@ -158,9 +166,9 @@ def solve(
         for at in range(0, len(level), size):
             part = level[at : at + size]
             _newton(problem, path, part, [torch.stack([path.curve(index, 4) for index in part])])
-    theta = path.theta[back]  # (L, C, r + 1)
-    weights = (theta[..., :r].reshape(-1, r) @ basis.axes.T).view(len(theta), c, -1)
-    biases = theta[..., r] - weights @ basis.mean
+    theta = path.theta[back]
+    weights = theta[..., :-1]
+    biases = theta[..., -1] - weights @ held.mean
     if link == "softmax":  # adding a constant to all classes changes nothing
         biases = biases - biases.mean(1, keepdim=True)
     return Solutions(
@@ -189,11 +197,9 @@ def _levels(count: int) -> list[list[int]]:
 
 @dataclass(frozen=True)
 class _Problem:
-    """Features rotated, with a column of ones for the bias (N, d), targets (C, N), and how to solve."""
+    """Features, targets (C, N), and how to solve."""
 
-    exact: Tensor  # float64
-    low: Tensor  # in the precision of the inner iterations
-    square: Tensor  # of ``low``, entry by entry
+    design: Design
     target: Tensor
     link: str
     tolerance: float
@@ -203,7 +209,7 @@ class _Problem:
 
 @dataclass
 class _Path:
-    """What is known of L ascending penalties; d columns with the bias last."""
+    """What is known of L ascending penalties; d = D + 1 columns with the bias last."""
 
     lambdas: Tensor  # (L,)
     theta: Tensor  # (L, C, d) float64
@@ -255,7 +261,7 @@ def _newton(problem: _Problem, path: _Path, which: list[int], starts: list[Tenso
         which: A positions in the path.
         starts: Starting points, (A, C, d) each; the better one of each penalty is taken.
     """
-    x, target, link = problem.exact, problem.target, problem.link
+    x, target, link = problem.design.exact, problem.target, problem.link
     index = torch.tensor(which, device=x.device)
 
     def product(theta: Tensor) -> Tensor:
@@ -296,7 +302,7 @@ def _newton(problem: _Problem, path: _Path, which: list[int], starts: list[Tenso
         if not keep.all():
             index, theta, logits, ridge = index[keep], theta[keep], logits[keep], ridge[keep]
             p, gradient, gap, objective = p[keep], gradient[keep], gap[keep], objective[keep]
-        direction, moved, used = _conjugate(problem, p.to(problem.low.dtype), gradient, ridge, gap)
+        direction, moved, used = _conjugate(problem, p, gradient, path.lambdas[index], gap)
         path.products += used
         length = _line_search(theta, logits, direction, moved, gradient, ridge, objective, target, link)
         theta = theta + length.view(-1, 1, 1) * direction
@@ -337,23 +343,26 @@ def _line_search(
 
 
 def _conjugate(
-    problem: _Problem, p: Tensor, gradient: Tensor, ridge: Tensor, gap: Tensor
+    problem: _Problem, p: Tensor, gradient: Tensor, penalty: Tensor, gap: Tensor
 ) -> tuple[Tensor, Tensor, int]:
-    """Solve H d = -g for A penalties by preconditioned conjugate gradients.
+    """Solve H d = -g for A penalties by preconditioned conjugate gradients along the principal axes.
 
     Returns:
-        d (A, C, D) float64, its logits (A, C, N) float64, and the number of products.
+        d (A, C, D + 1) float64, its logits (A, C, N) float64, and the number of products.
     """
-    x, link = problem.low, problem.link
+    axes, x, link = problem.design.axes, problem.design.low, problem.link
     n, d = x.shape
     a, c = gradient.shape[:2]
-    ridge = ridge.to(x.dtype)
-    scale = ((p * (1 - p)).view(-1, n) @ problem.square).view(a, c, d).add_(ridge).clamp_(min=1e-12)
+    p = p.to(x.dtype)
+    ridge = penalty.to(x.dtype).view(-1, 1, 1).repeat(1, 1, d)
+    ridge[..., -1] = 0
+    scale = ((p * (1 - p)).view(-1, n) @ problem.design.square).view(a, c, d).add_(ridge).clamp_(min=1e-12)
     solution = torch.zeros(a, c, d, dtype=x.dtype, device=x.device)
     moved = torch.zeros(a, c, n, dtype=x.dtype, device=x.device)
     # Unit right-hand sides: float32 must not underflow for the smallest penalties.
     size = gradient.flatten(1).norm(dim=1).clamp(min=1e-300).view(-1, 1, 1)
     r = (-gradient / size).to(x.dtype)
+    r = torch.cat([r[..., :-1] @ axes, r[..., -1:]], 2)
 
     def precondition(r: Tensor, scale: Tensor) -> Tensor:
         s = r / scale
@@ -388,7 +397,8 @@ def _conjugate(
         if not keep.all():
             index, q, r, rho, goal = index[keep], q[keep], r[keep], rho[keep], goal[keep]
             p, scale, ridge = p[keep], scale[keep], ridge[keep]
-    return solution.double() * size, moved.double() * size, used
+    direction = torch.cat([solution[..., :-1] @ axes.T, solution[..., -1:]], 2)
+    return direction.double() * size, moved.double() * size, used
 
 
 def gap(features: Array, targets: Array, weights: Array, bias: Array, penalty: float, link: str) -> float:

@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from eval import metrics, protocols
 from eval.errors import UserError
 from eval.protocols import Labelled
-from eval.protocols.solver import gap, rotate, solve
+from eval.protocols.solver import design, gap, solve
 
 Array = np.ndarray[Any, Any]
 
@@ -101,11 +101,14 @@ def test_rotation_and_shift_of_features_change_nothing() -> None:
     np.testing.assert_allclose(plain, moved, rtol=1e-5)
 
 
-def test_rotation_keeps_the_features() -> None:
-    for shape in ((50, 7), (7, 50)):
-        x = np.random.default_rng(0).normal(size=shape)
-        basis = rotate(x, torch.device("cpu"))
-        np.testing.assert_allclose((basis.mean + basis.scores @ basis.axes.T).numpy(), x, atol=1e-8)
+@pytest.mark.parametrize("shape", [(50, 7), (7, 50)], ids=["tall", "wide"])
+def test_principal_axes(shape: tuple[int, int]) -> None:
+    x = np.random.default_rng(0).normal(size=shape)
+    held = design(x, inner=torch.float64)
+    np.testing.assert_allclose((held.axes.T @ held.axes).numpy(), np.eye(7), atol=1e-12)
+    np.testing.assert_allclose((held.mean + held.low[:, :-1] @ held.axes.T).numpy(), x, atol=1e-12)
+    gram = (held.low[:, :-1].T @ held.low[:, :-1]).numpy()
+    np.testing.assert_allclose(gram, np.diag(np.diag(gram)), atol=1e-10)
 
 
 def test_certified_probe_selects_on_val_and_refits() -> None:
