@@ -9,7 +9,7 @@ VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 PIP_ARGS ?=
 DEMO_OUT ?= demo
-PYTEST_ARGS ?= -n auto --maxprocesses 8 --dist loadfile -m "not slow and not weights"
+PYTEST_ARGS ?= -n auto --maxprocesses 8 --dist loadfile -m "not slow and not weights and not peers"
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.mast-setup

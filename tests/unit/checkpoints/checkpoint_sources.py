@@ -738,7 +738,9 @@ def obow_converted(path: Path) -> Case:
 
 
 def _obow_blocks(net: Narrow) -> nn.ModuleList:
-    stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool)
+    stem = nn.Sequential(
+        OrderedDict({"Conv": net.conv1, "bn": net.bn1, "relu": net.relu, "maxpool": net.maxpool})
+    )
     return nn.ModuleList([stem, net.layer1, net.layer2, net.layer3, net.layer4, nn.Flatten()])
 
 

@@ -1,0 +1,468 @@
+"""Write a checkpoint with a method's own public code: ``python peer_checkpoints.py METHOD CLONES OUT``.
+
+CLONES is a folder of clones, each under its repository's name. METHOD's own classes build the network, it is wrapped
+and saved with the statements of its own training script (named at each function), and OUT gets the file and what the
+network computes on fixed images. The test beside this file reads both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.abc
+import importlib.machinery
+import os
+import sys
+import types
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+import torchvision
+from torch import Tensor, nn
+
+SIZE = 64
+Network = Callable[[Tensor], Tensor]
+Written = tuple[Any, Network]
+METHODS: dict[str, tuple[str, str, str, Callable[[], Written]]] = {}
+
+
+def method(
+    name: str, repository: str, layout: str, arch: str = "resnet18"
+) -> Callable[[Callable[[], Written]], Callable[[], Written]]:
+    """Register a writer: what it returns is saved, and what `eval.checkpoints` has to find."""
+
+    def keep(writer: Callable[[], Written]) -> Callable[[], Written]:
+        METHODS[name] = (repository, layout, arch, writer)
+        return writer
+
+    return keep
+
+
+def images() -> Tensor:
+    return torch.randn(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(5))
+
+
+def distributed(model: nn.Module) -> nn.Module:
+    return nn.parallel.DistributedDataParallel(model)
+
+
+def trained(model: nn.Module) -> nn.Module:
+    """Weights and statistics as after some training, so that nothing cancels."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for tensor in [*model.parameters(), *model.buffers()]:
+            if tensor.is_floating_point() and tensor.ndim:
+                tensor *= 1 + 0.1 * torch.rand(tensor.shape, generator=generator)
+                tensor += 0.05 * torch.rand(tensor.shape, generator=generator) if tensor.ndim == 1 else 0
+    return model
+
+
+def optimizer(model: nn.Module) -> dict[str, Any]:
+    """State of SGD after a step."""
+    sgd = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-9, momentum=0.9)
+    for group in sgd.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    sgd.step()
+    return sgd.state_dict()
+
+
+def without_head(encoder: nn.Module, *heads: str) -> Network:
+    for head in heads:
+        setattr(encoder, head, nn.Identity())
+    return encoder
+
+
+def tokens(encoder: Any) -> Network:
+    """Class token after the last norm."""
+    return lambda x: encoder.get_intermediate_layers(x, 1)[-1][:, 0]
+
+
+# -- the methods ------------------------------------------------------------------------------------------------
+
+
+@method("moco-v1", "moco", "moco")
+def moco_v1() -> Written:  # main_moco.py
+    from moco.builder import MoCo
+
+    model = distributed(trained(MoCo(torchvision.models.resnet18, 128, 256)))
+    state = {"epoch": 1, "arch": "resnet18", "state_dict": model.state_dict(), "optimizer": optimizer(model)}
+    return state, without_head(model.module.encoder_q, "fc")
+
+
+@method("moco-v2", "moco", "moco")
+def moco_v2() -> Written:  # main_moco.py
+    from moco.builder import MoCo
+
+    model = distributed(trained(MoCo(torchvision.models.resnet18, 128, 256, mlp=True)))
+    state = {"epoch": 1, "arch": "resnet18", "state_dict": model.state_dict(), "optimizer": optimizer(model)}
+    return state, without_head(model.module.encoder_q, "fc")
+
+
+@method("moco-v3-resnet", "moco-v3", "moco-v3", "resnet50")
+def moco_v3_resnet() -> Written:  # main_moco.py
+    from moco.builder import MoCo_ResNet
+
+    resnet = partial(torchvision.models.resnet50, zero_init_residual=True)
+    model = distributed(trained(MoCo_ResNet(resnet, 64, 128, 1.0)))
+    state = {"epoch": 1, "arch": "resnet50", "state_dict": model.state_dict(), "optimizer": optimizer(model)}
+    return state | {"scaler": {}}, without_head(model.module.base_encoder, "fc")
+
+
+@method("pcl", "PCL", "moco")
+def pcl() -> Written:  # main_pcl.py
+    from pcl.builder import MoCo
+
+    model = distributed(trained(MoCo(torchvision.models.resnet18, 128, 256, mlp=True)))
+    state = {"epoch": 1, "arch": "resnet18", "state_dict": model.state_dict(), "optimizer": optimizer(model)}
+    return state, without_head(model.module.encoder_q, "fc")
+
+
+@method("simsiam", "simsiam", "simsiam")
+def simsiam() -> Written:  # main_simsiam.py
+    from simsiam.builder import SimSiam
+
+    model = distributed(trained(SimSiam(torchvision.models.resnet18, 64, 32)))
+    state = {"epoch": 1, "arch": "resnet18", "state_dict": model.state_dict(), "optimizer": optimizer(model)}
+    return state, without_head(model.module.encoder, "fc")
+
+
+@method("swav", "swav", "swav", "resnet50")
+def swav() -> Written:  # main_swav.py
+    from src.resnet50 import resnet50
+
+    model = resnet50(normalize=True, hidden_mlp=64, output_dim=32, nmb_prototypes=30)
+    model = distributed(trained(model))
+    network = model.module
+    state = {"epoch": 1, "state_dict": model.state_dict(), "optimizer": optimizer(model)}
+    return state, lambda x: torch.flatten(network.forward_backbone(x), 1)
+
+
+@method("vicreg", "vicreg", "barlow-twins", "resnet50")
+def vicreg() -> Written:  # main_vicreg.py
+    from main_vicreg import VICReg
+
+    model = VICReg(argparse.Namespace(arch="resnet50", mlp="64-64-64", batch_size=2))
+    model = distributed(trained(model))
+    return {"epoch": 1, "model": model.state_dict(), "optimizer": optimizer(model)}, model.module.backbone
+
+
+@method("vicreg-backbone", "vicreg", "torchvision", "resnet50")
+def vicreg_backbone() -> Written:  # main_vicreg.py, the file "resnet50.pth"
+    from main_vicreg import VICReg
+
+    backbone = trained(VICReg(argparse.Namespace(arch="resnet50", mlp="64-64-64", batch_size=2)).backbone)
+    return backbone.state_dict(), backbone
+
+
+@method("vicregl", "VICRegL", "barlow-twins", "resnet50")
+def vicregl() -> Written:  # main_vicregl.py
+    from main_vicregl import VICRegL
+
+    arguments = argparse.Namespace(
+        arch="resnet50", mlp="64-64-64", maps_mlp="32-32-32", alpha=0.75, num_classes=10, batch_size=2
+    )
+    model = distributed(trained(VICRegL(arguments)))
+    state = {"epoch": 1, "model": model.state_dict(), "optimizer": optimizer(model)}
+    return state, lambda x: model.module.backbone(x)[1]
+
+
+@method("barlow-twins", "barlowtwins", "barlow-twins", "resnet50")
+def barlow_twins() -> Written:  # main.py
+    from main import BarlowTwins
+
+    model = BarlowTwins(argparse.Namespace(projector="64-64", batch_size=2, lambd=0.0051))
+    model = distributed(trained(model))
+    return {"epoch": 1, "model": model.state_dict(), "optimizer": optimizer(model)}, model.module.backbone
+
+
+def _dino_arguments(arch: str) -> argparse.Namespace:
+    return argparse.Namespace(
+        arch=arch,
+        patch_size=16,
+        out_dim=64,
+        output_dir=Path("out"),
+        lr=5e-4,
+        use_fp16=True,
+        local_crops_scale=(0.05, 0.4),
+    )
+
+
+@method("dino-vit", "dino", "dino", "vit_small_patch16")
+def dino_vit() -> Written:  # main_dino.py
+    import utils
+    import vision_transformer as vits
+
+    pair = [
+        utils.MultiCropWrapper(trained(vits.vit_small(patch_size=16)), vits.DINOHead(384, 64))
+        for _ in range(2)
+    ]
+    student, teacher = distributed(pair[0]), pair[1]
+    return _self_distilled(student, teacher, _dino_arguments("vit_small")), teacher.backbone
+
+
+@method("dino-resnet", "dino", "dino", "resnet50")
+def dino_resnet() -> Written:  # main_dino.py
+    import utils
+    import vision_transformer as vits
+
+    pair = [
+        utils.MultiCropWrapper(trained(torchvision.models.resnet50()), vits.DINOHead(2048, 64))
+        for _ in range(2)
+    ]
+    student, teacher = distributed(pair[0]), distributed(pair[1])
+    return _self_distilled(student, teacher, _dino_arguments("resnet50")), teacher.module.backbone
+
+
+def _self_distilled(student: nn.Module, teacher: nn.Module, arguments: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "student": student.state_dict(),
+        "teacher": teacher.state_dict(),
+        "optimizer": optimizer(student),
+        "epoch": 1,
+        "args": arguments,
+        "dino_loss": {"center": torch.zeros(1, 64)},
+    }
+
+
+@method("ibot", "ibot", "dino", "vit_small_patch16")
+def ibot() -> Written:  # main_ibot.py
+    import models
+    import utils
+    from models.head import iBOTHead
+
+    student = models.vit_small(patch_size=16, return_all_tokens=True, masked_im_modeling=True)
+    teacher = models.vit_small(patch_size=16, return_all_tokens=True)
+    student, teacher = (
+        utils.MultiCropWrapper(trained(one), iBOTHead(384, 64, patch_out_dim=64, shared_head=True))
+        for one in (student, teacher)
+    )
+    state = _self_distilled(distributed(student), teacher, _dino_arguments("vit_small"))
+    state["ibot_loss"] = state.pop("dino_loss")
+    return state, lambda x: teacher.backbone(x)[:, 0]
+
+
+@method("mae", "mae", "mae", "vit_small_patch16")
+def mae() -> Written:  # util/misc.py save_model, with models_vit.py's network as main_linprobe.py loads it
+    import models_mae
+    import models_vit
+
+    shape = {"img_size": SIZE, "patch_size": 16, "embed_dim": 384, "depth": 12, "num_heads": 6}
+    shape |= {"norm_layer": partial(nn.LayerNorm, eps=1e-6)}
+    decoder = {"decoder_embed_dim": 64, "decoder_depth": 1, "decoder_num_heads": 4}
+    model = trained(models_mae.MaskedAutoencoderViT(**shape, **decoder))
+    state = {"model": model.state_dict(), "optimizer": optimizer(model), "epoch": 1, "scaler": {}}
+    state["args"] = argparse.Namespace(model="mae_vit_base_patch16", output_dir="out")
+    network = models_vit.VisionTransformer(**shape, num_classes=0)
+    missing = network.load_state_dict(model.state_dict(), strict=False).missing_keys
+    assert not missing, missing
+    return state, lambda x: network.forward_features(x)
+
+
+@method("pycontrast-moco", "PyContrast/pycontrast", "pycontrast", "resnet50")
+def pycontrast() -> Written:  # learning/contrast_trainer.py
+    from networks.build_backbone import build_model
+
+    options = argparse.Namespace(
+        modal="RGB", jigsaw=False, arch="resnet50", head="mlp", feat_dim=64, mem="moco"
+    )
+    model, ema = build_model(options)
+    model = distributed(trained(model))
+    state = {
+        "model": model.state_dict(),
+        "contrast": {"memory": torch.zeros(8, 64), "index": torch.zeros(1)},
+        "optimizer": optimizer(model),
+        "epoch": 1,
+        "model_ema": trained(ema).state_dict(),
+    }
+    return state, lambda x: model.module(x, mode=2)
+
+
+@method("obow", "obow", "obow", "resnet18")
+def obow() -> Written:  # obow/builder_obow.py save_feature_extractor
+    from obow.feature_extractor import ResNet
+
+    network = trained(ResNet("resnet18"))
+    return {"epoch": 1, "network": network.state_dict(), "meters": None}, lambda x: torch.flatten(
+        network(x), 1
+    )
+
+
+@method("pixpro", "PixPro", "pycontrast", "resnet50")
+def pixpro() -> Written:  # main_pretrain.py save_checkpoint
+    from contrast import resnet
+    from contrast.models import PixPro
+
+    arguments = argparse.Namespace(
+        feature_dim=64, head_type="early_return", pixpro_p=2.0, pixpro_momentum=0.99, pixpro_pos_ratio=0.7,
+        pixpro_clamp_value=0.0, pixpro_transform_layer=1, pixpro_ins_loss_weight=0.0, num_instances=64, batch_size=2,
+        epochs=1, start_epoch=1,
+    )  # fmt: skip
+    model = nn.DataParallel(trained(PixPro(resnet.resnet50, arguments)))  # SyncBN refuses DDP on the CPU
+    state = {
+        "opt": arguments,
+        "model": model.state_dict(),
+        "optimizer": optimizer(model),
+        "scheduler": {},
+        "epoch": 1,
+    }
+    return state, lambda x: model.module.encoder(x).mean((2, 3))
+
+
+@method("augself-cifar", "AugSelf", "augself", "resnet18-cifar")
+def augself() -> Written:  # utils.py Logger.save
+    import models
+
+    backbone = trained(models.load_backbone(argparse.Namespace(model="cifar_resnet18")))
+    projector = models.load_mlp(512, 64, 64)
+    sgd = optimizer(nn.ModuleList([backbone, projector]))
+    state = {"backbone": backbone.state_dict(), "projector": projector.state_dict(), "optimizers": [sgd]}
+    return state, backbone
+
+
+@method("byol-pytorch", "byol-pytorch", "byol-lucidrains", "resnet18")
+def byol_pytorch() -> Written:  # the README's example, with the learner saved whole
+    from byol_pytorch import BYOL
+
+    learner = BYOL(torchvision.models.resnet18(), image_size=SIZE, hidden_layer="avgpool", use_momentum=True)
+    trained(learner)
+    return learner.state_dict(), without_head(learner.online_encoder.net, "fc")
+
+
+def _lightly(
+    name: str, part: str, *arguments: Any
+) -> Written:  # benchmarks/imagenet/resnet50, Lightning's trainer
+    import pytorch_lightning
+
+    module = importlib.import_module(name)
+    model = trained(getattr(module, part)(*arguments))
+    state = {
+        "epoch": 1,
+        "global_step": 10,
+        "pytorch-lightning_version": pytorch_lightning.__version__,
+        "state_dict": model.state_dict(),
+        "loops": {},
+        "callbacks": {},
+        "optimizer_states": [optimizer(model)],
+        "lr_schedulers": [],
+        "hparams_name": "kwargs",
+        "hyper_parameters": dict(model.hparams),
+    }
+    return state, model.backbone
+
+
+@method("lightly-vicreg", "lightly/benchmarks/imagenet/resnet50", "lightly", "resnet50")
+def lightly_vicreg() -> Written:
+    return _lightly("vicreg", "VICReg", 2, 10)
+
+
+@method("lightly-mocov2", "lightly/benchmarks/imagenet/resnet50", "lightly", "resnet50")
+def lightly_mocov2() -> Written:
+    return _lightly("mocov2", "MoCoV2", 2, 10)
+
+
+@method("lightly-byol", "lightly/benchmarks/imagenet/resnet50", "lightly", "resnet50")
+def lightly_byol() -> Written:
+    return _lightly("byol", "BYOL", 2, 10)
+
+
+@method("lightly-dino", "lightly/benchmarks/imagenet/resnet50", "lightly-dino", "resnet50")
+def lightly_dino() -> Written:
+    return _lightly("dino", "DINO", 2, 10)
+
+
+@method("solo-learn-cifar", "solo-learn", "solo-learn", "resnet18-cifar2")
+def solo_learn() -> Written:  # solo/methods/simclr.py through Lightning's trainer
+    import omegaconf
+    from solo.methods import SimCLR
+
+    settings = {
+        "method": "simclr",
+        "backbone": {"name": "resnet18"},
+        "method_kwargs": {"proj_hidden_dim": 64, "proj_output_dim": 32, "temperature": 0.2},
+        "data": {"dataset": "cifar10", "num_classes": 10, "num_large_crops": 2, "num_small_crops": 0},
+        "max_epochs": 1,
+        "optimizer": {"name": "sgd", "batch_size": 2, "lr": 0.1, "weight_decay": 0.0, "classifier_lr": 0.1},
+        "scheduler": {"name": "none"},
+        "knn_eval": {"enabled": False},
+        "performance": {"disable_channel_last": True},
+    }
+    model = trained(SimCLR(omegaconf.OmegaConf.create(settings)))
+    state = {
+        "epoch": 1,
+        "global_step": 10,
+        "pytorch-lightning_version": "2.1.2",
+        "state_dict": model.state_dict(),
+        "optimizer_states": [optimizer(model)],
+        "lr_schedulers": [],
+    }
+    return state, model.backbone
+
+
+# -- what older code expects ------------------------------------------------------------------------------------
+
+
+def patch() -> None:
+    """What their code imports and later libraries no longer have; nothing of it touches weights or names."""
+    six = types.ModuleType("torch._six")
+    six.inf, six.string_classes = float("inf"), (str, bytes)  # type: ignore[attr-defined]
+    vars(numpy)["float"] = float
+    sys.modules["torch._six"] = six
+    absent = ("accelerate", "accelerate.utils", "apex", "apex.parallel", "apex.parallel.LARC", "faiss", "tensorboardX")
+    for name in (*absent, "tensorboard_logger", "wandb"):
+        sys.modules.setdefault(name, _Anything(name))
+    try:
+        from timm.models import vision_transformer
+    except ImportError:  # the methods that need it say so themselves
+        return
+
+    class Block(vision_transformer.Block):
+        """With the argument qk_scale, which later versions dropped."""
+
+        def __init__(self, *positional: Any, qk_scale: None = None, **named: Any) -> None:
+            super().__init__(*positional, **named)
+
+    vision_transformer.Block = Block  # type: ignore[misc]
+
+
+class _Anything(types.ModuleType):
+    """A module that has every name, for imports that the network itself does not use."""
+
+    __path__: Sequence[str] = ()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return type(name, (), {})
+
+
+def main() -> None:
+    name, clones, out = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+    repository, _, _, writer = METHODS[name]
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    patch()
+    sys.path.insert(0, str(clones / repository))
+    sys.argv = sys.argv[:1]
+    torch.manual_seed(0)
+    state, network = writer()
+    torch.save(state, out / "checkpoint.pth")
+    if isinstance(network, nn.Module):
+        network.eval()
+    for part in _modules(network):
+        part.eval()
+    with torch.no_grad():
+        torch.save(network(images()), out / "features.pt")
+
+
+def _modules(network: Network) -> list[nn.Module]:
+    cells = getattr(network, "__closure__", None) or ()
+    return [cell.cell_contents for cell in cells if isinstance(cell.cell_contents, nn.Module)]
+
+
+if __name__ == "__main__":
+    main()
