@@ -191,10 +191,10 @@ def build_parser() -> argparse.ArgumentParser:
     new = verb(
         "data",
         verify,
-        "look a data set over: counts, hashes, decodability, split overlap",
+        "download a data set, or look one over: counts, hashes, decodability, split overlap",
         "mast data verify cifar10 --data-root data",
     )
-    new.add_argument("action", choices=("verify",))
+    new.add_argument("action", choices=("verify", "download"))
     new.add_argument("name", help="a data set's name, or its folder under the data root")
     new.add_argument("--data-root", type=Path, required=True, help="where data sets lie")
     _json(new)
@@ -505,9 +505,14 @@ def listing(arguments: argparse.Namespace) -> int:
 
 
 def verify(arguments: argparse.Namespace) -> int:
-    """``mast data verify``."""
+    """``mast data verify`` and ``mast data download``, which ends with a verification."""
     from .verify import verify as look
 
+    if arguments.action == "download":
+        from .datasets import download
+
+        arguments.data_root.mkdir(parents=True, exist_ok=True)
+        download(arguments.name, arguments.data_root)
     found = look(arguments.name, arguments.data_root)
     problems = found["problems"]
     if arguments.json:

@@ -36,7 +36,8 @@ def verify(name: str, data_root: Path, *, workers: int = 4) -> dict[str, Any]:
     if name in detection and name not in datasets.known():
         return _detection(name, data_root, detection[name]["layout"])
     dataset = datasets.load(name, data_root)
-    problems = _changed(data_root, name) + _undecodable(dataset, workers) + _overlaps(dataset)
+    problems = datasets.official_counts(name, data_root, dataset) + _changed(data_root, name)
+    problems += _undecodable(dataset, workers) + _overlaps(dataset)
     if len(problems) > SHOWN:
         problems = [*problems[:SHOWN], f"and {len(problems) - SHOWN} more"]
     return {

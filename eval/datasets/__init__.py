@@ -23,6 +23,7 @@ __all__ = [
     "download",
     "known",
     "load",
+    "official_counts",
 ]
 
 
@@ -37,6 +38,7 @@ class Known:
         options: Of the reader.
         counts: Images of the official splits; val cut from train counts as train.
         otherwise: Another entry, read when the folder is missing.
+        download: torchvision's class that downloads it, where its layout is not read through that class.
     """
 
     folder: str
@@ -45,6 +47,13 @@ class Known:
     options: dict[str, Any] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     otherwise: str = ""
+    download: str = ""
+
+    @property
+    def downloads(self) -> str:
+        """torchvision's class with a working download for it, or nothing."""
+        kind = self.download or str(self.options.get("class", ""))
+        return "" if kind == "StanfordCars" else kind  # its server is gone
 
 
 @cache
@@ -85,7 +94,10 @@ def load(name: str, data_root: str | Path, *, label: str | None = None) -> Image
         entry, root = None, data_root / name  # a folder of the user's that bears a known name
     if not root.exists():
         if entry:
-            raise UserError(f"{root}: the data set '{name}' is missing", remedy=f"put there: {entry.source}")
+            remedy = f"put there: {entry.source}"
+            if known().get(entry.otherwise, entry).downloads:
+                remedy = f"`mast data download {name}`, or {remedy}"
+            raise UserError(f"{root}: the data set '{name}' is missing", remedy=remedy)
         found = sorted(path.name for path in data_root.iterdir() if not path.name.startswith("."))
         held = ", ".join(found) or "nothing"
         raise UserError(f"{root}: the data set '{name}' is missing", remedy=f"{data_root} holds {held}")
@@ -100,6 +112,25 @@ def load(name: str, data_root: str | Path, *, label: str | None = None) -> Image
     return ARCHIVES[entry.layout](name, root, entry.options)
 
 
+def official_counts(name: str, data_root: str | Path, dataset: ImageDataset) -> list[str]:
+    """How a data set's splits differ from the official ones; val cut from train counts as train.
+
+    Returns:
+        One sentence a split of the wrong size; none where no official sizes are known.
+    """
+    entry = _entry(name, Path(data_root))
+    if entry is None or not entry.counts or not (Path(data_root) / entry.folder).exists():
+        return []
+    found = dataset.counts
+    if "val" not in entry.counts:
+        found["train"] += found.pop("val")
+    return [
+        f"{name} {split}: {found[split]} images, officially {count}"
+        for split, count in entry.counts.items()
+        if found[split] != count
+    ]
+
+
 def download(name: str, data_root: str | Path) -> ImageDataset:
     """Download a data set through torchvision, where it can, and read it.
 
@@ -109,11 +140,14 @@ def download(name: str, data_root: str | Path) -> ImageDataset:
     entry = known().get(name)
     if entry is None:
         raise unknown("data set", name, known())
-    entry = known().get(entry.otherwise, entry)
-    if entry.layout != "torchvision" or entry.options["class"] == "StanfordCars":
+    entry, root = known().get(entry.otherwise, entry), Path(data_root)
+    if not entry.downloads:
         raise UserError(
             f"'{name}' has no automatic download", remedy=f"get it by hand: {entry.source}", code=2
         )
-    from .archives import torchvision_classes
+    from .archives import fetch, torchvision_classes
 
-    return torchvision_classes(name, Path(data_root), entry.options, download=True)
+    if not entry.download:
+        return torchvision_classes(name, root, entry.options, download=True)
+    fetch(entry.download, root)
+    return load(name, root)

@@ -51,6 +51,11 @@ def _make(options: dict[str, Any], root: Path, download: bool, **arguments: Any)
         ) from error
 
 
+def fetch(kind: str, root: Path) -> None:
+    """Let a torchvision class download its files below ``root``."""
+    _make({"class": kind}, root, True)
+
+
 def torchvision_classes(
     name: str, root: Path, options: dict[str, Any], *, download: bool = False
 ) -> ImageDataset:

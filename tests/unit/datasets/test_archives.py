@@ -12,6 +12,7 @@ from PIL import Image
 from eval import datasets
 from eval.datasets import archives
 from eval.errors import UserError
+from eval.verify import verify
 
 
 def picture(path: Path, value: int) -> None:
@@ -54,6 +55,64 @@ def test_cifar_images_come_from_memory(tmp_path: Path, monkeypatch: pytest.Monke
     assert np.array_equal(np.asarray(split.pool.read(int(split.rows[3]))), expected)
     assert data.manifest == datasets.load("cifar10", tmp_path).manifest
     assert data.splits["train"].pool.digest != split.pool.digest
+
+
+def test_official_counts_are_checked(tmp_path: Path) -> None:
+    root = tmp_path / "dtd" / "dtd"
+    (root / "labels").mkdir(parents=True)
+    for index in range(3):
+        picture(root / "images" / "dotted" / f"{index}.jpg", index)
+    for index, part in enumerate(("train", "val", "test")):
+        (root / "labels" / f"{part}1.txt").write_text(f"dotted/{index}.jpg\n")
+    found = verify("dtd", tmp_path)
+    assert found["problems"] == [
+        f"dtd {part}: 1 images, officially 1880" for part in ("train", "val", "test")
+    ]
+    # A val that was cut from train counts as train.
+    root = tmp_path / "CUB_200_2011"
+    for index in range(1, 8):
+        picture(root / "images" / f"{index}.jpg", 30 * index)
+    for name, values in {
+        "images.txt": [f"{i}.jpg" for i in range(1, 8)],
+        "image_class_labels.txt": [1] * 7,
+        "train_test_split.txt": [1, 1, 1, 1, 1, 0, 0],
+        "classes.txt": ["001.Crow"],
+    }.items():
+        (root / name).write_text("".join(f"{i} {value}\n" for i, value in enumerate(values, 1)))
+    assert verify("cub200", tmp_path)["problems"] == [
+        "cub200 train: 5 images, officially 5994",
+        "cub200 test: 2 images, officially 5794",
+    ]
+
+
+def test_downloads_go_through_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torchvision
+
+    asked: list[dict[str, Any]] = []
+
+    class Fake:
+        classes = ("a", "b")
+
+        def __init__(self, root: Path, download: bool, train: bool | None = None) -> None:
+            asked.append({"download": download, "train": train})
+            self.data = np.zeros((10, 32, 32, 3), np.uint8)
+            self.targets = [i % 2 for i in range(10)]
+            for name in ("Forest", "River"):
+                for index in range(10):
+                    picture(root / "eurosat" / "2750" / name / f"{index}.jpg", index)
+
+    for kind in ("CIFAR10", "EuroSAT"):
+        monkeypatch.setattr(torchvision.datasets, kind, Fake)
+    assert datasets.download("cifar10", tmp_path).counts["test"] == 10
+    assert datasets.download("eurosat", tmp_path).classes == ("Forest", "River")
+    assert asked == [{"download": True, "train": part} for part in (True, False, None)]
+
+
+def test_a_missing_set_names_its_download(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"mast data download flowers102.*robots\.ox"):
+        datasets.load("flowers102", tmp_path)
+    with pytest.raises(UserError, match=r"SUN397: the data set 'sun397' is missing \(put there"):
+        datasets.load("sun397", tmp_path)
 
 
 def test_damaged_archives_are_said_to_be_so(tmp_path: Path) -> None:
