@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -91,7 +92,8 @@ def build_parser() -> argparse.ArgumentParser:
         "pretrain",
         pretrain,
         "pretrain a backbone from a recipe",
-        "mast pretrain imagenette96-mini method=mast views.single_fraction=0.5 --data-root data --out runs/mast5",
+        "mast pretrain imagenette96-mini method=mast views.single_fraction=0.25 --data-root data --out runs/mast5\n"
+        "  torchrun --nproc-per-node 8 -m eval.cli pretrain imagenet-r50-mast5-100ep --out runs/mast5",
     )
     new.add_argument("recipe", help="a name from `mast list recipes`, or a YAML file")
     new.add_argument(
@@ -100,6 +102,10 @@ def build_parser() -> argparse.ArgumentParser:
     new.add_argument("--data-root", type=Path, default=Path(), help="where the recipe's image folder lies")
     new.add_argument("--out", type=Path, required=True, help="the run's folder")
     new.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    new.add_argument(
+        "--workers", type=int, help="decoding workers (default: this process's share of the cores)"
+    )
+    new.add_argument("--tensorboard", action="store_true", help="log for TensorBoard as well")
     _quiet(new)
 
     new = verb(
@@ -278,10 +284,13 @@ def pretrain(arguments: argparse.Namespace) -> int:
             resume=arguments.resume,
             data_root=arguments.data_root,
             progress=not arguments.quiet,
+            workers=arguments.workers,
+            tensorboard=arguments.tensorboard,
         )
     except Interrupted as error:
         raise Interrupted("stopped; the same command with --resume goes on from here") from error
-    print(written)
+    if os.environ.get("RANK", "0") == "0":  # torchrun starts one of us for each device
+        print(written)
     return 0
 
 

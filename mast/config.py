@@ -114,12 +114,13 @@ class Masks(Strict):
 
 
 class Optimizer(Strict):
-    """``lars`` as VICReg's code, ``sgd`` or ``adamw``. The rate is ``base_lr * batch_size / 256``."""
+    """``lars`` as in VICReg's code (with ``eta``), ``sgd`` or ``adamw``. Rate: ``base_lr * batch_size / 256``."""
 
     name: Literal["lars", "sgd", "adamw"]
     base_lr: float
     weight_decay: float
     momentum: float = 0.9
+    eta: float = 0.001
     warmup_epochs: float = 10.0
     final_lr: Fraction = 0.001
 
@@ -193,9 +194,19 @@ def recipe_names() -> list[str]:
 def load_recipe(name: str | Path, overrides: list[str] | None = None) -> Recipe:
     """Read a recipe by name or path and apply ``key=value`` overrides, with dots into nested parts.
 
+    A recipe may name another one as its ``base`` and say only what is different; null takes a key away.
+
     Raises:
         UserError: For an unknown name, key, or value, naming what was expected.
     """
+    values = _read(name)
+    for override in overrides or []:
+        _set(values, override)
+    return parse_recipe(values, str(name))
+
+
+def _read(name: str | Path, *above: str) -> dict[str, Any]:
+    """The values of a recipe, its bases' underneath; ``above`` are the recipes that build on it."""
     path = Path(name)
     if path.suffix not in {".yaml", ".yml"}:
         path = RECIPES / f"{name}.yaml"
@@ -208,9 +219,24 @@ def load_recipe(name: str | Path, overrides: list[str] | None = None) -> Recipe:
     values = yaml.read(path)
     if not isinstance(values, dict):
         raise UserError(f"{path}: a recipe is a mapping of keys to values", code=2)
-    for override in overrides or []:
-        _set(values, override)
-    return parse_recipe(values, str(path))
+    if "base" not in values:
+        return values
+    base = str(values.pop("base"))
+    if base in above:
+        raise UserError(f"{path}: the base {base} is built on this recipe", code=2)
+    return _merge(_read(base, *above, base), values)
+
+
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        if value is None:
+            merged.pop(key, None)
+        elif isinstance(value, dict) and isinstance(merged.get(key), dict):
+            merged[key] = _merge(merged[key], value)
+        else:
+            merged[key] = value
+    return merged
 
 
 def parse_recipe(values: dict[str, Any], source: str) -> Recipe:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,9 @@ def masked(
 ) -> Loss:
     """The MAST objective: invariance within the subspace of what differs, weighted by certainty.
 
-    With masks of one and no variances it equals `vicreg`. `pressure` on the masks is added apart.
+    With masks of one and no variances it equals `vicreg`. `pressure` on the masks is added apart. What belongs to
+    pairs is computed again for the gradient: beyond VICReg's tensors only masks, ``(K, D)``, hinge weights,
+    ``(D,)``, and the predicted variances, two of ``(B, D)``, are kept.
 
     Args:
         z1, z2: Embeddings of the two views, ``(B, D)``.
@@ -100,17 +103,14 @@ def masked(
         weights: Coefficients.
         variances: Predicted s^2 of both views, ``(B, D)`` each, or None for no uncertainty.
     """
-    squared = (z1 - z2).square()
-    keep = subspace_masks(differs, single, log_masks)  # (B, D)
-    certainty = None
-    extra = {}
-    if variances is not None:
-        pair_variance = (variances[0] + variances[1]).clamp(min=weights.variance_floor)
-        certainty = certainty_weights(pair_variance.detach(), weights.clip)
-        extra["uncertainty"] = likelihood(squared.detach(), pair_variance)
-    invariance = masked_invariance(squared, keep, single, weights.divisor_floor, certainty)
-    spread = hinge_weights(keep.detach(), weights.hinge_by_mask)
+    invariance, spread, uncertainty = checkpoint(
+        pair_terms,
+        *(z1, z2, differs, single, log_masks, weights, variances),
+        use_reentrant=False,
+        preserve_rng_state=False,
+    )
     hinge = ((variance_per_dimension(z1) + variance_per_dimension(z2)) * spread).sum() / 2
+    extra = {} if uncertainty is None else {"uncertainty": uncertainty}
     return _total(
         weights,
         invariance=invariance,
@@ -118,6 +118,27 @@ def masked(
         covariance=covariance(z1) + covariance(z2),
         **extra,
     )
+
+
+def pair_terms(
+    z1: Tensor,
+    z2: Tensor,
+    differs: Tensor,
+    single: Tensor,
+    log_masks: Tensor,
+    weights: Weights,
+    variances: tuple[Tensor, Tensor] | None,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Invariance (3), weights ``(D,)`` of the hinge (7), and the variance head's loss (5); see `masked`."""
+    squared = (z1 - z2).square()
+    keep = subspace_masks(differs, single, log_masks)  # (B, D)
+    certainty, uncertainty = None, None
+    if variances is not None:
+        pair_variance = (variances[0] + variances[1]).clamp(min=weights.variance_floor)
+        certainty = certainty_weights(pair_variance.detach(), weights.clip)
+        uncertainty = likelihood(squared.detach(), pair_variance)
+    invariance = masked_invariance(squared, keep, single, weights.divisor_floor, certainty)
+    return invariance, hinge_weights(keep.detach(), weights.hinge_by_mask), uncertainty
 
 
 def pressure(log_masks: Tensor, weights: Weights) -> Loss:

@@ -78,12 +78,12 @@ def learning_rate(step: int, steps: int, warmup: int, peak: float, final: float)
 
 
 def build_optimizer(
-    model: nn.Module, name: str, *, weight_decay: float, momentum: float
+    model: nn.Module, name: str, *, weight_decay: float, momentum: float, eta: float = 0.001
 ) -> torch.optim.Optimizer:
     """LARS, SGD or AdamW over ``model``'s parameters; the rate is set at every step by the loop."""
     params = [p for p in model.parameters() if p.requires_grad]
     if name == "lars":
-        return LARS(params, lr=0.0, weight_decay=weight_decay, momentum=momentum)
+        return LARS(params, lr=0.0, weight_decay=weight_decay, momentum=momentum, eta=eta)
     if name == "sgd":
         return torch.optim.SGD(params, lr=0.0, weight_decay=weight_decay, momentum=momentum)
     decayed = [p for p in params if p.ndim > 1]

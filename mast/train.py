@@ -133,9 +133,8 @@ def _train(
     if recipe.compile:
         learner.backbone.compile()
     config = recipe.optimizer
-    optimizer = build_optimizer(
-        learner.networks(), config.name, weight_decay=config.weight_decay, momentum=config.momentum
-    )
+    settings = config.model_dump(include={"name", "weight_decay", "momentum", "eta"})
+    optimizer = build_optimizer(learner.networks(), **settings)
     optimizers = {"optimizer": optimizer}
     if learner.masks is not None:
         optimizers["mask_optimizer"] = torch.optim.Adam(learner.masks.parameters(), lr=recipe.masks.lr)

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from mast.objective import (
     Weights,
@@ -181,6 +182,48 @@ def test_hinge_weights_sum_to_one():
     keep = torch.rand(B, D, dtype=torch.float64)
     for share in (0.0, 0.5, 1.0):
         assert float(hinge_weights(keep, share).sum()) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("uncertain", [False, True])
+def test_memory_beyond_vicregs(monkeypatch, uncertain):
+    """Kept for the gradient: VICReg's tensors, the masks and hinge weights, and two (B, D) for uncertainty."""
+    rows, dims, count = 64, 48, 5
+    g = torch.Generator().manual_seed(0)
+    z1, z2 = (torch.randn(rows, dims, generator=g, requires_grad=True) * 1 for _ in range(2))
+    variances = tuple(torch.rand(rows, dims, generator=g, requires_grad=True) * 1 for _ in range(2))
+    logits = torch.randn(count, dims, generator=g, requires_grad=True)
+    differs = torch.rand(rows, count, generator=g) < 0.5
+    single = differs.sum(1) == 1
+
+    def kept(compute):
+        storages = {}
+
+        def keep(value):
+            if isinstance(value, torch.Tensor) and value.is_floating_point():
+                storages[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes() // 4
+            return value
+
+        def held(function, *arguments, **options):
+            for argument in arguments:  # torch's checkpoint keeps what it is given
+                for value in argument if isinstance(argument, tuple) else (argument,):
+                    keep(value)
+            return checkpoint(function, *arguments, **options)
+
+        monkeypatch.setattr("mast.objective.checkpoint", held)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+            loss = compute()
+        assert loss.total.requires_grad
+        return sum(storages.values())
+
+    base = kept(lambda: vicreg(z1, z2, Weights()))
+    log_masks = torch.nn.functional.logsigmoid(logits)
+    ours = kept(
+        lambda: masked(z1, z2, differs, single, log_masks, Weights(), variances if uncertain else None)
+    )
+    stated = (count + 1) * dims + (2 * rows * dims if uncertain else 0)
+    scalars = 16
+    assert base > 2 * rows * dims
+    assert ours <= base + stated + scalars
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
