@@ -33,7 +33,7 @@ from mast.files import atomic_write, canonical_json
 from ..errors import UserError
 from . import certify, config, data, result, vit
 from .convert import Conversion, load_backbone
-from .evaluate import Collector, Prediction, evaluate
+from .evaluate import Collector, Prediction, coco_evaluator, evaluate
 from .intervals import intervals
 from .result import DetectionResult
 from .train import CHECKPOINT, Trainer, quiet_logs
@@ -122,6 +122,7 @@ def run(
                 **certificate,
                 "normalisation_layers": _norm_note(cfg, overrides.get("processes", 1)),
                 "data_warnings": found.warnings,
+                "evaluator": coco_evaluator() if found.layout == "coco" else "detectron2",
             },
             intervals=intervals(evaluation.curves),
             per_class=evaluation.per_class,

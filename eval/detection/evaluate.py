@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDetectionEvaluator
+from detectron2.evaluation import (
+    COCOEvaluator,
+    DatasetEvaluator,
+    PascalVOCDetectionEvaluator,
+    coco_evaluation,
+)
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.evaluation.pascal_voc_evaluation import parse_rec
 from detectron2.structures import Boxes, Instances
@@ -86,8 +93,20 @@ def evaluate(predictions: Sequence[Prediction], data: DetectionData, *, masks: b
     return _evaluate_coco(predictions, data, masks)
 
 
+def coco_evaluator() -> str:
+    """What computes COCO's numbers: ``hotcoco`` where it is installed, else ``pycocotools``, the reference."""
+    return "pycocotools" if importlib.util.find_spec("hotcoco") is None else "hotcoco"
+
+
+def _hotcoco(truth: Any, found: Any, task: str) -> Any:
+    """hotcoco's COCOeval over what pycocotools has read; every number and match is the same."""
+    import hotcoco
+
+    return hotcoco.COCOeval(hotcoco.COCO(truth.dataset), hotcoco.COCO(found.dataset), task)
+
+
 class _Coco(COCOEvaluator):
-    """COCOEvaluator over kept predictions, with all twelve numbers and pycocotools' matches."""
+    """COCOEvaluator over kept predictions, with all twelve numbers and COCOeval's matches."""
 
     def __init__(self, masks: bool) -> None:
         tasks = ("bbox", "segm") if masks else ("bbox",)
@@ -103,8 +122,8 @@ class _Coco(COCOEvaluator):
 
 
 def _evaluate_coco(predictions: Sequence[Prediction], data: DetectionData, masks: bool) -> Evaluation:
-    evaluator = _Coco(masks)
-    evaluator.reset()
+    coco = _Coco(masks)
+    coco.reset()
     for prediction in predictions:
         image_id = prediction["image_id"]
         found = [
@@ -115,18 +134,21 @@ def _evaluate_coco(predictions: Sequence[Prediction], data: DetectionData, masks
             }
             for d in prediction["detections"]
         ]
-        evaluator._predictions.append({"image_id": image_id, "instances": found})
-    with contextlib.redirect_stdout(io.StringIO()):
-        results = evaluator.evaluate()
+        coco._predictions.append({"image_id": image_id, "instances": found})
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+        if coco_evaluator() == "hotcoco":
+            stack.enter_context(mock.patch.object(coco_evaluation, "COCOeval", _hotcoco))
+        results = coco.evaluate()
     image_ids = sorted(entry["image_id"] for entry in data.test.dicts)
     metrics: dict[str, float] = {}
     per_class: dict[str, dict[str, float]] = {}
     curves: dict[str, Curve] = {}
     for task in ("bbox", "segm") if masks else ("bbox",):
         prefix = _COCO_NAMES[task]
-        if task not in evaluator.evals:  # pycocotools cannot score an empty list; it is worth 0
-            evaluator.evals[task] = _empty_eval(evaluator._coco_api, task)
-        found_curves = _coco_curves(evaluator.evals[task], image_ids)
+        if task not in coco.evals:  # pycocotools cannot score an empty list; it is worth 0
+            coco.evals[task] = _empty_eval(coco._coco_api, task)
+        found_curves = _coco_curves(coco.evals[task], image_ids)
         curves.update({prefix + name: curve for name, curve in found_curves.items()})
         if not any(prediction["detections"] for prediction in predictions):
             defined = {name: curve.value() for name, curve in found_curves.items()}
@@ -155,15 +177,17 @@ def _empty_eval(coco: Any, task: str) -> Any:
 
 
 def _coco_curves(coco_eval: Any, image_ids: Sequence[int]) -> dict[str, Curve]:
-    """pycocotools' matches by class, as `Curve`s named ``_ap``, ``_ap50``, ``_ap_small``, ..."""
+    """COCOeval's matches by class, as `Curve`s named ``_ap``, ``_ap50``, ``_ap_small``, ..."""
     params = coco_eval.params
     place = {image_id: i for i, image_id in enumerate(image_ids)}
-    num_images, num_areas = len(params.imgIds), len(params.areaRng)
+    groups: dict[tuple[int, tuple[float, ...]], list[Any]] = defaultdict(list)
+    for found in coco_eval.evalImgs:
+        if found is not None:
+            groups[found["category_id"], tuple(map(float, found["aRng"]))].append(found)
     by_area: dict[str, list[Matches]] = {area: [] for area in _AREAS}
-    for k in range(len(params.catIds)):
-        for a, area in enumerate(_AREAS):
-            start = (k * num_areas + a) * num_images
-            evals = [e for e in coco_eval.evalImgs[start : start + num_images] if e is not None]
+    for category in params.catIds:
+        for area, limits in zip(_AREAS, params.areaRng, strict=True):
+            evals = sorted(groups[category, tuple(map(float, limits))], key=lambda e: place[e["image_id"]])
             positives = np.zeros(len(image_ids), dtype=np.int64)
             for e in evals:
                 positives[place[e["image_id"]]] = int(np.sum(np.asarray(e["gtIgnore"]) == 0))
@@ -172,12 +196,11 @@ def _coco_curves(coco_eval: Any, image_ids: Sequence[int]) -> dict[str, Curve]:
                 continue
             scores = np.concatenate([e["dtScores"] for e in evals])
             best = np.argsort(-scores, kind="mergesort")
+            images = np.concatenate([[place[e["image_id"]]] * len(e["dtScores"]) for e in evals])
             by_area[area].append(
                 Matches(
-                    image=np.concatenate([[place[e["image_id"]]] * len(e["dtScores"]) for e in evals]).astype(
-                        np.int64
-                    )[best],
-                    hit=np.concatenate([e["dtMatches"] for e in evals], axis=1)[:, best] > 0,
+                    image=images.astype(np.int64)[best],
+                    hit=np.concatenate([np.asarray(e["dtMatches"]) > 0 for e in evals], axis=1)[:, best],
                     ignored=np.concatenate([e["dtIgnore"] for e in evals], axis=1)[:, best].astype(bool),
                     positives=positives,
                 )

@@ -16,6 +16,7 @@ from detectron2.evaluation.pascal_voc_evaluation import voc_ap
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from eval.detection import evaluate as module
 from eval.detection.data import DetectionData, prepare
 from eval.detection.evaluate import evaluate
 from eval.detection.intervals import intervals, paired
@@ -146,6 +147,31 @@ def test_noise_scores_what_pycocotools_says(coco_data: DetectionData, seed: int)
     # What the intervals resample is the same metric.
     for name, curve in evaluation.curves.items():
         assert curve.value() == pytest.approx(evaluation.metrics[name], abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_hotcoco_gives_every_number_of_pycocotools(
+    coco_data: DetectionData, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The twelve numbers, those of each class, and every match, with tied scores, crowds and empty images."""
+    pytest.importorskip("hotcoco", reason="needs the extra fast")
+    predictions = noisy(coco_data, seed)
+    for prediction in predictions[1:]:
+        for detection in prediction["detections"]:
+            detection["score"] = round(detection["score"], 1)
+    predictions[0]["detections"] = []
+    found = {}
+    for name in ("pycocotools", "hotcoco"):
+        monkeypatch.setattr(module, "coco_evaluator", lambda name=name: name)
+        found[name] = evaluate(predictions, coco_data, masks=True)
+    reference, fast = found.values()
+    assert len(reference.metrics) >= 18
+    assert fast.metrics == reference.metrics
+    assert fast.per_class == reference.per_class
+    for name, curve in reference.curves.items():
+        for ours, theirs in zip(fast.curves[name].classes, curve.classes, strict=True):
+            for part in ("image", "hit", "ignored", "positives"):
+                assert np.array_equal(getattr(ours, part), getattr(theirs, part)), (name, part)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
