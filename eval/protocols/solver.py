@@ -127,7 +127,7 @@ def solve(
     link: str = "softmax",
     tolerance: float = 1e-4,
     max_newton: int = 60,
-    max_cg: int = 150,
+    max_cg: int = 1000,
     inner: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> Solutions:
