@@ -5,8 +5,8 @@
 Rows: ours, all penalties together; scikit-learn cold, each penalty at the loosest tol that meets the same criterion;
 scikit-learn warm from penalty to penalty, likewise; ssl-transfer's loop (100 iterations, warm), whose objectives are
 compared with ours, with the stopping rules of scikit-learn in 2021 and with today's, under which it stops at once at
-weak penalties. ``--loops-only`` leaves scikit-learn's converged fits out. Times are CPU seconds, so that a busy machine
-changes little; ratios are of one run.
+weak penalties. ``--loops-only`` leaves scikit-learn's converged fits out. Times are CPU seconds, so that a busy
+machine changes little; ratios are of one run.
 """
 
 from __future__ import annotations
