@@ -174,6 +174,20 @@ def build_parser() -> argparse.ArgumentParser:
     new.add_argument("--out", type=Path, help="write to this file instead")
     new.add_argument("--check", type=Path, metavar="FILE", help="compare with this file; exit 1 with a diff")
 
+    new = verb(
+        "delta",
+        delta,
+        "say how much of a gap is protocol: all versions of one on the same features",
+        "mast delta backbone.safetensors --task caltech101_20 --data-root data --out runs/mine",
+    )
+    _checkpoint(new)
+    new.add_argument("--task", required=True, help="a name from `mast list tasks`")
+    new.add_argument("--kind", default="linear", choices=("linear", "knn"), help="default: linear")
+    new.add_argument("--protocol", nargs="+", help="only these, the first as the one to compare with")
+    new.add_argument("--data-root", type=Path, required=True, help="where data sets lie")
+    new.add_argument("--out", type=Path, required=True, help="a run's folder, for its feature store")
+    _json(new)
+
     new = verb("report", report, "write one self-contained page", "mast report runs/mini --out mini.html")
     new.add_argument("place", type=Path, metavar="DIR", help="a run's folder")
     new.add_argument("--out", type=Path, required=True, help="the HTML file")
@@ -474,6 +488,31 @@ def table(arguments: argparse.Namespace) -> int:
         print(arguments.out)
     else:
         sys.stdout.write(text)
+    return 0
+
+
+def delta(arguments: argparse.Namespace) -> int:
+    """``mast delta``."""
+    from dataclasses import asdict
+
+    from . import checkpoints, protocols, tasks
+    from . import delta as room
+
+    task = tasks.get(arguments.task)
+    chosen = room.versions(task, arguments.kind)
+    if arguments.protocol:
+        chosen = [protocols.get(name) for name in arguments.protocol]
+    rows = room.measure(
+        checkpoints.load(arguments.checkpoint, **_options(arguments)),
+        task,
+        chosen,
+        data_root=arguments.data_root,
+        store=arguments.out / "features",
+        progress=lambda name: print(name, file=sys.stderr, flush=True),
+    )
+    if arguments.json:
+        return _print_json([asdict(row) for row in rows])
+    print(room.render(rows), end="")
     return 0
 
 

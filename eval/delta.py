@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from . import metrics, protocols, stats
+import numpy as np
+
+from . import datasets, features, metrics, protocols, stats
 from .arrays import Array, Features
+from .errors import UserError
 from .protocols import Labelled, Protocol
 from .tasks import Task
+
+if TYPE_CHECKING:
+    from .checkpoints import Loaded
 
 
 @dataclass(frozen=True)
@@ -20,7 +27,7 @@ class Row:
         protocol: Its name and version.
         metric: What the number is.
         value: The number, a fraction.
-        interval: Over the test examples, where a formula gives one.
+        interval: Over the test examples, Wilson's for accuracy, else bootstrap.
         delta: Difference to the first row with that metric; None where the metric differs.
         selected: What was chosen.
         warnings: What the protocol warned of.
@@ -29,7 +36,7 @@ class Row:
     protocol: str
     metric: str
     value: float
-    interval: stats.Interval | None
+    interval: stats.Interval
     delta: float | None
     selected: dict[str, Any]
     warnings: tuple[str, ...]
@@ -39,6 +46,57 @@ def versions(task: Task, kind: str) -> list[Protocol]:
     """The protocols of a kind that apply to a task; ``linear`` counts those trained by SGD on stored features too."""
     kinds = ("linear", "sgd") if kind == "linear" else (kind,)
     return [protocol for protocol in map(protocols.get, task.protocols) if protocol.kind in kinds]
+
+
+def measure(
+    loaded: Loaded,
+    task: Task,
+    chosen: Sequence[Protocol],
+    *,
+    data_root: Path,
+    store: Path,
+    seed: int = 0,
+    progress: Callable[[str], None] = lambda line: None,
+) -> list[Row]:
+    """`compare` on a checkpoint's features of a task's images.
+
+    Args:
+        loaded: The checkpoint.
+        task: What is measured.
+        chosen: The protocols, of kinds on frozen features, and all with the same way from image to input.
+        data_root: Where data sets lie.
+        store: The feature store.
+        seed: As `compare`.
+        progress: As `compare`.
+
+    Raises:
+        UserError: If there is nothing to compare, or two protocols want different features.
+    """
+    if not chosen:
+        raise UserError(f"no protocol to compare on {task.name}", remedy="name some of its protocols", code=2)
+    for protocol in chosen:
+        if protocol.extraction != chosen[0].extraction:
+            raise UserError(
+                f"{protocol.name} and {chosen[0].name} do not see the same input, so their features differ",
+                remedy="compare them as columns of a table",
+                code=2,
+            )
+    dataset = datasets.load(task.dataset, data_root, label=task.label)
+    found = {
+        name: features.extract(
+            loaded.backbone,  # type: ignore[arg-type]
+            loaded.passport,
+            split,
+            store=store,
+            **chosen[0].extraction,
+        )
+        for name, split in dataset.splits.items()
+    }
+    train, val = (
+        Labelled(found[name], dataset.splits[name].labels, dataset.num_classes) for name in ("train", "val")
+    )
+    test = np.asarray(found["test"]), dataset.splits["test"].labels
+    return compare(chosen, train, val, test, metric=task.metric, seed=seed, progress=progress)
 
 
 def compare(
@@ -70,9 +128,11 @@ def compare(
         fitted = protocols.fit(protocol, train, val, seed=seed, metric=name)
         scores = fitted.scores(features)  # type: ignore[arg-type]
         value = metrics.METRICS[name](scores, labels)
-        interval = None
         if name in ("top1", "top5"):
             interval = stats.wilson(round(value * len(labels)), len(labels))
+        else:
+            drawn = stats.resample_counts(len(labels), min(1000, 40_000_000 // len(labels)), seed)
+            interval = stats.percentile(metrics.resampled(name, scores, labels, drawn))
         base = next((row.value for row in rows if row.metric == name), value)
         kept = {key: item for key, item in fitted.selected.items() if key not in ("grid", "value")}
         title = f"{protocol.name} v{protocol.version}"
@@ -84,7 +144,7 @@ def render(rows: Sequence[Row]) -> str:
     """A Markdown table of the rows in per cent, and the spread that protocol alone makes."""
     lines = ["| protocol | metric | value | 95% interval | difference |", "|---|---|---|---|---|"]
     for row in rows:
-        span = f"{100 * row.interval.low:.1f} to {100 * row.interval.high:.1f}" if row.interval else "-"
+        span = f"{100 * row.interval.low:.1f} to {100 * row.interval.high:.1f}"
         delta = "-" if row.delta is None else f"{100 * row.delta:+.2f}"
         lines.append(f"| {row.protocol} | {row.metric} | {100 * row.value:.2f} | {span} | {delta} |")
     for metric in dict.fromkeys(row.metric for row in rows):

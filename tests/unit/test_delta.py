@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from PIL import Image
 
-from eval import delta, protocols, tasks
+from eval import cli, delta, protocols, tasks
 from eval.protocols import Labelled
 
 
@@ -26,9 +29,7 @@ def test_the_first_protocol_is_what_others_are_compared_with(rows: list[delta.Ro
     assert [row.protocol for row in rows] == ["linear v1", "linear-ericsson2021 v2", "ridge v1"]
     assert rows[0].delta == 0
     assert rows[2].delta == pytest.approx(rows[2].value - rows[0].value)
-    assert all(
-        row.interval is not None and row.interval.low <= row.value <= row.interval.high for row in rows
-    )
+    assert all(row.interval.low <= row.value <= row.interval.high for row in rows)
 
 
 def test_the_table_states_the_spread(rows: list[delta.Row]) -> None:
@@ -44,3 +45,32 @@ def test_versions_of_a_task() -> None:
         names
     )
     assert "knn" not in names
+
+
+def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    generator = np.random.default_rng(0)
+    for part, count in (("train", 10), ("test", 5)):
+        for name in ("blue", "red"):
+            for index in range(count):
+                pixels = generator.integers(0, 90, (8, 8, 3), dtype=np.uint8)
+                pixels[..., 2 if name == "blue" else 0] += 160
+                path = tmp_path / "cifar10" / part / name / f"{index}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(path)
+    command = [
+        "delta",
+        "random:resnet10-c8-half@0",
+        "--data-root",
+        str(tmp_path),
+        "--out",
+        str(tmp_path / "o"),
+    ]
+    names = ["knn-dino-k10", "linear", "ridge"]
+    assert cli.main([*command, "--task", "cifar10", "--protocol", *names]) == 0
+    said = capsys.readouterr()
+    assert said.err.split() == names
+    assert said.out.count("| top1 |") == 3
+    assert "Protocol alone moves top1 by" in said.out
+    voc = [*command, "--task", "voc07-cls", "--protocol", "svm-vicreg", "svm-vissl"]
+    assert cli.main(voc) == 2
+    assert "do not see the same input" in capsys.readouterr().err
