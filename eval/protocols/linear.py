@@ -234,22 +234,23 @@ class _Path:
     def _minimum(self, x: Array, labels: Array, penalty: float) -> dict[int, Array]:
         """Rows (D + 1,) of the multinomial problem, two for two classes, as scikit-learn 0.24 solved it."""
         import scipy.optimize
-        from scipy.special import logsumexp
 
         classes = [int(label) for label in np.unique(labels)]
-        target = (labels[:, None] == np.array(classes)).astype(np.float64)
+        rows, columns = np.searchsorted(classes, labels), np.arange(len(labels))
         width = x.shape[1]
 
         def value(flat: Array) -> tuple[float, Array]:
             theta = flat.reshape(len(classes), width + 1)
-            logits = x @ theta[:, :width].T + theta[:, width]
-            total = logsumexp(logits, axis=1, keepdims=True)
-            residual = np.exp(logits - total) - target
-            gradient = np.concatenate(
-                [residual.T @ x + penalty * theta[:, :width], residual.sum(0)[:, None]], 1
-            )
-            loss = total.sum() - (logits * target).sum() + penalty / 2 * (theta[:, :width] ** 2).sum()
-            return float(loss), gradient.ravel()
+            logits = theta[:, :width] @ x.T + theta[:, width:]  # (C, N)
+            logits -= logits.max(0)
+            loss = penalty / 2 * (theta[:, :width] ** 2).sum() - logits[rows, columns].sum()
+            residual = np.exp(logits, out=logits)
+            total = residual.sum(0)
+            residual /= total
+            residual[rows, columns] -= 1
+            weights = residual @ x + penalty * theta[:, :width]
+            gradient = np.concatenate([weights, residual.sum(1, keepdims=True)], 1)
+            return float(loss + np.log(total).sum()), gradient.ravel()
 
         start = np.stack([self._rows.get(index, np.zeros(width + 1)) for index in classes])
         found = scipy.optimize.minimize(
