@@ -197,10 +197,18 @@ def build_parser() -> argparse.ArgumentParser:
     new = verb(
         "analyze",
         analyze,
-        "analyze the masks of a MAST run: sizes, correlation, overlap",
-        "mast analyze runs/mast5 --out runs/mast5/analysis",
+        "analyze a MAST run: its masks, uncertainty and neighbours; or a suite against one of its checkpoints",
+        "mast analyze runs/mast5 --data-root data --out runs/mast5/analysis\n"
+        "  mast analyze runs/leave-one-out --against all --out runs/leave-one-out/analysis",
     )
-    new.add_argument("checkpoint", type=Path, help="a pretraining run's folder, or a file in it")
+    new.add_argument(
+        "checkpoint", type=Path, help="a pretraining run's folder, or a file in it; or a suite's folder"
+    )
+    new.add_argument("--data-root", type=Path, help="look at the run's own images, which lie here, as well")
+    new.add_argument("--images", type=int, default=2000, help="how many of them (default: 2000)")
+    new.add_argument(
+        "--against", metavar="NAME", help="differences of a suite's checkpoints to this one, by task"
+    )
     new.add_argument("--out", type=Path, required=True, help="folder for CSV files and figures")
     _json(new)
 
@@ -528,10 +536,15 @@ def report(arguments: argparse.Namespace) -> int:
 
 def analyze(arguments: argparse.Namespace) -> int:
     """``mast analyze``."""
-    from .analysis import write
+    from .analysis import compare, write
 
     _writable(arguments.out / "masks.csv")
-    found = write(arguments.checkpoint, arguments.out)
+    if arguments.against:
+        found = compare(arguments.out, arguments.checkpoint, arguments.against)
+    else:
+        found = write(
+            arguments.checkpoint, arguments.out, data_root=arguments.data_root, images=arguments.images
+        )
     if arguments.json:
         return _print_json(found)
     for path in found["files"]:

@@ -1,4 +1,4 @@
-"""What the masks learned: sizes of the subspaces, correlation and overlap between augmentations."""
+"""What a MAST run learned: its masks, its uncertainty, and what is near what in every subspace."""
 
 from __future__ import annotations
 
@@ -11,9 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from .augment import Array, Augmentation, Color, Crop
 from .checkpoint import load_state
-from .config import parse_recipe
+from .config import Recipe, parse_recipe
+from .data import on_device, sample
+from .draws import uniform
 from .errors import UserError
+from .learner import Learner
 from .rundir import RECIPE, STATE
 
 Matrix = NDArray[np.float64]
@@ -29,6 +33,10 @@ class MaskAnalysis:
         mass: ``(K,)`` mean of every mask: the share of the embedding that is invariant to it.
         correlation: ``(K, K)`` Pearson correlation; NaN where a mask is constant.
         overlap: ``(K, K)`` ``sum min(m_a, m_b) / sum max(m_a, m_b)``, 1 for equal masks.
+        kept: ``(K,)`` dimensions that the mask keeps (above 1/2).
+        only_closed: ``(K,)`` dimensions closed for this augmentation and kept by all others.
+        only_kept: ``(K,)`` dimensions kept for this augmentation and closed for all others.
+        shared: Dimensions that all masks keep.
     """
 
     names: tuple[str, ...]
@@ -36,6 +44,10 @@ class MaskAnalysis:
     mass: Matrix
     correlation: Matrix
     overlap: Matrix
+    kept: NDArray[np.int64]
+    only_closed: NDArray[np.int64]
+    only_kept: NDArray[np.int64]
+    shared: int
 
 
 def analyze_masks(names: Sequence[str], masks: Matrix) -> MaskAnalysis:
@@ -46,11 +58,36 @@ def analyze_masks(names: Sequence[str], masks: Matrix) -> MaskAnalysis:
         correlation = (centred @ centred.T) / np.outer(norm, norm)
     low = np.minimum(masks[:, None], masks[None]).sum(axis=2)
     high = np.maximum(masks[:, None], masks[None]).sum(axis=2)
-    return MaskAnalysis(tuple(names), masks, masks.mean(axis=1), correlation, low / high)
+    keeps = masks > 0.5
+    count = keeps.sum(axis=0)
+    return MaskAnalysis(
+        tuple(names),
+        masks,
+        masks.mean(axis=1),
+        correlation,
+        low / high,
+        kept=keeps.sum(axis=1),
+        only_closed=(~keeps & (count == len(masks) - 1)).sum(axis=1),
+        only_kept=(keeps & (count == 1)).sum(axis=1),
+        shared=int((count == len(masks)).sum()),
+    )
 
 
-def read_masks(run: Path) -> MaskAnalysis:
-    """Analyse the masks of a pretraining run.
+@dataclass(frozen=True)
+class Run:
+    """A pretraining run as its folder holds it, in evaluation mode."""
+
+    recipe: Recipe
+    learner: Learner
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The augmentations."""
+        return tuple(self.recipe.views.augmentations)
+
+
+def read_run(run: Path) -> Run:
+    """Read the networks and masks of a pretraining run.
 
     Args:
         run: The run's folder, or any file in it.
@@ -68,5 +105,180 @@ def read_masks(run: Path) -> MaskAnalysis:
     recipe = parse_recipe(json.loads((folder / RECIPE).read_text(encoding="utf-8")), str(folder / RECIPE))
     if recipe.method != "mast":
         raise UserError(f"{folder} is a run of {recipe.method}, which has no masks", code=2)
-    logits: torch.Tensor = load_state(folder / STATE)["learner"]["masks.logits"]
-    return analyze_masks(list(recipe.views.augmentations), torch.sigmoid(logits).double().numpy())
+    learner = Learner(recipe, tuple(recipe.views.augmentations))
+    learner.load_state_dict(load_state(folder / STATE)["learner"])
+    return Run(recipe, learner.float().eval())
+
+
+def read_masks(run: Path) -> MaskAnalysis:
+    """Analyse the masks of a pretraining run; see `read_run`."""
+    found = read_run(run)
+    assert found.learner.masks is not None
+    return analyze_masks(found.names, found.learner.masks.masks().detach().double().numpy())
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Images of a run's own data, whole, and what the run makes of them.
+
+    Attributes:
+        images: ``(N, 3, S, S)`` bytes.
+        labels: ``(N,)``.
+        classes: Their names.
+        features: ``(N, D)`` of the backbone.
+        embeddings: ``(N, E)``.
+        uncertainty: ``(N,)`` mean predicted s^2 over dimensions; None without a variance head.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+    features: NDArray[np.float32]
+    embeddings: NDArray[np.float32]
+    uncertainty: Matrix | None
+
+
+def examples(run: Run, data_root: Path, count: int) -> Examples:
+    """Take ``count`` images, evenly spaced in the run's data, and forward them without augmentation.
+
+    Args:
+        run: The run.
+        data_root: Where the recipe's data lies.
+        count: How many at most.
+    """
+    bank = sample(run.recipe.data, data_root, run.recipe.views.size, count)
+    size = run.recipe.views.size
+    whole = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
+    crop, parts = Crop(size), []
+    for start in range(0, len(bank.labels), 256):
+        images = on_device(
+            torch.from_numpy(bank.images[start : start + 256]), torch.device("cpu"), torch.float32
+        )
+        parts.append(_forward(run, crop.apply(images, whole.expand(len(images), 4))))
+    spread = [part[2] for part in parts if part[2] is not None]
+    return Examples(
+        bank.images,
+        bank.labels,
+        bank.classes,
+        np.concatenate([part[0] for part in parts]),
+        np.concatenate([part[1] for part in parts]),
+        np.concatenate(spread) if spread else None,
+    )
+
+
+@torch.no_grad()
+def _forward(
+    run: Run, images: torch.Tensor
+) -> tuple[NDArray[np.float32], NDArray[np.float32], Matrix | None]:
+    """Features, embeddings and mean uncertainty of images ``(B, 3, H, W)``."""
+    learner = run.learner
+    features = learner.features(images)
+    embeddings = learner.expander(features)
+    spread = None if learner.variance is None else learner.variance(features).mean(1).double().numpy()
+    return features.numpy(), embeddings.numpy(), spread
+
+
+def strength(augmentation: Augmentation, params: Array) -> Matrix:
+    """How strongly parameters ``(B, P)`` change an image, 0 for not at all: ``(B,)``.
+
+    A crop's is the share of the area it leaves out; a jitter's the length of its deviations in units of their
+    ranges; every other's the length of its parameters' difference to the neutral ones.
+    """
+    if isinstance(augmentation, Crop):
+        value: Matrix = 1 - params[:, 2] * params[:, 3]
+        return value
+    if isinstance(augmentation, Color):
+        deviation = (params[:, :4] - np.array([1.0, 1.0, 1.0, 0.0])) / np.maximum(
+            augmentation.strength, 1e-12
+        )
+        length: Matrix = np.linalg.norm(deviation, axis=1)
+        return length
+    distance: Matrix = np.linalg.norm(params - getattr(augmentation, "neutral", 0.0), axis=1)
+    return distance
+
+
+@dataclass(frozen=True)
+class StrengthBin:
+    """Mean uncertainty of images changed by one augmentation alone, within a range of its strength."""
+
+    augmentation: str
+    strength: float
+    count: int
+    uncertainty: float
+    standard_error: float
+
+
+def by_strength(run: Run, data: Examples, bins: int = 5) -> list[StrengthBin]:
+    """Predicted uncertainty against strength, for every augmentation applied alone to whole images.
+
+    Images that an augmentation leaves as they are make a bin of their own, at strength 0; the others are parted
+    into ``bins`` of equal size, or one where all are changed alike (a flip).
+    """
+    found = []
+    whole = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
+    resize = Crop(run.recipe.views.size)
+    for augmentation in run.recipe.views.build().augmentations:
+        rows = np.arange(len(data.labels))
+        params = augmentation.draw(
+            uniform(0, 0, rows, f"analysis/{augmentation.name}", augmentation.num_uniforms)
+        )
+        values = []
+        for start in range(0, len(rows), 256):
+            part = slice(start, start + 256)
+            images = on_device(torch.from_numpy(data.images[part]), torch.device("cpu"), torch.float32)
+            if not isinstance(augmentation, Crop):
+                images = resize.apply(images, whole.expand(len(images), 4))
+            changed = augmentation.apply(images, torch.from_numpy(params[part]))
+            values.append(_forward(run, changed)[2])
+        uncertainty = np.concatenate([value for value in values if value is not None])
+        power = strength(augmentation, params)
+        moved = np.flatnonzero(power > 0)
+        moved = moved[np.argsort(power[moved], kind="stable")]
+        parts = min(bins, len(np.unique(power[moved])))
+        groups = [np.flatnonzero(power == 0), *(np.array_split(moved, parts) if parts else [])]
+        for group in groups:
+            if len(group):
+                error = (
+                    uncertainty[group].std(ddof=1) / np.sqrt(len(group)) if len(group) > 1 else float("nan")
+                )
+                found.append(
+                    StrengthBin(
+                        augmentation.name,
+                        float(power[group].mean()),
+                        len(group),
+                        float(uncertainty[group].mean()),
+                        float(error),
+                    )
+                )
+    return found
+
+
+def neighbours(
+    data: Examples, masks: MaskAnalysis, *, on_features: bool, queries: int = 64, count: int = 5
+) -> tuple[list[str], NDArray[np.int64], NDArray[np.int64], Matrix]:
+    """Nearest neighbours by cosine within every mask's subspace, and in the whole embedding.
+
+    Args:
+        data: The images.
+        masks: The masks.
+        on_features: The masks act on the backbone's features.
+        queries: Images to look from, evenly spaced.
+        count: Neighbours of each.
+
+    Returns:
+        Names of the subspaces (``whole`` first), the queries ``(Q,)``, their neighbours ``(K + 1, Q, count)`` and
+        the similarities in the same shape.
+    """
+    z = (data.features if on_features else data.embeddings).astype(np.float64)
+    z = z - z.mean(axis=0)
+    chosen = np.linspace(0, len(z) - 1, min(queries, len(z))).astype(np.int64)
+    found, similarities = [], []
+    for mask in (np.ones(z.shape[1]), *masks.masks):
+        part = z * mask
+        part = part / np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-12)
+        similarity = part[chosen] @ part.T
+        similarity[np.arange(len(chosen)), chosen] = -np.inf
+        order = np.argsort(-similarity, axis=1, kind="stable")[:, :count]
+        found.append(order)
+        similarities.append(np.take_along_axis(similarity, order, axis=1))
+    return ["whole", *masks.names], chosen, np.stack(found), np.stack(similarities)

@@ -207,6 +207,28 @@ def load(
     return Stream(files, crop, workers, pin)
 
 
+def sample(data: Data, root: Path, size: int, count: int) -> Bank:
+    """At most ``count`` images, evenly spaced, as squares of the recipe's stored size or of ``size``."""
+    folder = root / data.folder
+    if data.format in ARRAYS:
+        bank = ARRAYS[data.format](folder)
+        rows = _spaced(len(bank.labels), count)
+        return Bank(bank.images[rows], bank.labels[rows], bank.classes)
+    files = list_images(folder) if data.format == "folders" else list_shards(folder, progress=False)
+    rows = _spaced(len(files.labels), count)
+    some = Files(
+        lambda index: files.read(int(rows[index])),
+        tuple(files.names[row] for row in rows),
+        files.labels[rows],
+        files.classes,
+    )
+    return decode_all(some, data.store_size or size, progress=False)
+
+
+def _spaced(size: int, count: int) -> NDArray[np.int64]:
+    return np.linspace(0, size - 1, min(size, count)).astype(np.int64)
+
+
 def list_images(folder: Path) -> Files:
     """The images of a folder of class folders, in sorted order.
 

@@ -1,10 +1,25 @@
 """Figures of hand-made masks."""
 
+import math
+
 import numpy as np
 import pytest
+import torch
 
-from mast.analysis import analyze_masks, read_masks
+from mast.analysis import (
+    Examples,
+    analyze_masks,
+    by_strength,
+    examples,
+    neighbours,
+    read_masks,
+    read_run,
+    strength,
+)
+from mast.augment import Crop
 from mast.errors import UserError
+from mast.randaugment import MAST15
+from mast.train import pretrain
 
 
 def test_figures_of_hand_made_masks():
@@ -23,3 +38,78 @@ def test_figures_of_hand_made_masks():
 def test_no_run_is_a_clear_error(tmp_path):
     with pytest.raises(UserError, match=r"recipe\.json is missing"):
         read_masks(tmp_path)
+
+
+def test_dimensions_of_hand_made_masks():
+    masks = np.array([[0.9, 0.9, 0.1, 0.1, 0.1], [0.9, 0.1, 0.9, 0.1, 0.1], [0.9, 0.9, 0.9, 0.9, 0.1]])
+    found = analyze_masks(["a", "b", "c"], masks)
+    assert found.shared == 1
+    assert found.kept.tolist() == [2, 2, 4]
+    assert found.only_closed.tolist() == [1, 1, 0]  # dimension 2 for a, 1 for b
+    assert found.only_kept.tolist() == [0, 0, 1]  # dimension 3
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "want"),
+    [
+        ("crop", [0.1, 0.2, 0.5, 0.5], 0.75),
+        ("crop", [0.0, 0.0, 1.0, 1.0], 0.0),
+        ("color", [1.4, 1.0, 0.8, 0.0, 0, 1, 2, 3], math.sqrt(2)),
+        ("color", [1.0, 1.0, 1.0, 0.0, 3, 2, 1, 0], 0.0),
+        ("blur", [1.5], 1.5),
+        ("flip", [1.0], 1.0),
+        ("shear", [0.3, 0.0], 0.3),
+    ],
+)
+def test_strength(name, params, want):
+    augmentation = Crop(8) if name == "crop" else MAST15[name]()
+    assert strength(augmentation, np.array([params]))[0] == pytest.approx(want)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, data_root, small):
+    out = tmp_path_factory.mktemp("analysis")
+    pretrain(small(mast=True), out, data_root=data_root, progress=False)
+    return read_run(out)
+
+
+def test_examples_are_forwarded_whole(run, data_root):
+    data = examples(run, data_root, 10)
+    assert data.images.shape == (10, 3, 20, 20)
+    assert data.labels.tolist() == [0] * 5 + [1] * 5
+    assert data.features.shape == (10, run.learner.backbone.feature_dim)
+    assert data.embeddings.shape == (10, 32)
+    image = torch.from_numpy(data.images[3:4]).float() / 255
+    view = Crop(16).apply(image, torch.tensor([[0.0, 0.0, 1.0, 1.0]]))
+    with torch.no_grad():
+        features = run.learner.features(view)
+        variance = run.learner.variance(features).mean().item()
+    np.testing.assert_allclose(data.features[3], features[0].numpy(), rtol=1e-4, atol=1e-5)
+    assert data.uncertainty[3] == pytest.approx(variance, rel=1e-5)
+
+
+def test_uncertainty_by_strength_parts_the_images(run, data_root):
+    data = examples(run, data_root, 40)
+    found = by_strength(run, data, bins=4)
+    for name in run.names:
+        bins = [item for item in found if item.augmentation == name]
+        assert sum(item.count for item in bins) == 40
+        assert [item.strength for item in bins] == sorted(item.strength for item in bins)
+        assert len(bins) == {"crop": 4, "flip": 2, "gray": 2}.get(name, 5)
+    unchanged = next(item for item in found if item.augmentation == "flip")
+    assert unchanged.strength == 0
+    assert unchanged.uncertainty == pytest.approx(data.uncertainty.mean(), rel=0.05)
+
+
+def test_neighbours_depend_on_the_subspace():
+    """Dimension 0 pairs 0 with 1 and 2 with 3, dimension 1 pairs 0 with 2 and 1 with 3."""
+    z = np.array([[1.0, 0.5], [1.0, -0.5], [-1.0, 0.5], [-1.0, -0.5]], dtype=np.float32)
+    data = Examples(np.zeros((4, 3, 2, 2), np.uint8), np.zeros(4, np.int64), ("x",), z, z, None)
+    masks = analyze_masks(["a", "b"], np.array([[1.0, 0.0], [0.0, 1.0]]))
+    names, queries, found, similarity = neighbours(data, masks, on_features=False, count=1)
+    assert names == ["whole", "a", "b"]
+    assert queries.tolist() == [0, 1, 2, 3]
+    assert found[1, :, 0].tolist() == [1, 0, 3, 2]
+    assert found[2, :, 0].tolist() == [2, 3, 0, 1]
+    np.testing.assert_allclose(similarity[1:], 1.0)
+    assert found[0, :, 0].tolist() == [1, 0, 3, 2]  # the longer side decides in the whole

@@ -1,0 +1,233 @@
+"""What MAST costs beyond VICReg, what the loop costs beyond the networks, and lightly's VICReg example beside it.
+
+    python benchmarks/train.py [--arch resnet18] [--size 32] [--batch 256] [--rounds 6] [--lightly FOLDER]
+
+All numbers are ratios from one run in which the contestants take turns, so that a busy machine disturbs them alike;
+``--clock cpu`` counts this process's CPU seconds, which other processes disturb less (for one thread, no workers).
+FOLDER holds lightly (``pip install --target FOLDER lightly``); its ``examples/pytorch/vicreg.py`` runs on the same
+images with the same batch, network, expander, image size, threads and workers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+import mast.train
+from mast.config import Recipe, load_recipe
+from mast.data import decode_all, list_images, on_device
+from mast.learner import Learner
+from mast.optim import build_optimizer
+from mast.randaugment import MAST15
+from mast.rundir import Log
+from mast.train import pretrain
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+clock: Callable[[], float] = time.perf_counter
+
+
+def recipes(args: argparse.Namespace) -> dict[str, Recipe]:
+    """VICReg, MAST-5 and MAST-15, each with a VICReg twin of the same views."""
+    common = [
+        f"arch={args.arch}",
+        f"batch_size={args.batch}",
+        f"expander=[{args.width}, {args.width}]",
+        f"views.size={args.size}",
+        "data={folder: images, store_size: 64}",
+        f"precision={args.precision}",
+        "save_minutes=1000",
+    ]
+    ten = [f"views.augmentations.{name}={{}}" for name in list(MAST15)[5:]]
+    masks = ["method=mast", "views.single_fraction=0.25"]
+    arms = {"vicreg": [], "mast5": masks, "vicreg15": ten, "mast15": [*ten, *masks]}
+    return {name: load_recipe("demo", [*common, *changes, f"name={name}"]) for name, changes in arms.items()}
+
+
+def steps(recipe: Recipe, images: torch.Tensor, *, bare: bool) -> Iterator[float]:
+    """Seconds of a training step; ``bare`` is forward and backward alone, on views ready in memory."""
+    views = recipe.views.build()
+    learner = Learner(recipe, views.names).to(DEVICE).to(memory_format=torch.channels_last).train()
+    optimizers = [build_optimizer(learner.networks(), "adamw", weight_decay=1e-4, momentum=0.9)]
+    if learner.masks is not None:
+        optimizers.append(torch.optim.Adam(learner.masks.parameters(), lr=recipe.masks.lr))
+    autocast = torch.autocast(DEVICE.type, torch.bfloat16, enabled=recipe.precision == "bf16")
+    ready = None
+    for step in range(10**9):
+        indices = np.arange(step * recipe.batch_size, (step + 1) * recipe.batch_size) % len(images)
+        if ready is None and bare:
+            plan = views.draw(indices, 0)
+            ready = (*views.render(on_device(images[indices], DEVICE, torch.float32), plan), plan)
+        start = clock()
+        if ready is None:
+            plan = views.draw(indices, step)
+            first, second = views.render(on_device(images[indices], DEVICE, torch.float32), plan)
+        else:
+            first, second, plan = ready
+        with autocast:
+            outcome = learner(first, second, plan)
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        outcome.loss.total.backward()
+        for optimizer in optimizers if not bare else ():
+            optimizer.step()
+        outcome.loss.numbers()
+        yield clock() - start
+
+
+def turns(contestants: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of every contestant, one after another in each round, the first round thrown away."""
+    found: dict[str, list[float]] = {name: [] for name in contestants}
+    for number in range(rounds + 1):
+        order = list(contestants) if number % 2 else list(reversed(contestants))
+        for name in order:
+            seconds = contestants[name]()
+            if number:
+                found[name].append(seconds)
+    return found
+
+
+def show(title: str, found: dict[str, list[float]], name: str, base: str, bound: str) -> None:
+    """The ratio of medians, and the range of the ratios within rounds."""
+    ratios = sorted(a / b for a, b in zip(found[name], found[base], strict=True))
+    middle = statistics.median(ratios)
+    print(f"{title}: {middle:.3f} (rounds {ratios[0]:.3f} to {ratios[-1]:.3f}; wanted {bound})", flush=True)
+
+
+class LightlyExample:
+    """The body of lightly's example, with this run's images, batch, network, size and threads."""
+
+    def __init__(self, args: argparse.Namespace, folder: Path) -> None:
+        import torchvision
+        from lightly.loss.vicreg_loss import VICRegLoss
+        from lightly.models.modules.heads import VICRegProjectionHead
+        from lightly.transforms.vicreg_transform import VICRegTransform
+
+        from mast.model import build_backbone
+
+        transform = VICRegTransform(input_size=args.size)
+        dataset = torchvision.datasets.ImageFolder(str(folder), transform=transform)
+        self.loader = torch.utils.data.DataLoader(
+            dataset, batch_size=args.batch, shuffle=True, drop_last=True, num_workers=args.workers
+        )
+        self.backbone = build_backbone(args.arch).to(DEVICE).train()
+        self.head = VICRegProjectionHead(self.backbone.feature_dim, args.width, args.width, 2).to(DEVICE)
+        self.criterion = VICRegLoss()
+        parameters = [*self.backbone.parameters(), *self.head.parameters()]
+        self.optimizer = torch.optim.SGD(parameters, lr=0.06)
+
+    def epoch(self) -> float:
+        """Seconds of an epoch."""
+        start = clock()
+        for batch in self.loader:
+            x0, x1 = batch[0]
+            z0 = self.head(self.backbone(x0.to(DEVICE)).flatten(start_dim=1))
+            z1 = self.head(self.backbone(x1.to(DEVICE)).flatten(start_dim=1))
+            loss = self.criterion(z0, z1)
+            loss.backward()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        if DEVICE.type == "cuda":
+            torch.cuda.synchronize()
+        return clock() - start
+
+
+class Loop:
+    """`mast.train.pretrain`, new runs of two epochs; the second one counts, from log line to log line."""
+
+    def __init__(self, recipe: Recipe, data_root: Path, out: Path, workers: int) -> None:
+        self.recipe = recipe.model_copy(update={"epochs": 2})
+        self.data_root, self.out, self.workers, self.runs = data_root, out, workers, 0
+
+    def epoch(self) -> float:
+        """Seconds of an epoch."""
+        self.runs += 1
+        ends: list[float] = []
+
+        class Timed(Log):
+            def add(self, line: dict[str, float]) -> None:
+                super().add(line)
+                ends.append(clock())
+
+        mast.train.Log = Timed
+        out = self.out / str(self.runs)
+        pretrain(self.recipe, out, data_root=self.data_root, progress=False, workers=self.workers)
+        return ends[1] - ends[0]
+
+
+def made_up_images(folder: Path, count: int) -> None:
+    """Smooth pictures of 64 px in two class folders."""
+    rng = np.random.default_rng(0)
+    for index in range(count):
+        place = folder / "ab"[index % 2] / f"{index}.jpg"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((64, 64), Image.Resampling.BICUBIC).save(place)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--arch", default="resnet18")
+    parser.add_argument("--size", type=int, default=32)
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--width", type=int, default=2048, help="of both layers of the expander")
+    parser.add_argument("--images", type=int, default=2048)
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--workers", type=int, default=0, help="of both loaders; 0 decodes in the loop")
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
+    parser.add_argument("--clock", default="wall", choices=("wall", "cpu"))
+    parser.add_argument("--lightly", type=Path, help="folder that holds lightly")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    if args.clock == "cpu":
+        global clock
+        clock = time.process_time
+    load = f"load {os.getloadavg()[0]:.1f} at the start" if hasattr(os, "getloadavg") else ""
+    print(
+        f"{args.arch} at {args.size} px, batch {args.batch}, expander {args.width} x 2, {DEVICE}, "
+        f"{args.threads} threads, {args.clock} clock, torch {torch.__version__}, {load}",
+        flush=True,
+    )
+    arms = recipes(args)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        made_up_images(folder / "images", args.images)
+        images = torch.from_numpy(decode_all(list_images(folder / "images"), 64, progress=False).images)
+
+        whole = {name: steps(recipe, images, bare=False) for name, recipe in arms.items()}
+        found = turns({name: whole[name].__next__ for name in whole}, args.rounds)
+        show("MAST-5 step / VICReg step, same views", found, "mast5", "vicreg", "<= 1.05")
+        show("MAST-15 step / VICReg step, same views", found, "mast15", "vicreg15", "<= 1.15")
+        show("MAST-15 step / VICReg step of five", found, "mast15", "vicreg", "<= 1.15")
+
+        bare = steps(arms["mast5"], images, bare=True)
+        per_epoch = args.images // args.batch
+        loop = Loop(arms["mast5"], folder, folder / "runs", args.workers)
+        rounds = max(2, args.rounds // 2)
+        contestants = {"bare": lambda: sum(next(bare) for _ in range(per_epoch)), "loop": loop.epoch}
+        found = turns(contestants, rounds)
+        show("loop's images/s / bare forward and backward's", found, "bare", "loop", ">= 0.95")
+        print(f"loop: {per_epoch * args.batch / statistics.median(found['loop']):.0f} images/s", flush=True)
+
+        if args.lightly:
+            sys.path.append(str(args.lightly))
+            example = LightlyExample(args, folder / "images")
+            vicreg = Loop(arms["vicreg"], folder, folder / "vicreg", args.workers)
+            found = turns({"lightly": example.epoch, "ours": vicreg.epoch}, rounds)
+            show("our VICReg's images/s / lightly's example's", found, "lightly", "ours", ">= 1")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""``mast analyze`` on a run of its own, with and without its images; and a suite against one of its arms."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from eval import cli
+
+SMALL = [
+    *["arch=resnet10-c8-half", "expander=[16,16]", "batch_size=32", "epochs=1", "views.size=16"],
+    *["data={folder: images, store_size: 20}", "method=mast", "views.single_fraction=0.5"],
+]
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("analyze")
+    rng = np.random.default_rng(0)
+    for index in range(120):
+        place = root / "images" / "abc"[index % 3] / f"{index}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8) // (1 + index % 3)
+        Image.fromarray(pixels).resize((20, 20), Image.Resampling.BICUBIC).save(place)
+    code = cli.main(
+        ["pretrain", "demo", *SMALL, "--data-root", str(root), "--out", str(root / "run"), "--quiet"]
+    )
+    assert code == 0
+    return root
+
+
+def test_everything_is_written(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["analyze", str(run / "run"), "--data-root", str(run), "--out", str(tmp_path), "--json"]
+    assert cli.main(arguments) == 0
+    said: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert sorted(Path(path) for path in said["files"]) == sorted(tmp_path.iterdir())
+    names = ["crop", "flip", "color", "gray", "blur"]
+    assert [row["augmentation"] for row in _rows(tmp_path / "dimensions.csv")] == names
+    assert list(dict.fromkeys(row["augmentation"] for row in _rows(tmp_path / "strength.csv"))) == names
+    deciles = _rows(tmp_path / "difficulty.csv")
+    assert [int(row["images"]) for row in deciles] == [12] * 10
+    uncertainty = [float(row["uncertainty"]) for row in deciles]
+    assert uncertainty == sorted(uncertainty)
+    assert all(float(row["low"]) <= float(row["error"]) <= float(row["high"]) for row in deciles)
+    found = _rows(tmp_path / "neighbours.csv")
+    assert list(dict.fromkeys(row["subspace"] for row in found)) == ["whole", *names]
+    assert len(found) == 6 * 64 * 5
+    assert all(row["image"] != row["neighbour"] for row in found)
+
+
+def test_masks_need_no_images(run: Path, tmp_path: Path) -> None:
+    assert cli.main(["analyze", str(run / "run"), "--out", str(tmp_path)]) == 0
+    tables = {path.stem for path in tmp_path.glob("*.csv")}
+    assert tables == {"masks", "dimensions", "correlation", "overlap"}
+    assert all(path.stat().st_size > 1000 for path in tmp_path.glob("*.png"))
+
+
+def test_a_suite_against_one_of_its_arms(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = Path(__file__).parents[2] / "results"
+    assert cli.main(["analyze", str(results), "--against", "vicreg", "--out", str(tmp_path)]) == 0
+    rows = [row for row in _rows(tmp_path / "differences.csv") if row["protocol"].startswith("linear")]
+    assert rows
+    for row in rows:
+        difference = 100 * (float(row["value"]) - float(row["value of vicreg"]))
+        assert float(row["difference in points"]) == pytest.approx(difference, abs=1e-4)
+    assert list(tmp_path.glob("differences-linear-*.png"))
+    capsys.readouterr()
+    assert cli.main(["analyze", str(results), "--against", "vicregg", "--out", str(tmp_path)]) == 2
+    assert "did you mean vicreg" in capsys.readouterr().err
