@@ -260,9 +260,16 @@ def _read_torchscript(path: Path) -> Contents:
     return Contents("torchscript", {name: _build(ref, data) for name, ref in _script_tensors(tree)})
 
 
-def _storages(archive: zipfile.ZipFile, reader: Reader) -> dict[str, bytes]:
+def _storages(archive: zipfile.ZipFile, reader: Reader) -> dict[str, bytearray]:
+    """Every storage, read straight into the memory that its tensors will use."""
     folder = archive.namelist()[0].partition("/")[0]
-    return {key: archive.read(f"{folder}/data/{key}") for key in reader.storages}
+    found = {}
+    for key in reader.storages:
+        entry = archive.getinfo(f"{folder}/data/{key}")
+        found[key] = bytearray(entry.file_size)
+        with archive.open(entry) as record:
+            record.readinto(found[key])
+    return found
 
 
 def _script_tensors(module: Any, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, TensorRef]]:
@@ -284,12 +291,12 @@ _TORCH_TYPES = {
 }  # fmt: skip
 
 
-def _build(ref: TensorRef, data: Mapping[str, bytes]) -> Tensor:
+def _build(ref: TensorRef, data: Mapping[str, bytearray]) -> Tensor:
     dtype = _TORCH_TYPES[ref.storage.kind]
     content = data[ref.storage.key]
     if not content:
         return torch.empty(ref.shape, dtype=dtype)
-    return torch.frombuffer(bytearray(content), dtype=dtype).as_strided(ref.shape, ref.stride, ref.offset)
+    return torch.frombuffer(content, dtype=dtype).as_strided(ref.shape, ref.stride, ref.offset)
 
 
 def _read_pickle(path: Path, file: IO[bytes], trust_pickle: bool) -> Contents:
@@ -304,7 +311,7 @@ def _read_pickle(path: Path, file: IO[bytes], trust_pickle: bool) -> Contents:
     return Contents("pickle", _as_dict(path, _plain(tree, {})))
 
 
-def _plain(value: Any, data: Mapping[str, bytes]) -> Any:
+def _plain(value: Any, data: Mapping[str, bytearray]) -> Any:
     """Notes of the reader turned into dicts, tensors and arrays; what is shared stays shared."""
     done: dict[int, Any] = {}
 
