@@ -1,0 +1,176 @@
+"""What the loop can be told: parts of a batch, precisions, memory formats, compilation, logs."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+import torch
+
+import mast.train
+from mast.config import load_recipe
+from mast.errors import UserError
+from mast.learner import Learner
+from mast.objective import vicreg
+from mast.train import pretrain
+
+EXACT = [
+    "batch_size=48",
+    "epochs=1",
+    "precision=fp64",
+    "optimizer={name: sgd, base_lr: 0.5, weight_decay: 0, warmup_epochs: 0}",
+]
+
+
+def _state(out):
+    return torch.load(out / "state.pt", weights_only=True)
+
+
+def test_accumulation_is_the_mean_of_its_parts_losses(tmp_path, data_root, small, monkeypatch):
+    """Variance and covariance see one part at a time; the gradient is the mean of the parts' gradients."""
+    recipe = small("accumulate=3", *EXACT)
+    seen = []
+    real = Learner.forward
+
+    def records(self, first, second, plan):
+        seen.append((first.clone(), second.clone(), plan))
+        return real(self, first, second, plan)
+
+    monkeypatch.setattr(Learner, "forward", records)
+    pretrain(recipe, tmp_path, data_root=data_root, progress=False, device="cpu")
+    monkeypatch.undo()
+    assert [len(first) for first, _, _ in seen] == [16, 16, 16]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        learner = Learner(recipe, tuple(recipe.views.augmentations)).double().train()
+    total = 0.0
+    for first, second, _ in seen:
+        z1, z2 = (learner.expander(learner.features(view)) for view in (first, second))
+        total = total + vicreg(z1, z2, recipe.weights).total / 3
+    total.backward()
+    state = _state(tmp_path)
+    assert state["history"][0]["loss"] == pytest.approx(float(total.detach()), rel=1e-6)
+    moments = state["optimizer"]["state"]
+    for index, parameter in enumerate(learner.networks().parameters()):
+        torch.testing.assert_close(moments[index]["momentum_buffer"], parameter.grad, rtol=1e-8, atol=1e-10)
+
+
+def test_parts_must_fit_the_batch():
+    with pytest.raises(UserError, match="48 images do not part into 5"):
+        load_recipe("demo", ["batch_size=48", "accumulate=5"])
+
+
+@pytest.mark.parametrize("is_mast", [False, True])
+def test_bf16_follows_fp32(tmp_path, data_root, small, is_mast):
+    """One step from the same weights: the loss to a percent, parameters and masks stay in single precision."""
+    losses = []
+    for precision in ("fp32", "bf16"):
+        recipe = small("batch_size=48", "epochs=1", f"precision={precision}", mast=is_mast)
+        pretrain(recipe, tmp_path / precision, data_root=data_root, progress=False, device="cpu")
+        state = _state(tmp_path / precision)
+        losses.append(state["history"][0]["loss"])
+        floats = [value for value in state["learner"].values() if value.is_floating_point()]
+        assert {value.dtype for value in floats} == {torch.float32}
+    assert losses[0] != losses[1], "bf16 was not used"
+    assert losses[1] == pytest.approx(losses[0], rel=0.01)
+
+
+def test_memory_format_is_that_of_the_recipe_and_changes_nothing(tmp_path, data_root, small):
+    states = []
+    for flag in ("true", "false"):
+        recipe = small(f"channels_last={flag}", *EXACT)
+        learner = Learner(recipe, tuple(recipe.views.augmentations))
+        form = torch.channels_last if flag == "true" else torch.contiguous_format
+        images = torch.rand(2, 3, 16, 16)
+        seen = []
+        learner.backbone.conv1.register_forward_pre_hook(lambda _, args, seen=seen: seen.append(args[0]))
+        learner.features(images)
+        assert seen[0].is_contiguous(memory_format=form)
+        pretrain(recipe, tmp_path / flag, data_root=data_root, progress=False, device="cpu")
+        states.append(_state(tmp_path / flag)["learner"])
+    for name, value in states[0].items():
+        torch.testing.assert_close(value, states[1][name], rtol=1e-9, atol=1e-11)
+
+
+def test_compiling_is_asked_of_the_backbone(tmp_path, data_root, small, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(
+        "mast.model.Backbone.compile", lambda self, *args, **kwargs: compiled.append(self), raising=False
+    )
+    pretrain(small("compile=true", "epochs=1"), tmp_path / "a", data_root=data_root, progress=False)
+    pretrain(small("epochs=1"), tmp_path / "b", data_root=data_root, progress=False)
+    assert len(compiled) == 1
+
+
+@pytest.mark.slow
+def test_a_compiled_run_ends_close_to_the_plain_one(tmp_path, data_root, small):
+    states = []
+    for flag in ("true", "false"):
+        pretrain(
+            small(f"compile={flag}", *EXACT),
+            tmp_path / flag,
+            data_root=data_root,
+            progress=False,
+            device="cpu",
+        )
+        states.append(_state(tmp_path / flag)["learner"])
+    assert states[0].keys() == states[1].keys()
+    for name, value in states[0].items():
+        torch.testing.assert_close(value, states[1][name], rtol=1e-7, atol=1e-9)
+
+
+def test_every_line_of_the_log_has_what_a_reader_needs(tmp_path, data_root, small):
+    pretrain(small(mast=True), tmp_path, data_root=data_root, progress=False)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    names = ["crop", "flip", "color", "gray", "blur"]
+    wanted = {"epoch", "lr", "loss", "invariance", "variance", "covariance", "open", "uncertainty"}
+    wanted |= {f"mask_{name}" for name in names} | {f"std_{name}" for name in names}
+    wanted |= {"mask_correlation", "masks_overlap", "masks_difference", "knn"}
+    wanted |= {"feature_std", "feature_rank", "embedding_std", "embedding_rank"}
+    assert len(lines) == 3
+    for line in lines:
+        assert line.keys() == wanted
+    assert 0 <= lines[-1]["knn"] <= 1
+
+
+def test_tensorboard_has_the_same_numbers_and_is_optional(tmp_path, data_root, small, monkeypatch):
+    event = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    pretrain(small(), tmp_path / "a", data_root=data_root, progress=False, tensorboard=True)
+    found = event.EventAccumulator(str(tmp_path / "a" / "tensorboard"))
+    found.Reload()
+    lines = [json.loads(line) for line in (tmp_path / "a" / "log.jsonl").read_text().splitlines()]
+    assert set(found.Tags()["scalars"]) == set(lines[0])
+    for line, scalar in zip(lines, found.Scalars("loss"), strict=True):
+        assert scalar.step == line["epoch"]
+        assert scalar.value == pytest.approx(line["loss"], rel=1e-6)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(UserError, match="tensorboard is not installed"):
+        pretrain(small(), tmp_path / "b", data_root=data_root, progress=False, tensorboard=True)
+
+
+def test_asymmetric_views_reach_the_right_view(small):
+    views = small("views.augmentations.blur.p=1", "views.second.blur.p=0", mast=True).views.build(seed=3)
+    import numpy as np
+
+    plan = views.draw(np.arange(2000), epoch=0)
+    both = ~plan.single
+    sigma = plan.params["blur"][..., 0]
+    assert (sigma[0] > 0).all()
+    assert (sigma[1][both] == 0).all()
+    with pytest.raises(UserError, match="'solarize'"):
+        small("views.second.solarize.p=0")
+
+
+def test_the_bar_counts_images(tmp_path, data_root, small, monkeypatch):
+    asked = {}
+    real = mast.train.bar
+
+    def bar(*args, **kwargs):
+        asked.update(kwargs)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(mast.train, "bar", bar)
+    pretrain(small(), tmp_path, data_root=data_root, progress=False)
+    assert asked["unit"] == "img"
+    assert asked["total"] == 3 * 48
