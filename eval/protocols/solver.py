@@ -10,9 +10,9 @@ in W, so F(W) - min F <= |dF/dW|^2 / (2 lambda) at the best bias: that bound, ov
 The method is Newton's with conjugate gradients. A coarse part of the grid is solved from strong penalties to weak
 ones; each begins on the curve through the last three solutions in log lambda. The penalties in between begin on the
 curve through their neighbours, most of them within the certificate, and are solved side by side, sharing every matrix
-multiplication. Conjugate gradients may run in float32; everything else, and so what is certified, is float64. The
-features are centred and rotated to their principal axes first, which changes neither objective nor penalty and lets
-the Hessian's diagonal precondition well. Classes come before examples in every array: BLAS is fastest that way.
+multiplication. Conjugate gradients run in float32 and along the features' principal axes, where the Hessian's
+diagonal preconditions well; everything else, and so what is certified, is float64 and in the features' own
+coordinates. Classes come before examples in every array: BLAS is fastest that way.
 """
 
 from __future__ import annotations
