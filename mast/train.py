@@ -163,7 +163,7 @@ def _train(
     model: nn.Module = learner
     if world.size > 1:
         ids = [world.device] if world.device.type == "cuda" else None
-        model = DistributedDataParallel(learner, device_ids=ids, broadcast_buffers=False)
+        model = DistributedDataParallel(learner, device_ids=ids)
     autocast = torch.autocast(world.device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
     batches = source.feed(jobs(step))
     saved_at = time.monotonic()

@@ -60,8 +60,8 @@ CASES = {
         *[*STEP, "method=mast", "views.single_fraction=0.5"],
         *["masks.level=features", "accumulate=2"],
     ],
-    "whole": ["save_minutes=0", "epochs=3", "method=mast", "views.single_fraction=0.5"],
-    "broken": ["save_minutes=0", "epochs=3", "method=mast", "views.single_fraction=0.5"],
+    "whole": ["save_minutes=0", "epochs=2", "method=mast", "views.single_fraction=0.5"],
+    "broken": ["save_minutes=0", "epochs=2", "method=mast", "views.single_fraction=0.5"],
 }
 Job = tuple[Recipe, Path, int]
 
@@ -105,7 +105,7 @@ def two(tmp_path_factory: pytest.TempPathFactory, data_root: Path, small: Callab
     out = tmp_path_factory.mktemp("two")
     jobs = [(small(*changes), out / name, 4 * (name == "broken")) for name, changes in CASES.items()]
     for process in _start(jobs, data_root):
-        assert process.wait(180) == 0
+        assert process.wait(500) == 0
     return out
 
 
@@ -128,11 +128,11 @@ def test_two_processes_have_the_gradients_of_one(two, tmp_path, data_root, small
 
 def test_two_processes_resume_bit_for_bit(two):
     whole, broken = _state(two / "whole"), _state(two / "broken")
-    assert whole["step"] == broken["step"] == 9
+    assert whole["step"] == broken["step"] == 6
     for name, value in whole["learner"].items():
         assert torch.equal(broken["learner"][name], value), name
     assert (two / "whole" / "log.jsonl").read_text() == (two / "broken" / "log.jsonl").read_text()
-    assert len((two / "whole" / "log.jsonl").read_text().splitlines()) == 3
+    assert len((two / "whole" / "log.jsonl").read_text().splitlines()) == 2
 
 
 @pytest.mark.slow
@@ -146,7 +146,7 @@ def test_two_processes_end_where_they_would_when_killed(two, tmp_path, data_root
     for process in processes:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    assert 0 < _state(tmp_path / "killed")["step"] < 9
+    assert 0 < _state(tmp_path / "killed")["step"] < 6
     for process in _start([job], data_root):
         assert process.wait(120) == 0
     killed, whole = _state(tmp_path / "killed"), _state(two / "whole")
