@@ -326,6 +326,7 @@ def augself() -> Written:  # utils.py Logger.save
 
 @method("byol-pytorch", "byol-pytorch", "byol-lucidrains", "resnet18")
 def byol_pytorch() -> Written:  # the README's example, with the learner saved whole
+    stand_in("accelerate", "accelerate.utils")  # of its trainer
     from byol_pytorch import BYOL
 
     learner = BYOL(torchvision.models.resnet18(), image_size=SIZE, hidden_layer="avgpool", use_momentum=True)
@@ -412,9 +413,9 @@ def patch() -> None:
     six.inf, six.string_classes = float("inf"), (str, bytes)  # type: ignore[attr-defined]
     vars(numpy)["float"] = float
     sys.modules["torch._six"] = six
-    absent = ("accelerate", "accelerate.utils", "apex", "apex.parallel", "apex.parallel.LARC", "faiss", "tensorboardX")
-    for name in (*absent, "tensorboard_logger", "wandb"):
-        sys.modules.setdefault(name, _Anything(name))
+    stand_in(
+        "apex", "apex.parallel", "apex.parallel.LARC", "faiss", "tensorboardX", "tensorboard_logger", "wandb"
+    )
     try:
         from timm.models import vision_transformer
     except ImportError:  # the methods that need it say so themselves
@@ -429,15 +430,21 @@ def patch() -> None:
     vision_transformer.Block = Block  # type: ignore[misc]
 
 
+def stand_in(*names: str) -> None:
+    """Make imports work that a network does not need."""
+    for name in names:
+        sys.modules.setdefault(name, _Anything(name))
+
+
 class _Anything(types.ModuleType):
-    """A module that has every name, for imports that the network itself does not use."""
+    """A module that has every name."""
 
     __path__: Sequence[str] = ()
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        return type(name, (), {})
+        return type(name, (), {"__init__": lambda self, *positional, **named: None})
 
 
 def main() -> None:
