@@ -213,7 +213,7 @@ def _pretraining(passports: Sequence[dict[str, Any]]) -> Iterator[Drawn]:
     }
     names = dict.fromkeys(name for history in curves.values() for line in history for name in line)
     for name in names:
-        if name not in ("epoch", "lr") and not name.startswith("mask_"):
+        if name not in ("epoch", "lr") and not name.startswith(("mask_", "std_")):
             yield (
                 f"history-{_slug(name)}",
                 figures.histories(curves, name),
@@ -277,7 +277,8 @@ def _pictures(gallery: Gallery, done: Sequence[Record], book: Book) -> Iterator[
         outcome = book.outcomes(record)
         title = f"{record.checkpoint.name} on {record.task.name}, {record.protocol.name}"
         legend = (
-            f"what was found with a score of at least {SHOWN_SCORE:g} (solid), and what is there (dashed)"
+            f"what was found with a score of at least {SHOWN_SCORE:g}, or else the best, as many as there are "
+            "objects (solid), and what is there (dashed)"
         )
         for kind, shown in (
             ("", gallery.spread(outcome, PICTURES)),

@@ -52,7 +52,8 @@ class Gallery:
         task: Name of a detection task.
         data_root: Where its images lie.
         side: Longest side of the pictures in pixels; larger images are reduced.
-        score: Detections below it are neither drawn nor counted as failures.
+        score: Detections below it do not count as failures and are not drawn, but for the best ones, as many as
+            there are objects.
     """
 
     def __init__(self, task: str, data_root: Path, *, side: int = SIDE, score: float = SCORE) -> None:
@@ -148,10 +149,11 @@ def _picture(
         image = opened.convert("RGB")
     scale = min(1.0, side / max(image.size))
     size = (round(image.width * scale), round(image.height * scale))
+    objects = [annotation for annotation in entry["annotations"] if not annotation.get("iscrowd", 0)]
+    best = sorted(detections, key=lambda detection: -detection["score"])
+    drawn = [item for rank, item in enumerate(best) if item["score"] >= score or rank < len(objects)]
     found = []
-    for detection in detections:
-        if detection["score"] < score:
-            continue
+    for detection in drawn:
         left, top, width, height = (value * scale for value in detection["bbox"])
         mask = None
         if detection.get("segmentation"):
@@ -165,10 +167,6 @@ def _picture(
                 mask,
             )
         )
-    truth = [
-        _corners(annotation["bbox"], annotation["bbox_mode"])
-        for annotation in entry["annotations"]
-        if not annotation.get("iscrowd", 0)
-    ]
+    truth = [_corners(annotation["bbox"], annotation["bbox_mode"]) for annotation in objects]
     boxes: list[Box] = [(a * scale, b * scale, c * scale, d * scale) for a, b, c, d in truth]
     return Picture(np.asarray(image.resize(size)), found, boxes)
