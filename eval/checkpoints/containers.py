@@ -261,15 +261,9 @@ def _read_torchscript(path: Path) -> Contents:
 
 
 def _storages(archive: zipfile.ZipFile, reader: Reader) -> dict[str, bytearray]:
-    """Every storage, read straight into the memory that its tensors will use."""
+    """Every storage, once, in memory that its tensors can use."""
     folder = archive.namelist()[0].partition("/")[0]
-    found = {}
-    for key in reader.storages:
-        entry = archive.getinfo(f"{folder}/data/{key}")
-        found[key] = bytearray(entry.file_size)
-        with archive.open(entry) as record:
-            record.readinto(found[key])
-    return found
+    return {key: bytearray(archive.read(f"{folder}/data/{key}")) for key in reader.storages}
 
 
 def _script_tensors(module: Any, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, TensorRef]]:
