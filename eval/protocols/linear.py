@@ -74,7 +74,7 @@ def _describe(solutions: Solutions, grid: Array, tolerance: float) -> dict[str, 
     certified = solutions.gap <= tolerance
     return {
         "solver": "newton-cg, float64 gradients",
-        "criterion": f"|g|^2 / (2 lambda) <= {tolerance:g} of the objective",
+        "criterion": f"|g|^2 / (2 lambda) <= {tolerance:g} of the objective and of its drop below a constant",
         "certified": int(certified.sum()),
         "of": len(grid),
         "uncertified": [float(value) for value in grid[~certified]],

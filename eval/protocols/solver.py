@@ -5,7 +5,8 @@ For every penalty lambda the objective is, as in Ericsson et al. 2021,
     F(W, b) = sum_i loss(x_i W + b, y_i) + lambda / 2 |W|^2,      the bias b free,
 
 with the multinomial loss ("softmax") or independent yes-or-no losses a class ("sigmoid"). F is lambda-strongly convex
-in W, so F(W) - min F <= |dF/dW|^2 / (2 lambda) at the best bias: that bound, over F, is the certificate.
+in W, so F(W) - min F <= |dF/dW|^2 / (2 lambda) at the best bias: that bound is the certificate, over F or over how far F
+lies below the best constant prediction, whichever is less.
 
 The method is Newton's with conjugate gradients. A coarse part of the grid is solved from strong penalties to weak
 ones; each begins on the curve through the last three solutions in log lambda. The penalties in between begin on the
@@ -38,7 +39,8 @@ class Solutions:
         weights: (L, D, C) float64.
         biases: (L, C) float64.
         objective: (L,) F at the solution.
-        gap: (L,) |dF/dW|^2 / (2 lambda) / F plus the bias's share: the certificate; relative distance to the minimum.
+        gap: (L,) |dF/dW|^2 / (2 lambda) plus the bias's share, over F or its drop below the best constant prediction,
+            whichever is less: the certificate; relative distance to the minimum.
         gradient_norm: (L,) |dF/dW|.
         iterations: (L,) Newton steps taken.
         products: Multiplications of the feature matrix by one vector a class, for benchmarks.
@@ -206,6 +208,11 @@ class _Problem:
     max_newton: int
     max_cg: int
 
+    def constant(self) -> Tensor:
+        """The logits (C, 1) of the best constant prediction."""
+        share = self.target.mean(1, keepdim=True).clamp(1e-12, 1 - 1e-12)
+        return share.log() if self.link == "softmax" else torch.logit(share)
+
 
 @dataclass
 class _Path:
@@ -245,9 +252,8 @@ class _Path:
         """Where to start with the next weaker penalty: the curve through the last three, and the last itself."""
         known = self.known()
         if not known:
-            share = problem.target.mean(1).clamp(1e-12, 1 - 1e-12)
             zero = torch.zeros_like(self.theta[:1])
-            zero[0, :, -1] = share.log() if problem.link == "softmax" else torch.logit(share)
+            zero[0, :, -1] = problem.constant()[:, 0]
             return [zero]  # nothing but the bias: the solution at an infinite penalty
         return [self.curve(index, 3)[None], self.theta[known[:1]]]
 
@@ -263,6 +269,7 @@ def _newton(problem: _Problem, path: _Path, which: list[int], starts: list[Tenso
     """
     x, target, link = problem.design.exact, problem.target, problem.link
     index = torch.tensor(which, device=x.device)
+    constant = _loss_only(problem.constant().expand(1, -1, len(x)), target, link)[0]
 
     def product(theta: Tensor) -> Tensor:
         path.products += len(theta)
@@ -293,7 +300,9 @@ def _newton(problem: _Problem, path: _Path, which: list[int], starts: list[Tenso
         # The bias has no strong convexity: its part of the gap is the Newton decrement along it.
         bends = (p * (1 - p)).sum(2).clamp(min=1e-12)
         bias = (gradient[..., -1] ** 2 / (2 * bends)).sum(1)
-        gap = (squared / (2 * path.lambdas[index]) + bias) / objective
+        # At a strong penalty F hardly falls below what a constant prediction gives: W = 0 must not pass for a solution.
+        scale = torch.minimum(objective, (constant - objective).clamp(min=1e-9 * constant))
+        gap = (squared / (2 * path.lambdas[index]) + bias) / scale
         path.theta[index], path.objective[index], path.gap[index] = theta, objective, gap
         path.norm[index] = squared.sqrt()
         keep = (gap > problem.tolerance) & ~stuck

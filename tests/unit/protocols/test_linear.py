@@ -86,6 +86,17 @@ def test_what_is_not_solved_is_not_certified() -> None:
     assert found.gap[0] > 1e-6
 
 
+def test_no_weights_are_no_solution_at_a_strong_penalty() -> None:
+    """F is within 1e-3 of its minimum at W = 0 there, and yet the minimum separates the classes."""
+    rng = np.random.default_rng(0)
+    y = np.arange(60) % 3
+    x = 0.5 * np.eye(3)[y] @ rng.normal(size=(3, 8)) + 0.01 * rng.normal(size=(60, 8))
+    found = solve(x, np.eye(3)[y], np.array([1e4, 1e5]), tolerance=1e-3)
+    assert (found.gap <= 1e-3).all()
+    for weights, bias in zip(found.weights, found.biases, strict=True):
+        assert ((x @ weights + bias).argmax(1) == y).all()
+
+
 def test_the_gap_of_a_foreign_solution() -> None:
     x, y = clusters(120, 15, 3)
     found = solve(x, np.eye(3)[y], np.array([1.0]), tolerance=1e-8)
