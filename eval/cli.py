@@ -163,7 +163,7 @@ def build_parser() -> argparse.ArgumentParser:
         "table",
         table,
         "print a table from records and published numbers",
-        "mast table results --format md --check results/tables/mini.md",
+        "mast table demo --title Results --out results.md; mast table demo --title Results --check results.md",
     )
     new.add_argument("places", nargs="+", type=Path, metavar="DIR", help="folders of runs, or record files")
     new.add_argument("--format", default="md", choices=("text", "md", "csv", "tex", "html"))
@@ -333,6 +333,8 @@ def convert(arguments: argparse.Namespace) -> int:
     """``mast convert``."""
     from .checkpoints.convert import convert as write
 
+    if Path(arguments.output).exists():
+        raise UserError(f"{arguments.output} exists", remedy="name another file, or remove it", code=2)
     certificate = write(arguments.checkpoint, arguments.output, to=arguments.to, **_options(arguments))
     if arguments.json:
         return _print_json(certificate)

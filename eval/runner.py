@@ -266,6 +266,8 @@ class Runner:
             seconds=round(max(time.monotonic() - clock, measured.seconds), 3),
         )
         records.append(self.file, record)
+        for warning in record.warnings:
+            self._say(f"{cell}: warning: {warning}")
         self.completed.add(key)
         self.costs.learn([record])
         return record
@@ -313,6 +315,8 @@ class Runner:
         loaded = checkpoints.load(ref, **source.options)
         loaded = replace(loaded, passport=self._adapt(source, loaded.passport))
         write_passport(self.out, loaded.passport)
+        for warning in loaded.passport.warnings:
+            self._say(f"{source.name}: warning: {warning}")
         return loaded
 
     def _adapt(self, source: Source, passport: Passport) -> Passport:
