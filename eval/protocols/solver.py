@@ -5,8 +5,8 @@ For every penalty lambda the objective is, as in Ericsson et al. 2021,
     F(W, b) = sum_i loss(x_i W + b, y_i) + lambda / 2 |W|^2,      the bias b free,
 
 with the multinomial loss ("softmax") or independent yes-or-no losses a class ("sigmoid"). F is lambda-strongly convex
-in W, so F(W) - min F <= |dF/dW|^2 / (2 lambda) at the best bias: that bound is the certificate, over F or over how far F
-lies below the best constant prediction, whichever is less.
+in W, so F(W) - min F <= |dF/dW|^2 / (2 lambda) at the best bias: that bound is the certificate, over F or over how
+far F lies below the best constant prediction, whichever is less.
 
 The method is Newton's with conjugate gradients. A coarse part of the grid is solved from strong penalties to weak
 ones; each begins on the curve through the last three solutions in log lambda. The penalties in between begin on the
@@ -300,7 +300,7 @@ def _newton(problem: _Problem, path: _Path, which: list[int], starts: list[Tenso
         # The bias has no strong convexity: its part of the gap is the Newton decrement along it.
         bends = (p * (1 - p)).sum(2).clamp(min=1e-12)
         bias = (gradient[..., -1] ** 2 / (2 * bends)).sum(1)
-        # At a strong penalty F hardly falls below what a constant prediction gives: W = 0 must not pass for a solution.
+        # At a strong penalty F hardly falls below a constant prediction's: W = 0 must not pass for a solution.
         scale = torch.minimum(objective, (constant - objective).clamp(min=1e-9 * constant))
         gap = (squared / (2 * path.lambdas[index]) + bias) / scale
         path.theta[index], path.objective[index], path.gap[index] = theta, objective, gap
