@@ -160,7 +160,8 @@ def test_every_other_protocol_learns(
     """The loss halves, and AP50 is higher at the end than early on."""
     task = "scenes-coco" if protocol in tasks.get("scenes-coco").protocols else "scenes-voc"
     file = "random:vit_w64_patch16_d4@0" if "vitdet" in protocol else files["mast"]
-    result = run(four, tmp_path, file, task, protocol, iterations=200, **{"TEST.EVAL_PERIOD": 20})
+    length = 500 if "vitdet" in protocol else 200  # a ViT that nobody has trained, under the widest jitter
+    result = run(four, tmp_path, file, task, protocol, iterations=length, **{"TEST.EVAL_PERIOD": 20})
     loss = result.certificate["loss"]
     assert loss["last_tenth"] < loss["first_tenth"] / 2, loss
     lines = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
