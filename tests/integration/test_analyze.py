@@ -67,7 +67,7 @@ def test_masks_need_no_images(run: Path, tmp_path: Path) -> None:
 
 
 def test_a_suite_against_one_of_its_arms(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    results = Path(__file__).parents[2] / "results"
+    results = Path(__file__).parents[2] / "results/records/mini"
     assert cli.main(["analyze", str(results), "--against", "vicreg", "--out", str(tmp_path)]) == 0
     rows = [row for row in _rows(tmp_path / "differences.csv") if row["protocol"].startswith("linear")]
     assert rows
