@@ -272,6 +272,14 @@ def test_a_passport_for_people_and_machines(out: Path, capsys: pytest.CaptureFix
     assert passport["sha256"] in capsys.readouterr().out
 
 
+def test_a_conversion_replaces_no_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "mine.pth"
+    file.write_bytes(b"precious")
+    assert cli.main(["convert", str(file), "--to", "torchvision", str(file)]) == 2
+    assert "mine.pth exists" in capsys.readouterr().err
+    assert file.read_bytes() == b"precious"
+
+
 def test_data_is_verified(data: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert cli.main(["data", "verify", "scenes", "--data-root", str(data), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["counts"] == {"train": 120, "val": 40, "test": 60}

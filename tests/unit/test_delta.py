@@ -26,7 +26,7 @@ def rows() -> list[delta.Row]:
 
 
 def test_the_first_protocol_is_what_others_are_compared_with(rows: list[delta.Row]) -> None:
-    assert [row.protocol for row in rows] == ["linear v1", "linear-ericsson2021 v2", "ridge v1"]
+    assert [row.protocol for row in rows] == ["linear v2", "linear-ericsson2021 v2", "ridge v1"]
     assert rows[0].delta == 0
     assert rows[2].delta == pytest.approx(rows[2].value - rows[0].value)
     assert all(row.interval.low <= row.value <= row.interval.high for row in rows)

@@ -32,12 +32,12 @@ def test_a_plan_holds_every_cell_grouped_by_checkpoint(tmp_path: Path) -> None:
     todo = plan(read(tmp_path, GOOD))
     assert [source.name for source in todo.sources] == ["a", "b"]
     assert [str(cell) for cell in todo.cells] == [
-        "a · cifar10 · linear v1",
-        "a · cifar10 · linear v1 seed 1",
+        "a · cifar10 · linear v2",
+        "a · cifar10 · linear v2 seed 1",
         "a · cifar10 · knn v1",
         "a · cifar10 · knn v1 seed 1",
-        "b · cifar10 · linear v1",
-        "b · cifar10 · linear v1 seed 1",
+        "b · cifar10 · linear v2",
+        "b · cifar10 · linear v2 seed 1",
         "b · cifar10 · knn v1",
         "b · cifar10 · knn v1 seed 1",
         "b · scenes-shape · knn v1",
