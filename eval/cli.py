@@ -27,7 +27,7 @@ KINDS = ("tasks", "protocols", "checkpoints", "layouts", "suites", "recipes", "a
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit code."""
     try:
-        parsed = build_parser().parse_args(arguments)
+        parsed = parse(arguments)
         handler: Handler = parsed.handler
         return handler(parsed)
     except UserError as error:
@@ -58,6 +58,22 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(message, remedy=f"see `{self.prog} --help`", code=2)
 
 
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read a command line; where a verb takes a list of words, they may stand before, between and after options.
+
+    Raises:
+        UserError: For anything that the verb does not know.
+    """
+    parsed, rest = build_parser().parse_known_args(arguments)
+    verb, words = parsed.verb, parsed.words
+    unknown_options = rest if words is None else [word for word in rest if word.startswith("-")]
+    if unknown_options:
+        verb.error(f"unrecognized arguments: {' '.join(unknown_options)}")
+    if words is not None:  # argparse ends a list of words at the first option
+        getattr(parsed, words.dest).extend(map(words.type or str, rest))
+    return parsed
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser with every verb."""
     parser = _Parser(
@@ -67,6 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"mast {__version__}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    many: dict[str, Any] = {"nargs": "+", "action": "extend"}  # `--task a b` and `--task a --task b`
 
     def verb(name: str, handler: Handler, summary: str, example: str) -> argparse.ArgumentParser:
         added = verbs.add_parser(
@@ -76,7 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
             epilog=f"example:\n  {example}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        added.set_defaults(handler=handler)
+        added.set_defaults(handler=handler, verb=added, words=None)
         return added
 
     new = verb(
@@ -96,9 +113,10 @@ def build_parser() -> argparse.ArgumentParser:
         "  torchrun --nproc-per-node 8 -m eval.cli pretrain imagenet-r50-mast5-100ep --out runs/mast5",
     )
     new.add_argument("recipe", help="a name from `mast list recipes`, or a YAML file")
-    new.add_argument(
+    words = new.add_argument(
         "overrides", nargs="*", metavar="key=value", help="changes to the recipe, dots reach into parts"
     )
+    new.set_defaults(words=words)
     new.add_argument("--data-root", type=Path, default=Path(), help="where the recipe's image folder lies")
     new.add_argument("--out", type=Path, required=True, help="the run's folder")
     new.add_argument("--resume", action="store_true", help="go on with the run in --out")
@@ -134,18 +152,18 @@ def build_parser() -> argparse.ArgumentParser:
     )
     new.add_argument(
         "--checkpoint",
-        nargs="+",
+        **many,
         required=True,
         metavar="[NAME=]REF",
         help="files or random:<arch>[@seed]; random ones take over the first other one's preprocessing",
     )
-    new.add_argument("--task", nargs="+", required=True, help="names from `mast list tasks`")
+    new.add_argument("--task", **many, required=True, help="names from `mast list tasks`")
     new.add_argument(
-        "--protocol", nargs="+", help="names from `mast list protocols` (default: each task's first)"
+        "--protocol", **many, help="names from `mast list protocols` (default: each task's first)"
     )
-    new.add_argument("--seeds", nargs="+", type=int, default=[0], help="evaluation seeds (default: 0)")
+    new.add_argument("--seeds", **many, type=int, help="evaluation seeds (default: 0)")
     new.add_argument(
-        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="changes to the protocols' parameters"
+        "--set", **many, default=[], metavar="KEY=VALUE", help="changes to the protocols' parameters"
     )
     _reading(new)
     _running(new)
@@ -165,11 +183,12 @@ def build_parser() -> argparse.ArgumentParser:
         "print a table from records and published numbers",
         "mast table demo --title Results --out results.md; mast table demo --title Results --check results.md",
     )
-    new.add_argument("places", nargs="+", type=Path, metavar="DIR", help="folders of runs, or record files")
-    new.add_argument("--format", default="md", choices=("text", "md", "csv", "tex", "html"))
-    new.add_argument(
-        "--published", nargs="+", type=Path, default=[], help="more CSV files of published numbers"
+    words = new.add_argument(
+        "places", nargs="+", type=Path, metavar="DIR", help="folders of runs, or record files"
     )
+    new.set_defaults(words=words)
+    new.add_argument("--format", default="md", choices=("text", "md", "csv", "tex", "html"))
+    new.add_argument("--published", **many, type=Path, default=[], help="more CSV files of published numbers")
     new.add_argument("--title", default="Results", help="heading of the table")
     new.add_argument("--out", type=Path, help="write to this file instead")
     new.add_argument("--check", type=Path, metavar="FILE", help="compare with this file; exit 1 with a diff")
@@ -183,7 +202,7 @@ def build_parser() -> argparse.ArgumentParser:
     _checkpoint(new)
     new.add_argument("--task", required=True, help="a name from `mast list tasks`")
     new.add_argument("--kind", default="linear", choices=("linear", "knn"), help="default: linear")
-    new.add_argument("--protocol", nargs="+", help="only these, the first as the one to compare with")
+    new.add_argument("--protocol", **many, help="only these, the first as the one to compare with")
     new.add_argument("--data-root", type=Path, required=True, help="where data sets lie")
     new.add_argument("--out", type=Path, required=True, help="a run's folder, for its feature store")
     _json(new)
@@ -366,7 +385,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
         for source in sources
         for task in arguments.task
         for protocol in arguments.protocol or tasks.get(task).protocols[:1]
-        for seed in arguments.seeds
+        for seed in arguments.seeds or [0]
     ]
     return _carry_out(Plan("eval", sources, tuple(cells)), arguments, arguments.data_root, "Evaluation")
 

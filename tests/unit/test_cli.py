@@ -1,0 +1,57 @@
+"""How a command line is read, before any verb runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from eval import cli
+from eval.errors import UserError
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "pretrain demo a=1 b.c=2 --data-root D --out O",
+        "pretrain demo a=1 --data-root D b.c=2 --out O",
+        "pretrain demo --data-root D --out O a=1 b.c=2",
+        "pretrain --data-root D --out O demo a=1 b.c=2",
+        "pretrain --data-root D demo --out O a=1 --quiet b.c=2",
+    ],
+)
+def test_overrides_stand_anywhere(line: str) -> None:
+    parsed = cli.parse(line.split())
+    assert (parsed.recipe, parsed.overrides) == ("demo", ["a=1", "b.c=2"])
+    assert (parsed.data_root, parsed.out) == (Path("D"), Path("O"))
+
+
+def test_folders_stand_anywhere() -> None:
+    assert cli.parse(["table", "a", "--format", "md", "b"]).places == [Path("a"), Path("b")]
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (
+            "pretrain demo --out O --epochs=1 a=1",
+            r"unrecognized arguments: --epochs=1 \(see `mast pretrain --",
+        ),
+        ("list tasks a=1", r"unrecognized arguments: a=1 \(see `mast list --help`"),
+        ("doctor --quik", r"unrecognized arguments: --quik \(see `mast doctor --help`"),
+    ],
+)
+def test_what_a_verb_does_not_know_is_an_error(line: str, told: str) -> None:
+    with pytest.raises(UserError, match=told) as caught:
+        cli.parse(line.split())
+    assert caught.value.code == 2
+
+
+def test_a_list_may_be_given_in_parts() -> None:
+    line = "eval --checkpoint a --checkpoint b c --task x --task y --set k=1 --set l=2 --seeds 1 --seeds 2"
+    parsed = cli.parse([*line.split(), "--out", "O"])
+    assert parsed.checkpoint == ["a", "b", "c"]
+    assert parsed.task == ["x", "y"]
+    assert parsed.set == ["k=1", "l=2"]
+    assert parsed.seeds == [1, 2]
+    assert cli.parse(["eval", "--checkpoint", "a", "--task", "x", "--out", "O"]).set == []
