@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
+
+from mast.files import sha256_file
 
 from . import datasets, scenes
 from .datasets import ImageDataset
+from .datasets.base import IMAGE_SUFFIXES
 from .errors import UserError
 
 SHOWN = 20  # problems told one by one
+SUMS = "SHA256SUMS"
 
 
 def verify(name: str, data_root: Path, *, workers: int = 4) -> dict[str, Any]:
@@ -27,8 +33,8 @@ def verify(name: str, data_root: Path, *, workers: int = 4) -> dict[str, Any]:
         workers: Decoding threads.
 
     Returns:
-        ``name``, ``ok``, ``problems`` (one sentence each), ``classes`` (their number), ``counts`` (of each split),
-        ``manifest`` (SHA-256).
+        ``name``, ``ok``, ``problems`` (one sentence each), ``against`` (what it was held against, beside itself),
+        ``classes`` (their number), ``counts`` (of each split), ``manifest`` (SHA-256).
     """
     detection = yaml.safe_load(
         (Path(__file__).parent / "detection" / "datasets.yaml").read_text(encoding="utf-8")
@@ -36,14 +42,23 @@ def verify(name: str, data_root: Path, *, workers: int = 4) -> dict[str, Any]:
     if name in detection and name not in datasets.known():
         return _detection(name, data_root, detection[name]["layout"])
     dataset = datasets.load(name, data_root)
-    problems = datasets.official_counts(name, data_root, dataset) + _changed(data_root, name)
-    problems += _undecodable(dataset, workers) + _overlaps(dataset)
+    against, problems = list[str](), list[str]()
+    for what, found in (
+        ("official counts", datasets.official_counts(name, data_root, dataset)),
+        (SUMS, _listed(dataset, workers)),
+        ("the hashes it was written with", _changed(data_root, name)),
+    ):
+        if found is not None:
+            against.append(what)
+            problems += found
+    problems += _without_images(dataset) + _undecodable(dataset, workers) + _overlaps(dataset)
     if len(problems) > SHOWN:
         problems = [*problems[:SHOWN], f"and {len(problems) - SHOWN} more"]
     return {
         "name": name,
         "ok": not problems,
         "problems": problems,
+        "against": against or f"nothing: no official counts are known, and there is no {SUMS} in its folder",
         "classes": dataset.num_classes,
         "counts": dataset.counts,
         "manifest": dataset.manifest,
@@ -70,10 +85,56 @@ def _detection(name: str, data_root: Path, layout: str) -> dict[str, Any]:
     }
 
 
-def _changed(data_root: Path, name: str) -> list[str]:
-    """Embedded data carries the hash of every file."""
+def _listed(dataset: ImageDataset, workers: int) -> list[str] | None:
+    """What a folder's list of hashes, as ``sha256sum`` writes it, says of the folder; None where there is no list.
+
+    Images and label files that are missing or changed, and images that the list lacks, are told by folder; other
+    files of the list, such as a description, are no data.
+    """
+    pools = {id(split.pool): split.pool for split in dataset.splits.values()}.values()
+    root = next(iter(pools)).root
+    if not (root / SUMS).is_file():
+        return None
+    sums: dict[str, str] = {}
+    for number, line in enumerate((root / SUMS).read_text(encoding="utf-8").splitlines(), start=1):
+        if not (match := re.fullmatch(r"([0-9a-f]{64}) [ *](?:\./)?(.+)", line)):
+            raise UserError(f"{root / SUMS}:{number}: not a line of sha256sum", remedy="restore the file")
+        if Path(match[2]).suffix.lower() in IMAGE_SUFFIXES | {".csv"}:
+            sums[match[2]] = match[1]
+
+    def state(path: str) -> str:
+        file = root / path
+        return "missing" if not file.is_file() else "" if sha256_file(file) == sums[path] else "changed"
+
+    wrong: dict[tuple[str, str], list[str]] = defaultdict(list)
+    with ThreadPoolExecutor(workers) as executor:
+        for path, what in zip(sums, executor.map(state, sums), strict=True):
+            wrong[what, str(Path(path).parent)].append(Path(path).name)
+    for path in (pool.relative(index) for pool in pools for index in range(len(pool))):
+        if path not in sums:
+            wrong["not in the list", str(Path(path).parent)].append(Path(path).name)
+    return [
+        f"{root / folder}: {what}, by {SUMS}: {', '.join(names[:3])}"
+        + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        for (what, folder), names in wrong.items()
+        if what
+    ]
+
+
+def _without_images(dataset: ImageDataset) -> list[str]:
+    """Classes that a split does not show."""
+    return [
+        f"{dataset.name} {name}: no image of the class '{dataset.classes[label]}'"
+        for name, split in dataset.splits.items()
+        if split.labels.ndim == 1
+        for label in np.setdiff1d(np.arange(dataset.num_classes), split.labels)
+    ]
+
+
+def _changed(data_root: Path, name: str) -> list[str] | None:
+    """Embedded data carries the hash of every file; None for other data."""
     if name not in scenes.FOLDERS or not (data_root / scenes.STAMP).is_file():
-        return []
+        return None
     return [f"{data_root / path}: changed since it was written" for path in scenes.verify(data_root)]
 
 

@@ -39,6 +39,7 @@ class Known:
         counts: Images of the official splits; val cut from train counts as train.
         otherwise: Another entry, read when the folder is missing.
         download: torchvision's class that downloads it, where its layout is not read through that class.
+        classes: Their number, where it is official.
     """
 
     folder: str
@@ -48,6 +49,7 @@ class Known:
     counts: dict[str, int] = field(default_factory=dict)
     otherwise: str = ""
     download: str = ""
+    classes: int = 0
 
     @property
     def downloads(self) -> str:
@@ -112,19 +114,20 @@ def load(name: str, data_root: str | Path, *, label: str | None = None) -> Image
     return ARCHIVES[entry.layout](name, root, entry.options)
 
 
-def official_counts(name: str, data_root: str | Path, dataset: ImageDataset) -> list[str]:
-    """How a data set's splits differ from the official ones; val cut from train counts as train.
+def official_counts(name: str, data_root: str | Path, dataset: ImageDataset) -> list[str] | None:
+    """How a data set's classes and splits differ from the official ones; val cut from train counts as train.
 
     Returns:
-        One sentence a split of the wrong size; none where no official sizes are known.
+        One sentence for a wrong number of classes and for each split of the wrong size; None where no official
+        sizes are known.
     """
     entry = _entry(name, Path(data_root))
     if entry is None or not entry.counts or not (Path(data_root) / entry.folder).exists():
-        return []
+        return None
     found = dataset.counts
     if "val" not in entry.counts:
         found["train"] += found.pop("val")
-    return [
+    wrong = [
         f"{name} {split}: {found[split]} images, officially {count}"
         for split, count in entry.counts.items()
         if found[split] != count
@@ -137,6 +140,9 @@ def download(name: str, data_root: str | Path) -> ImageDataset:
     Raises:
         UserError: If torchvision has no download for it; the message says where to get it.
     """
+    if dataset.num_classes != entry.classes:
+        wrong.insert(0, f"{name}: the number of classes is {dataset.num_classes}, officially {entry.classes}")
+    return wrong
     entry = known().get(name)
     if entry is None:
         raise unknown("data set", name, known())

@@ -65,8 +65,10 @@ def test_official_counts_are_checked(tmp_path: Path) -> None:
     for index, part in enumerate(("train", "val", "test")):
         (root / "labels" / f"{part}1.txt").write_text(f"dotted/{index}.jpg\n")
     found = verify("dtd", tmp_path)
+    assert found["against"] == ["official counts"]
     assert found["problems"] == [
-        f"dtd {part}: 1 images, officially 1880" for part in ("train", "val", "test")
+        "dtd: the number of classes is 1, officially 47",
+        *(f"dtd {part}: 1 images, officially 1880" for part in ("train", "val", "test")),
     ]
     # A val that was cut from train counts as train.
     root = tmp_path / "CUB_200_2011"
@@ -80,9 +82,17 @@ def test_official_counts_are_checked(tmp_path: Path) -> None:
     }.items():
         (root / name).write_text("".join(f"{i} {value}\n" for i, value in enumerate(values, 1)))
     assert verify("cub200", tmp_path)["problems"] == [
+        "cub200: the number of classes is 1, officially 200",
         "cub200 train: 5 images, officially 5994",
         "cub200 test: 2 images, officially 5794",
     ]
+
+
+def test_every_public_set_has_official_numbers() -> None:
+    own = {name for name, entry in datasets.known().items() if entry.layout == "folders"}
+    assert own == {"scenes", "caltech101_20", "tinyimagenet_20", "imagenette_96", "cifar10"}
+    for name, entry in datasets.known().items():
+        assert (name in own) == (entry.classes == 0) == (not entry.counts), name
 
 
 def test_downloads_go_through_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
