@@ -105,7 +105,7 @@ def measure(
         loaded.backbone.to("cpu")
         return _detect(cell, loaded, data_root, work, progress)
     loaded.backbone.to("cuda" if torch.cuda.is_available() else "cpu")
-    dataset = datasets.load(cell.task.dataset, data_root, label=cell.task.label)
+    dataset = datasets.load(cell.task.dataset, data_root, label=cell.task.label, derived=cell.task.derived)
 
     def of(split: str) -> Features:
         return features.extract(
@@ -229,7 +229,7 @@ def manifest(cell: Cell, data_root: Path) -> tuple[str, dict[str, int]]:
                 seed=cell.seed,
             )
         return data.manifest, data.counts
-    dataset = datasets.load(cell.task.dataset, data_root, label=cell.task.label)
+    dataset = datasets.load(cell.task.dataset, data_root, label=cell.task.label, derived=cell.task.derived)
     return dataset.manifest, dataset.counts
 
 

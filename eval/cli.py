@@ -207,6 +207,30 @@ def build_parser() -> argparse.ArgumentParser:
     new.add_argument("--out", type=Path, required=True, help="a run's folder, for its feature store")
     _json(new)
 
+    new = verb(
+        "compare",
+        compare,
+        "compare methods over pretraining seeds, or two checkpoints on the same examples",
+        "mast compare runs/subspaces --pair mast5 vicreg --group classes=cifar10,caltech101_20",
+    )
+    new.add_argument("places", nargs="+", type=Path, metavar="DIR", help="folders of runs, or record files")
+    new.add_argument(
+        "--pair",
+        nargs=2,
+        action="append",
+        required=True,
+        metavar=("A", "B"),
+        help="checkpoints, or methods whose checkpoints are called NAME-SEED",
+    )
+    new.add_argument("--metric", **many, default=[], help="default: each task's own")
+    new.add_argument(
+        "--group", **many, default=[], metavar="NAME=TASK,TASK", help="also compare the mean over these tasks"
+    )
+    new.add_argument("--format", default="md", choices=("md", "csv"))
+    new.add_argument("--out", type=Path, help="write to this file instead")
+    new.add_argument("--check", type=Path, metavar="FILE", help="compare with this file; exit 1 with a diff")
+    new.add_argument("--figure", type=Path, help="draw the differences into this file (.svg, .png, .pdf)")
+
     new = verb("report", report, "write one self-contained page", "mast report runs/mini --out mini.html")
     new.add_argument("place", type=Path, metavar="DIR", help="a run's folder")
     new.add_argument("--out", type=Path, required=True, help="the HTML file")
@@ -485,10 +509,6 @@ def _carry_out(todo: Plan, arguments: argparse.Namespace, data_root: Path, title
 
 def table(arguments: argparse.Namespace) -> int:
     """``mast table``."""
-    import difflib
-
-    from mast.files import atomic_write
-
     from . import records, report, tables
     from .render import render
 
@@ -504,6 +524,15 @@ def table(arguments: argparse.Namespace) -> int:
             f"no records in {', '.join(map(str, arguments.places))}", remedy="name the --out folder of a run"
         )
     text = report.standalone(built) if arguments.format == "html" else render(built, arguments.format)
+    return _deliver(text, arguments)
+
+
+def _deliver(text: str, arguments: argparse.Namespace) -> int:
+    """Print a text, or write it to ``--out``, or hold it against ``--check``."""
+    import difflib
+
+    from mast.files import atomic_write
+
     if arguments.check:
         there = arguments.check.read_text(encoding="utf-8")
         if there == text:
@@ -518,6 +547,34 @@ def table(arguments: argparse.Namespace) -> int:
     else:
         sys.stdout.write(text)
     return 0
+
+
+def compare(arguments: argparse.Namespace) -> int:
+    """``mast compare``."""
+    from . import compare as comparing
+    from . import records
+
+    for path in (arguments.out, arguments.figure):
+        if path:
+            _writable(path)
+    book = records.read(arguments.places)
+    for problem in book.problems:
+        print(problem, file=sys.stderr)
+    found = comparing.build(
+        book,
+        [tuple(pair) for pair in arguments.pair],
+        metrics=arguments.metric,
+        groups=comparing.parse_groups(arguments.group),
+    )
+    if not found.lines:
+        raise UserError("no task has both sides of a pair", remedy="see `mast table` for what was measured")
+    if arguments.figure:
+        from . import figures
+
+        figures.save(figures.paired_differences(found), arguments.figure)
+    return _deliver(
+        comparing.markdown(found) if arguments.format == "md" else comparing.as_csv(found), arguments
+    )
 
 
 def delta(arguments: argparse.Namespace) -> int:

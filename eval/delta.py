@@ -81,7 +81,7 @@ def measure(
                 remedy="compare them as columns of a table",
                 code=2,
             )
-    dataset = datasets.load(task.dataset, data_root, label=task.label)
+    dataset = datasets.load(task.dataset, data_root, label=task.label, derived=task.derived)
     found = {
         name: features.extract(
             loaded.backbone,  # type: ignore[arg-type]

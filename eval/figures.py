@@ -16,6 +16,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
+    from .compare import Comparison
     from .detection.pictures import Picture
     from .records import Book
 
@@ -156,6 +158,50 @@ def differences(section: Section, book: Book, reference: str) -> Figure | None:
         axes.set_xlabel(f"points more than {section.rows[reference]}, paired 95 %")
         _title(figure, section)
         _legend(figure, axes, len(others))
+        return figure
+
+
+def paired_differences(comparison: Comparison) -> Figure:
+    """Differences of pairs of methods with their intervals: a panel a protocol, a line a task or mean of tasks."""
+    protocols = list(dict.fromkeys(line.protocol for line in comparison.lines))
+    lines = {name: [line for line in comparison.lines if line.protocol == name] for name in protocols}
+    heights = [0.35 + 0.26 * len(lines[name]) for name in protocols]
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(1.4 * WIDTH, 0.7 + sum(heights)), layout="constrained")
+        panels = figure.subplots(len(protocols), 1, squeeze=False, height_ratios=heights)[:, 0]
+        shifts = np.linspace(-0.22, 0.22, len(comparison.pairs)) if len(comparison.pairs) > 1 else [0.0]
+        for axes, name in zip(panels, protocols, strict=True):
+            axes.axvline(0, color=INK, linewidth=0.9)
+            for number, (shift, pair) in enumerate(zip(shifts, comparison.pairs, strict=True)):
+                colour, marker = PALETTE[number % len(PALETTE)], MARKERS[number % len(MARKERS)]
+                for position, line in enumerate(lines[name]):
+                    if (result := line.results.get(pair)) is None:
+                        continue
+                    ends = [100 * result.interval.low, 100 * result.interval.high]
+                    axes.plot(ends, [position + shift] * 2, color=colour, solid_capstyle="round")
+                    axes.plot(100 * result.difference, position + shift, marker, color=colour, markersize=5)
+            labels = [
+                f"{line.task}, {line.tasks} tasks" if line.tasks > 1 else f"{line.task} {line.metric}"
+                for line in lines[name]
+            ]
+            axes.set_yticks(range(len(labels)), labels)
+            for tick, line in zip(axes.get_yticklabels(), lines[name], strict=True):
+                tick.set_weight("bold" if line.tasks > 1 else "normal")
+            axes.set_ylim(len(labels) - 0.5, -0.5)
+            axes.grid(axis="y", visible=False)
+            axes.set_title(name)
+        panels[-1].set_xlabel("difference in points, 95 %")
+        handles = [
+            Line2D(
+                [],
+                [],
+                color=PALETTE[n % len(PALETTE)],
+                marker=MARKERS[n % len(MARKERS)],
+                label=" − ".join(pair),
+            )
+            for n, pair in enumerate(comparison.pairs)
+        ]
+        figure.legend(handles=handles, loc="outside lower left", ncols=min(3, len(handles)))
         return figure
 
 

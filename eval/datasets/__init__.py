@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from ..catalog import build, read_yaml
 from ..errors import UserError, unknown
 from .base import ImageDataset, Labels, Pool, Split, carve, decode
+from .derived import derive
 from .readers import LAYOUTS, any_layout
 
 __all__ = [
@@ -37,9 +39,9 @@ class Known:
         source: What to download, and from whom.
         options: Of the reader.
         counts: Images of the official splits; val cut from train counts as train.
+        classes: Their number, where it is official.
         otherwise: Another entry, read when the folder is missing.
         download: torchvision's class that downloads it, where its layout is not read through that class.
-        classes: Their number, where it is official.
     """
 
     folder: str
@@ -47,9 +49,9 @@ class Known:
     source: str
     options: dict[str, Any] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
+    classes: int = 0
     otherwise: str = ""
     download: str = ""
-    classes: int = 0
 
     @property
     def downloads(self) -> str:
@@ -73,13 +75,16 @@ def _entry(name: str, data_root: Path) -> Known | None:
     return entry
 
 
-def load(name: str, data_root: str | Path, *, label: str | None = None) -> ImageDataset:
+def load(
+    name: str, data_root: str | Path, *, label: str | None = None, derived: Sequence[str] = ()
+) -> ImageDataset:
     """Read a data set's lists and labels; images are decoded later.
 
     Args:
         name: A known name, or a folder (or CSV file) under the data root with class folders or labels.csv.
         data_root: Where the data sets lie.
         label: The column to predict, for a CSV manifest.
+        derived: Steps that make another data set of it, see `derived.derive`.
 
     Returns:
         The data set with train, val and test; a missing val is 20% of train, stratified.
@@ -87,7 +92,10 @@ def load(name: str, data_root: str | Path, *, label: str | None = None) -> Image
     Raises:
         UserError: If it is not there or its layout is broken; the message names the file and the remedy.
     """
-    data_root = Path(data_root)
+    return derive(_read(name, Path(data_root), label), derived)
+
+
+def _read(name: str, data_root: Path, label: str | None) -> ImageDataset:
     if not data_root.is_dir():
         raise UserError(f"{data_root}: the data folder does not exist", remedy="give --data-root", code=2)
     entry = _entry(name, data_root)
@@ -132,6 +140,9 @@ def official_counts(name: str, data_root: str | Path, dataset: ImageDataset) -> 
         for split, count in entry.counts.items()
         if found[split] != count
     ]
+    if dataset.num_classes != entry.classes:
+        wrong.insert(0, f"{name}: the number of classes is {dataset.num_classes}, officially {entry.classes}")
+    return wrong
 
 
 def download(name: str, data_root: str | Path) -> ImageDataset:
@@ -140,9 +151,6 @@ def download(name: str, data_root: str | Path) -> ImageDataset:
     Raises:
         UserError: If torchvision has no download for it; the message says where to get it.
     """
-    if dataset.num_classes != entry.classes:
-        wrong.insert(0, f"{name}: the number of classes is {dataset.num_classes}, officially {entry.classes}")
-    return wrong
     entry = known().get(name)
     if entry is None:
         raise unknown("data set", name, known())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from mast import yaml
 
@@ -21,11 +21,22 @@ class _Strict(BaseModel):
 
 
 class Arm(_Strict):
-    """A checkpoint that the suite pretrains: a recipe with ``key=value`` overrides, under a name of its own."""
+    """A checkpoint that the suite pretrains: a recipe with ``key=value`` overrides, under a name of its own.
+
+    With ``seeds`` it stands for one checkpoint a seed, named ``NAME-SEED``.
+    """
 
     name: Name
     recipe: str
     overrides: list[str] = []
+    seeds: list[Seed] = []
+
+    def each(self) -> list[Arm]:
+        """The checkpoints it stands for."""
+        return [
+            Arm(name=f"{self.name}-{seed}", recipe=self.recipe, overrides=[*self.overrides, f"seed={seed}"])
+            for seed in self.seeds
+        ] or [self]
 
 
 class Reference(_Strict):
@@ -85,6 +96,11 @@ class Suite(_Strict):
     pretrain: list[Arm] = []
     checkpoints: list[Reference] = []
     cells: Annotated[list[Block], Field(min_length=1)]
+
+    @field_validator("pretrain")
+    @classmethod
+    def _seeds(cls, arms: list[Arm]) -> list[Arm]:
+        return [arm for given in arms for arm in given.each()]
 
     @model_validator(mode="after")
     def _names(self) -> Self:

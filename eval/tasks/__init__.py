@@ -24,6 +24,7 @@ class Task:
         metric: The number to report, such as top1, mean_per_class, map11, box_ap, mask_ap.
         protocols: The protocols that apply.
         label: The column to predict, where the data set is a CSV manifest.
+        derived: Steps that make another data set of it: ``development``, or a factor (`datasets.derived`).
         description: One line.
     """
 
@@ -34,10 +35,12 @@ class Task:
     metric: str
     protocols: tuple[str, ...]
     label: str | None = None
+    derived: tuple[str, ...] = ()
     description: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "protocols", tuple(self.protocols))
+        object.__setattr__(self, "derived", tuple(self.derived))
         if self.kind not in KINDS:
             raise UserError(
                 f"task '{self.name}' is of kind '{self.kind}'", remedy=f"known: {', '.join(KINDS)}", code=2

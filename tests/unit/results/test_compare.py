@@ -1,0 +1,109 @@
+"""Methods compared over pretraining seeds, and checkpoints over the same examples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from eval import compare, figures, records
+from eval.cli import main
+from eval.errors import UserError
+from eval.records import Book, Record
+
+RESULTS = Path(__file__).parents[3] / "results"
+WEIGHTS = {"mast5": "0123", "vicreg": "4567", "a": "0123", "b": "4567"}
+OURS, THEIRS = [0.50, 0.56, 0.53, 0.60], [0.48, 0.50, 0.52, 0.55]
+
+
+@pytest.fixture
+def book(make_record: Callable[..., Record]) -> Book:
+    """Two methods of four seeds on two tasks; on the second all values are a tenth higher."""
+    made = [
+        make_record(name=f"{method}-{seed}", weights=WEIGHTS[method][seed], task=task, value=value + extra)
+        for task, extra in (("cifar10", 0.0), ("pets", 0.1))
+        for method, values in (("mast5", OURS), ("vicreg", THEIRS))
+        for seed, value in enumerate(values)
+    ]
+    return Book(made, [])
+
+
+def test_seeds_are_paired_and_the_interval_is_students(book: Book) -> None:
+    found = compare.build(book, [("mast5", "vicreg")])
+    line = next(line for line in found.lines if line.task == "cifar10")
+    result = line.results["mast5", "vicreg"]
+    delta = np.subtract(OURS, THEIRS)
+    expected = scipy.stats.t.interval(0.95, 3, delta.mean(), scipy.stats.sem(delta))
+    assert result.difference == pytest.approx(delta.mean())
+    assert (result.interval.low, result.interval.high) == pytest.approx(expected)
+
+
+def test_a_seed_that_one_side_lacks_does_not_count(book: Book) -> None:
+    book.records[:] = [record for record in book.records if record.checkpoint.name != "vicreg-3"]
+    line = compare.build(book, [("mast5", "vicreg")]).lines[0]
+    assert line.results["mast5", "vicreg"].difference == pytest.approx(np.mean(np.subtract(OURS, THEIRS)[:3]))
+
+
+def test_the_mean_over_tasks_is_taken_within_each_seed(book: Book) -> None:
+    found = compare.build(book, [("mast5", "vicreg")], groups={"both": ["cifar10", "pets"]})
+    mean = next(line for line in found.lines if line.task == "both")
+    assert mean.tasks == 2
+    assert list(mean.values["mast5"].values()) == pytest.approx([value + 0.05 for value in OURS])
+    assert "*both, 2 tasks*" in compare.markdown(found)
+
+
+def test_bold_says_that_an_interval_excludes_zero(make_record: Callable[..., Record]) -> None:
+    made = [
+        make_record(name=f"{method}-{seed}", weights=WEIGHTS[method][seed], value=0.5 + gain * 0.1 + seed * 0.01)
+        for method, gain in (("a", 1), ("b", 0))
+        for seed in range(3)
+    ]
+    text = compare.markdown(compare.build(Book(made, []), [("a", "b"), ("b", "b")]))
+    assert "**+10.0 [+10.0, +10.0]** | +0.0 [+0.0, +0.0] |" in text
+    assert "1 of 2 intervals" in text
+
+
+def test_two_checkpoints_are_paired_over_the_examples(
+    make_record: Callable[..., Record], tmp_path: Path
+) -> None:
+    right = {"a": [1, 1, 1, 0], "b": [1, 0, 0, 0]}
+    for name, correct in right.items():
+        kept = records.write_arrays(tmp_path, correct=np.array(correct, dtype=bool))
+        record = make_record(name=name, weights=name, value=float(np.mean(correct)), outcomes=kept)
+        records.append(tmp_path / "records" / "x.jsonl", record)
+    found = compare.build(records.read([tmp_path]), [("a", "b")])
+    assert found.units["a", "b"] == "test examples or episodes"
+    result = found.lines[0].results["a", "b"]
+    assert (result.difference, result.wins, result.losses) == (0.5, 2, 0)
+
+
+def test_unknown_names_are_told(book: Book) -> None:
+    with pytest.raises(UserError, match="mast6"):
+        compare.build(book, [("mast6", "vicreg")])
+    with pytest.raises(UserError, match="cifar11"):
+        compare.build(book, [("mast5", "vicreg")], groups={"x": ["cifar11"]})
+    with pytest.raises(UserError, match="NAME=TASK"):
+        compare.parse_groups(["x"])
+
+
+def test_csv_has_a_line_a_pair_and_the_figure_a_panel_a_protocol(book: Book) -> None:
+    found = compare.build(book, [("mast5", "vicreg"), ("vicreg", "mast5")])
+    assert compare.as_csv(found).count("\n") == 1 + 2 * 3
+    assert len(figures.paired_differences(found).axes) == 1
+
+
+@pytest.mark.parametrize("path", sorted((RESULTS / "comparisons").glob("*.md")), ids=lambda path: path.stem)
+def test_committed_comparisons_are_those_of_the_records(path: Path) -> None:
+    """The command stands in results/README.md, above the link to the file."""
+    readme = (RESULTS / "README.md").read_text(encoding="utf-8")
+    command = next(
+        block for block in readme.split("```") if f"--check results/comparisons/{path.name}" in block
+    )
+    words = command.replace("\\\n", " ").split()
+    start = words.index("compare")
+    words = words[start : next((i for i, w in enumerate(words[start:], start) if w == "mast"), len(words))]
+    root = str(RESULTS.parent) + "/"
+    assert main([root + word if word.startswith("results/") else word for word in words]) == 0
