@@ -109,8 +109,12 @@ def make_cell(checkpoint: str, task: str, protocol: str, overrides: dict[str, An
         UserError: As `plan`.
     """
     what, how = tasks.get(task), protocols.get(protocol)
-    if how.name not in what.protocols:
-        raise unknown(f"protocol for the task {what.name}", how.name, what.protocols)
+    if how.name not in what.protocols and protocol not in what.protocols:
+        raise UserError(
+            f"the task {what.name} does not list the protocol '{how.name}'",
+            remedy=unknown("protocol", how.name, what.protocols).remedy,
+            code=2,
+        )
     if how.kind != "detection":  # there, overrides are Detectron2's keys, and applied with them
         how = how.override(overrides)
     return Cell(checkpoint, what, how, dict(overrides), seed)

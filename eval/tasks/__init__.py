@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from .. import protocols
 from ..catalog import Catalog
-from ..errors import UserError
+from ..errors import UserError, unknown
 
-KINDS = ("classification", "multilabel", "detection", "instance_segmentation")
+_BOXES, _MASKS = (
+    tuple(f"{kind}_{name}" for name in ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"))
+    for kind in ("box", "mask")
+)
+KINDS = {  # with the metrics that can be the task's own
+    "classification": ("top1", "top5", "mean_per_class"),
+    "multilabel": ("map11", "map11_ericsson2021", "map_area"),
+    "detection": _BOXES,
+    "instance_segmentation": (*_BOXES, *_MASKS),
+}
 __all__ = ["KINDS", "Task", "get", "names"]
 
 
@@ -22,9 +33,8 @@ class Task:
         kind: One of `KINDS`.
         dataset: Name of the data set, or its folder under the data root.
         metric: The number to report, such as top1, mean_per_class, map11, box_ap, mask_ap.
-        protocols: The protocols that apply.
+        protocols: The protocols that apply, the default first; a file of one's own stands there as its path.
         label: The column to predict, where the data set is a CSV manifest.
-        derived: Steps that make another data set of it: ``development``, or a factor (`datasets.derived`).
         description: One line.
     """
 
@@ -35,16 +45,29 @@ class Task:
     metric: str
     protocols: tuple[str, ...]
     label: str | None = None
-    derived: tuple[str, ...] = ()
     description: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "protocols", tuple(self.protocols))
-        object.__setattr__(self, "derived", tuple(self.derived))
-        if self.kind not in KINDS:
-            raise UserError(
-                f"task '{self.name}' is of kind '{self.kind}'", remedy=f"known: {', '.join(KINDS)}", code=2
-            )
+        self._is_known("kind", self.kind, KINDS)
+        self._is_known("metric", self.metric, KINDS[self.kind])
+        if not self.protocols:
+            raise UserError(f"task '{self.name}' lists no protocols", remedy="`mast list protocols`", code=2)
+        for name in self.protocols:
+            if name.endswith((".yaml", ".yml")):
+                continue
+            self._is_known("protocol", name, protocols.names())
+            if (protocols.get(name).kind == "detection") != (KINDS[self.kind][0] in _BOXES):
+                raise UserError(
+                    f"task '{self.name}': the protocol {name} is not for {self.kind}",
+                    remedy="see `mast list protocols`",
+                    code=2,
+                )
+
+    def _is_known(self, what: str, name: str, known: Iterable[str]) -> None:
+        if name not in known:
+            error = unknown(what, name, known)
+            raise UserError(f"task '{self.name}': {error.message}", remedy=error.remedy, code=2)
 
 
 _catalog = Catalog("task", Path(__file__).parent, Task)

@@ -73,7 +73,7 @@ def test_what_is_wrong_is_told(tmp_path: Path, old: str, new: str, told: str) ->
     [
         ("[cifar10]", "[cifar1O]", "did you mean cifar10"),
         ("[linear, knn]", "[liner]", "did you mean linear"),
-        ("[linear, knn]", "[voc-fpn-tiny]", "unknown protocol for the task cifar10 'voc-fpn-tiny'"),
+        ("[linear, knn]", "[voc-fpn-tiny]", "the task cifar10 does not list the protocol 'voc-fpn-tiny'"),
         ("k: [5]", "kk: [5]", "did you mean k?"),
     ],
 )
