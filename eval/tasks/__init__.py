@@ -35,6 +35,7 @@ class Task:
         metric: The number to report, such as top1, mean_per_class, map11, box_ap, mask_ap.
         protocols: The protocols that apply, the default first; a file of one's own stands there as its path.
         label: The column to predict, where the data set is a CSV manifest.
+        derived: Steps that make another data set of it: ``development``, or a factor (`datasets.derived`).
         description: One line.
     """
 
@@ -45,10 +46,12 @@ class Task:
     metric: str
     protocols: tuple[str, ...]
     label: str | None = None
+    derived: tuple[str, ...] = ()
     description: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "protocols", tuple(self.protocols))
+        object.__setattr__(self, "derived", tuple(self.derived))
         self._is_known("kind", self.kind, KINDS)
         self._is_known("metric", self.metric, KINDS[self.kind])
         if not self.protocols:
