@@ -239,7 +239,8 @@ class Book:
     def failures(self) -> list[Record]:
         """The latest failure of every cell that has no completed record.
 
-        Names make a cell here, not the run id: what fails early fails before weights and data are known.
+        What was asked for makes a cell here, names with overrides and seed, not the run id: what fails early fails
+        before weights and data are known, and may succeed under a later version of its task or protocol.
         """
         done = {_cell(record) for record in self.records if record.status == "completed"}
         failed = {_cell(record): record for record in self.records if record.status == "failed"}
@@ -267,8 +268,8 @@ class Book:
 
 
 def _cell(record: Record) -> tuple[object, ...]:
-    protocol = canonical_json(record.protocol.model_dump())
-    return record.checkpoint.name, record.task.name, record.task.version, protocol, record.seed
+    overrides = canonical_json(record.protocol.overrides)
+    return record.checkpoint.name, record.task.name, record.protocol.name, overrides, record.seed
 
 
 def record_files(place: Path) -> list[Path]:

@@ -31,6 +31,7 @@ from mast.train import PUBLISHED, pretrain
 from . import checkpoints, detection, protocols, records, tasks
 from .cells import Cell, Measured, Progress, manifest, measure
 from .checkpoints import Loaded, Passport
+from .detection.options import options_of
 from .environment import describe
 from .errors import UserError, unknown
 from .records import Checkpoint, Data, Failure, Outcomes, Protocol, Record, Task, run_id
@@ -115,7 +116,9 @@ def make_cell(checkpoint: str, task: str, protocol: str, overrides: dict[str, An
             remedy=unknown("protocol", how.name, what.protocols).remedy,
             code=2,
         )
-    if how.kind != "detection":  # there, overrides are Detectron2's keys, and applied with them
+    if how.kind == "detection":  # there, overrides are Detectron2's keys, and applied with them
+        options_of(overrides)
+    else:
         how = how.override(overrides)
     return Cell(checkpoint, what, how, dict(overrides), seed)
 

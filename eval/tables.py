@@ -111,7 +111,7 @@ def build(book: Book, published: pd.DataFrame | None = None, *, title: str = "Re
         if titles.count(heading) > 1:  # one version with other parameters: its definition was changed
             sections[number] = replace(sections[number], title=f"{heading} [parameters {key[:8]}]")
     failures = [
-        f"{record.checkpoint.name}, {record.task.name}, {record.protocol.name} v{record.protocol.version}, "
+        f"{record.checkpoint.name}, {record.task.name}, {_title(record)}, "
         f"seed {record.seed}: {record.error.type}: {record.error.message}"
         for record in book.failures()
         if record.error is not None
@@ -156,16 +156,13 @@ def _measured(book: Book) -> pd.DataFrame:
     names = _labels(records)
     entries = []
     for record in records:
-        protocol = record.protocol
-        overrides = ", ".join(f"{key}={_plain(value)}" for key, value in sorted(protocol.overrides.items()))
         for name in dict.fromkeys((record.task.metric, *BESIDE)):
             if (metric := record.metrics.get(name)) is None:
                 continue
             entries.append(
                 {
                     "section": section_key(record),
-                    "title": f"{protocol.name} v{protocol.version}"
-                    + (f" ({overrides})" if overrides else ""),
+                    "title": _title(record),
                     "row": row_key(record),
                     "label": names[row_key(record)],
                     "control": record.checkpoint.trained is False,
@@ -262,6 +259,13 @@ def row_key(record: Record) -> str:
 def column_key(record: Record, metric: str) -> str:
     """What makes a column of a section: task with version, data and metric."""
     return canonical_json([record.task.name, record.task.version, record.data.manifest, metric])
+
+
+def _title(record: Record) -> str:
+    """A protocol with its version and what was overridden."""
+    how = record.protocol
+    overrides = ", ".join(f"{key}={_plain(value)}" for key, value in sorted(how.overrides.items()))
+    return f"{how.name} v{how.version}" + (f" ({overrides})" if overrides else "")
 
 
 def _labels(records: list[Record]) -> dict[str, str]:

@@ -70,7 +70,7 @@ def run(
         data_root: Where the official folders lie.
         work_dir: This run's own folder: ``config.yaml``, ``metrics.json``, ``predictions.json.gz``,
             ``checkpoint.pth``, ``train.jsonl``, ``log.txt``.
-        overrides: Detectron2 keys, or options of `eval.detection.config.OPTIONS`.
+        overrides: Detectron2 keys, or options of `eval.detection.options.OPTIONS`.
         progress: Called with ``("train" | "test", done, total)``.
 
     Raises:

@@ -14,18 +14,9 @@ from mast.model import Arch
 
 from ..errors import UserError, unknown
 from . import backbone, vit
+from .options import options_of
 
 FREEZE_AT = {"nothing": 0, "stem": 1, "res2": 2, "res3": 3, "res4": 4, "all": 5}
-OPTIONS = {
-    "tiny": bool,  # small heads, sizes and schedule: the protocol's own `tiny` part
-    "batch": int,  # scales learning rate, schedule and warm-up with it
-    "iterations": int,  # stretches or shortens schedule and warm-up alone
-    "device": str,
-    "workers": int,
-    "processes": int,  # of this machine, one for each GPU, which share every batch
-    "train_images": int,  # only so many training images, drawn with the cell's seed
-    "shots": int,  # only so many training objects of each class, drawn with the cell's seed
-}
 _SCHEDULE = ("MAX_ITER", "WARMUP_ITERS", "CHECKPOINT_PERIOD")
 
 
@@ -56,7 +47,7 @@ def resolve(
 
     Args:
         params: A detection protocol's ``params``.
-        overrides: Detectron2 keys (``SOLVER.BASE_LR``) or the options named in `OPTIONS`.
+        overrides: Detectron2 keys (``SOLVER.BASE_LR``) or the options of `options.OPTIONS`.
         arch: The checkpoint's architecture.
         normalization: The passport's: mean and std per channel, range, channels.
         stride_in_1x1: The passport's; of ResNets.
@@ -73,16 +64,7 @@ def resolve(
     cfg.merge_from_file(model_zoo.get_config_file(params["base"]))
     for part in params["set"]:
         _set(cfg, part)
-    options = {key: value for key, value in overrides.items() if "." not in key}
-    for key, value in options.items():
-        if key not in OPTIONS:
-            raise unknown("detection option", key, OPTIONS)
-        if not isinstance(value, OPTIONS[key]) or (OPTIONS[key] is int and isinstance(value, bool)):
-            raise UserError(
-                f"detection option {key}={value!r} is not {OPTIONS[key].__name__}",
-                remedy=f"give {key} a value of that type",
-                code=2,
-            )
+    options = options_of(overrides)
     if options.get("tiny"):
         for part in params["tiny"]:
             _set(cfg, part)

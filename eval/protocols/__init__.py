@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 FROZEN = ("linear", "knn", "svm", "ridge", "sgd")  # kinds with `fit`
+FILES = ("subset",)  # hyper-parameters that may name a file
 __all__ = ["FROZEN", "Fitted", "Labelled", "Protocol", "episodes", "fit", "get", "names"]
 
 
@@ -53,8 +54,11 @@ class Protocol:
     def override(self, changes: Mapping[str, Any]) -> Protocol:
         """The protocol with other hyper-parameters; "a.b" reaches into a nested one.
 
+        A single value stands for a list of one where the hyper-parameter is a list.
+
         Raises:
-            UserError: If a name is not among its hyper-parameters.
+            UserError: If a name is not among its hyper-parameters, or a value is of another kind than what the
+                protocols of this kind have there.
         """
         params = copy.deepcopy(self.params)
         for name, value in changes.items():
@@ -66,12 +70,40 @@ class Protocol:
                 target = target[part]
             if last not in target:
                 raise unknown(f"parameter of protocol {self.name}", name, target)
-            target[last] = value
+            target[last] = self._fitting(name, value, target[last])
         return replace(self, params=params)
+
+    def _fitting(self, name: str, value: Any, default: Any) -> Any:
+        """A value for a hyper-parameter, held against what it is in all protocols of this kind."""
+        siblings = (other for other in map(get, names()) if other.kind == self.kind)
+        examples = [default, *(other.params[name] for other in siblings if name in other.params)]
+        for example in examples:
+            if _alike(value, example) or (name in FILES and isinstance(value, str)):
+                return value
+            if isinstance(example, list) and _alike([value], example):
+                return [value]
+        known = list(dict.fromkeys(map(str, examples)))
+        raise UserError(
+            f"parameter {name} of protocol {self.name} cannot be {value!r}",
+            remedy=f"give a value such as {' or '.join(known[:3])}",
+            code=2,
+        )
 
     def metric_for(self, task_metric: str) -> str:
         """The metric to report: the task's, unless the protocol's definition replaces it."""
         return self.metric.get(task_metric, task_metric)
+
+
+def _alike(value: Any, example: Any) -> bool:
+    """Whether a value is of the example's kind: a whole number is a number too, and any number fits into a list."""
+    if isinstance(example, list):
+        if not isinstance(value, list) or not value:
+            return value == example
+        items = [float(item) if type(item) is int else item for item in example]
+        return all(any(_alike(part, item) for item in items) for part in value)
+    if type(example) is float:
+        return type(value) in (int, float)
+    return type(value) is type(example)
 
 
 _catalog = Catalog("protocol", Path(__file__).parent, Protocol)

@@ -55,3 +55,21 @@ def test_a_list_may_be_given_in_parts() -> None:
     assert parsed.set == ["k=1", "l=2"]
     assert parsed.seeds == [1, 2]
     assert cli.parse(["eval", "--checkpoint", "a", "--task", "x", "--out", "O"]).set == []
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ("--task cifar10 --protocol knn --set k=foo", "parameter k of protocol knn cannot be 'foo'"),
+        ("--task cifar10 --protocol knn --set k", "--set k: not of the form key=value"),
+        ("--task voc0712 --set batch=big", "detection option batch='big' is not int"),
+    ],
+)
+def test_a_wrong_value_is_told_before_any_work(
+    options: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = f"eval --checkpoint a=x {options} --data-root {tmp_path} --out {tmp_path}/out"
+    assert cli.main(line.split()) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert told in said
+    assert list(tmp_path.iterdir()) == []

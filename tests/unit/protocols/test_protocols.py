@@ -105,6 +105,42 @@ def test_labelled_checks_itself() -> None:
         Labelled(np.zeros((2, 2)), np.array([0, 5]), 2)
 
 
+@pytest.mark.parametrize(
+    ("name", "key", "good", "wrong"),
+    [
+        ("knn", "k", [[5], [5, 10]], ["foo", ["a"], [], None, True]),
+        ("knn", "temperature", [0.5, 1], ["hot", [0.1], False]),
+        ("knn", "refit", [True], ["maybe", 1]),
+        ("finetune", "lr", [[[0, 0.1]]], [0.1, "fast"]),
+        ("finetune", "epochs", [3], [2.5, "many"]),
+        ("finetune", "weight_decay", [0, 0.1], ["none"]),
+        ("semi-vicreg-1pct", "subset", [0.02, None, "1percent.txt"], [[1]]),
+        ("svm-low-shot-4", "shots", [8], ["few", 1.5]),
+        ("fewshot", "head", ["ridge"], [3]),
+    ],
+)
+def test_a_parameter_takes_values_of_its_kind(
+    name: str, key: str, good: list[object], wrong: list[object]
+) -> None:
+    protocol = protocols.get(name)
+    for value in good:
+        assert protocol.override({key: value}).params[key] == value
+    for value in wrong:
+        with pytest.raises(UserError, match=f"parameter {key} of protocol {name} cannot be") as caught:
+            protocol.override({key: value})
+        assert caught.value.code == 2
+
+
+def test_one_value_stands_for_a_list_of_one() -> None:
+    assert protocols.get("knn").override({"k": 5}).params["k"] == [5]
+
+
+def test_every_protocol_fits_its_own_kind() -> None:
+    for protocol in map(protocols.get, protocols.names()):
+        if protocol.kind != "detection":
+            assert protocol.override(protocol.params) == protocol
+
+
 def test_every_task_names_protocols_that_exist_and_every_protocol_has_a_source() -> None:
     for name in tasks.names():
         for protocol in tasks.get(name).protocols:

@@ -71,6 +71,15 @@ def test_an_unanswered_failure_is_told_once(tmp_path: Path, make_record: Make) -
     assert len(book.failures()) == 1
 
 
+def test_a_failure_is_answered_by_what_was_asked_for_alike(tmp_path: Path, make_record: Make) -> None:
+    path = tmp_path / "a.jsonl"
+    records.append(path, make_record(status="failed", weights="b"))
+    records.append(path, make_record(status="failed", overrides={"k": 0}))
+    records.append(path, make_record(version=2))  # the same cell, after its protocol was mended
+    (left,) = records.read([path]).failures()
+    assert left.protocol.overrides == {"k": 0}
+
+
 def test_a_torn_last_line_is_told_and_the_next_record_stands_alone(tmp_path: Path, make_record: Make) -> None:
     path = tmp_path / "a.jsonl"
     records.append(path, make_record())

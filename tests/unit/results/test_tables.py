@@ -77,11 +77,10 @@ def test_detection_shows_its_metrics_but_averages_the_headline_only(make_record:
 
 
 def test_failures_are_told_under_the_table(make_record: Make) -> None:
-    book = Book([make_record(name="a"), make_record(name="b", weights="b", status="failed")])
+    failed = make_record(name="b", weights="b", status="failed", overrides={"k": 0})
+    table = tables.build(Book([make_record(name="a"), failed]))
     for form in ("md", "text", "tex", "html"):
-        assert "b, cifar10, linear v1, seed 0: ValueError: it broke" in render.render(
-            tables.build(book), form
-        )
+        assert "b, cifar10, linear v1 (k=0), seed 0: ValueError: it broke" in render.render(table, form)
 
 
 def test_published_numbers_share_a_column_only_with_their_own_protocol(
