@@ -27,18 +27,16 @@ STATE, PUBLISHED, LOG, RECIPE, BOARD = (
 History = list[dict[str, float]]
 
 
-def claim(recipe: Recipe, out: Path, resume: bool) -> None:
-    """Make ``out`` this recipe's folder, or say whose it is.
+def check(recipe: Recipe, out: Path, resume: bool) -> None:
+    """Whether ``out`` can become or is this recipe's folder, before any work and without a trace.
 
     Raises:
         UserError: If it holds another recipe's run, or one that is not to be resumed, or cannot be written.
     """
-    # Keys stay in the recipe's order, since the order of the augmentations counts.
-    text = json.dumps(recipe.model_dump(mode="json"))
     mine = out / RECIPE
     if mine.is_file():
         before = parse_recipe(json.loads(mine.read_text(encoding="utf-8")), str(mine))
-        if json.dumps(before.model_dump(mode="json")) != text:
+        if _text(before) != _text(recipe):
             raise UserError(
                 f"{out} holds a run of another recipe",
                 remedy="give another --out, or delete the folder",
@@ -48,14 +46,32 @@ def claim(recipe: Recipe, out: Path, resume: bool) -> None:
             raise UserError(
                 f"{out} holds a run of this recipe", remedy="add --resume to go on with it", code=2
             )
-        return
+    there = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise UserError(
+            f"cannot write to {out}: {there} is no folder that can be written to",
+            remedy="give a writable --out",
+        )
+
+
+def claim(recipe: Recipe, out: Path) -> None:
+    """Make ``out`` this recipe's folder, once nothing is missing that a run needs.
+
+    Raises:
+        UserError: If it cannot be written.
+    """
     try:
-        with atomic_write(mine) as file:
-            file.write(text)
+        with atomic_write(out / RECIPE) as file:
+            file.write(_text(recipe))
     except OSError as error:
         raise UserError(
             f"cannot write to {out} ({error.strerror})", remedy="give a writable --out"
         ) from error
+
+
+def _text(recipe: Recipe) -> str:
+    """Keys stay in the recipe's order, since the order of the augmentations counts."""
+    return json.dumps(recipe.model_dump(mode="json"))
 
 
 class Log:

@@ -32,7 +32,7 @@ from .learner import Learner, Outcome
 from .optim import build_optimizer, learning_rate
 from .probe import Probe
 from .rundir import PUBLISHED as PUBLISHED
-from .rundir import STATE, History, Log, claim, passport
+from .rundir import STATE, History, Log, check, claim, passport
 from .rundir import git_stamp as git_stamp
 
 
@@ -70,7 +70,7 @@ def pretrain(
     """
     with join(device) as world:
         if world.rank == 0:
-            claim(recipe, out, resume)
+            check(recipe, out, resume)
         if not world.from_first((out / PUBLISHED).is_file()):
             _train(
                 recipe, out, world, data_root or Path(), progress and world.rank == 0, workers, tensorboard
@@ -151,6 +151,8 @@ def _train(
         step, history, sums = state["step"], state["history"], state["sums"]
         probe.load_state_dict(state["probe"], world.device)
     log = Log(out, history, tensorboard=tensorboard and world.rank == 0)
+    if world.rank == 0:
+        claim(recipe, out)
 
     def save() -> None:
         """Everything that the rest of the run depends on, and nothing else."""

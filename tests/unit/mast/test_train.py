@@ -159,6 +159,20 @@ def test_another_recipe_in_the_same_folder_is_refused(tmp_path, data_root, small
         pretrain(small("seed=1"), tmp_path, data_root=data_root, progress=False)
 
 
+def test_a_folder_that_cannot_be_written_is_told_before_images_are_read(tmp_path, small):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file is no folder that can be written to"):
+        pretrain(small(), tmp_path / "file" / "out", data_root=tmp_path, progress=False)
+
+
+def test_a_run_that_has_begun_wants_resume(tmp_path, data_root, small, monkeypatch):
+    monkeypatch.setattr(mast.train, "learning_rate", lambda *_: pytest.fail("begun"))
+    with pytest.raises(pytest.fail.Exception, match="begun"):
+        pretrain(small(), tmp_path, data_root=data_root, progress=False, resume=False)
+    with pytest.raises(UserError, match="add --resume"):
+        pretrain(small(), tmp_path, data_root=data_root, progress=False, resume=False)
+
+
 def test_a_corrupt_image_is_named(tmp_path, data_root, small):
     root = tmp_path / "data"
     (root / "images" / "a").mkdir(parents=True)
@@ -176,6 +190,7 @@ def test_too_few_images_missing_folder_damaged_state(tmp_path, data_root, small)
         pretrain(small("batch_size=64"), tmp_path / "a", data_root=data_root, progress=False)
     with pytest.raises(UserError, match="no folder of images"):
         pretrain(small("data.folder=nowhere"), tmp_path / "b", data_root=data_root, progress=False)
+    assert list(tmp_path.iterdir()) == []  # so that the corrected call is a first one
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "state.pt").write_bytes(b"PK\x03\x04 cut short")
     with pytest.raises(UserError, match=r"state\.pt"):
