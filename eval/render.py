@@ -13,9 +13,15 @@ from .errors import unknown
 from .tables import Cell, Section, Table
 
 DASH: Final = "–"
+RANKS: Final = (
+    "Ranks go by the mean; a row has every rank that its interval leaves it. The ends of a mean's interval are the "
+    "means of the ends, and a value without an interval counts as exact."
+)
 LEGEND: Final = (
-    f"Values in percent. {DASH}: not measured, and such a row has no mean and no rank. Bold: the highest value "
-    "of a column, which says nothing where intervals overlap."
+    f"Values in percent. {DASH}: not measured, and such a row has no mean and no rank. Bold: the highest value of a "
+    "column and all whose intervals overlap with its interval; nothing where that is the whole column. "
+    f"{RANKS} "
+    "Overlap is cautious: `mast compare` compares checkpoints on the same examples, or over pretraining seeds."
 )
 
 
@@ -37,7 +43,7 @@ def percent(value: float) -> str:
 
 @dataclass(frozen=True)
 class Shown:
-    """A cell as text; ``best`` marks the highest value of its column, ``source`` numbers its footnote."""
+    """A cell as text; ``best`` marks a leader of its column, ``source`` numbers its footnote."""
 
     value: str
     rest: str
@@ -57,33 +63,28 @@ class Line:
 
 def lines(table: Table, section: Section) -> tuple[list[str], list[Line]]:
     """A section as text: its headings, without the one over the labels, and a line for each row."""
-    summary = section.summary()
-    found = []
+    summary, found = section.summary(), []
+    best = {column: section.leaders(column) for column in section.columns}
     for row, label in section.rows.items():
         cells = [
-            _shown(table, section, column, section.cells.get((row, column))) for column in section.columns
+            _shown(table, section.cells.get((row, column)), row in best[column]) for column in section.columns
         ]
         ends = [DASH, DASH] if len(section.headline) > 1 else []
         if row in summary:
-            mean, rank = summary[row]
-            ends = [percent(mean), str(rank)]
+            mean, first, last = summary[row]
+            ends = [percent(mean), str(first) if first == last else f"{first}-{last}"]
         found.append(Line(label, row in section.controls, cells, ends))
     return [*section.columns.values(), *(["mean", "rank"] if len(section.headline) > 1 else [])], found
 
 
-def _shown(table: Table, section: Section, column: str, cell: Cell | None) -> Shown | None:
+def _shown(table: Table, cell: Cell | None, best: bool) -> Shown | None:
     if cell is None:
         return None
     rest = [] if cell.low is None or cell.high is None else [f"[{percent(cell.low)}, {percent(cell.high)}]"]
     if cell.seeds > 1:
         rest.append(f"n={cell.seeds}")
-    column_values = {percent(other.value) for (_, where), other in section.cells.items() if where == column}
-    return Shown(
-        percent(cell.value),
-        " ".join(rest),
-        table.sources.index(cell.source) + 1 if cell.source else None,
-        len(column_values) > 1 and percent(cell.value) == max(column_values, key=float),
-    )
+    source = table.sources.index(cell.source) + 1 if cell.source else None
+    return Shown(percent(cell.value), " ".join(rest), source, best)
 
 
 def intervals(section: Section) -> str:
@@ -120,7 +121,8 @@ def text(table: Table) -> str:
     body = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in grid]
     rule = "-" * max(map(len, body))
     notes = dict.fromkeys(filter(None, map(intervals, table.sections)))
-    return "\n".join([body[0], rule, *body[1:], rule, *notes, *_failed(table)]) + "\n"
+    ranks = [RANKS] if any(len(section.headline) > 1 for section in table.sections) else []
+    return "\n".join([body[0], rule, *body[1:], rule, *notes, *ranks, *_failed(table)]) + "\n"
 
 
 def _in_text(shown: Shown | None) -> str:

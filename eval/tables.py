@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import pandas as pd
 
 from mast.files import canonical_json
@@ -40,6 +41,11 @@ class Cell:
     seeds: int
     source: str | None
 
+    @property
+    def span(self) -> tuple[float, float]:
+        """The ends of its interval; without one, the value is both."""
+        return self.value if self.low is None else self.low, self.value if self.high is None else self.high
+
 
 @dataclass(frozen=True)
 class Section:
@@ -63,23 +69,39 @@ class Section:
     controls: frozenset[str]
     cells: dict[tuple[str, str], Cell]
 
-    def summary(self) -> dict[str, tuple[float, int]]:
-        """Mean over the headline columns and rank by it, for the rows that miss none of them.
+    def summary(self) -> dict[str, tuple[float, int, int]]:
+        """Mean over the headline columns and ranks by it, for the rows that miss none of them.
 
         Returns:
-            By row key, the mean as a fraction and the rank (1 is best, ties share it); empty where there are
-            fewer than two headline columns, which leave nothing to average.
+            By row key, the mean as a fraction and the best and worst rank (1 is best) that the intervals leave the
+            row: it is surely behind another only where the whole interval of its mean lies below the other's. The
+            ends of a mean's interval are the means of the ends, which holds however the columns depend on each
+            other; a value without an interval counts as exact. Empty where there are fewer than two headline
+            columns, which leave nothing to average.
         """
         if len(self.headline) < 2:
             return {}
-        grid = [[self._value(row, column) for column in self.headline] for row in self.rows]
-        mean = pd.DataFrame(grid, index=list(self.rows)).mean(axis=1, skipna=False).dropna()
-        rank = mean.rank(ascending=False, method="min")
-        return {str(row): (float(mean[row]), int(rank[row])) for row in mean.index}
+        whole = {
+            row: [self.cells[row, column] for column in self.headline]
+            for row in self.rows
+            if all((row, column) in self.cells for column in self.headline)
+        }
+        spans = {row: np.mean([cell.span for cell in cells], axis=0) for row, cells in whole.items()}
+        return {
+            row: (
+                float(np.mean([cell.value for cell in cells])),
+                1 + sum(low > spans[row][1] for low, _ in spans.values()),
+                len(spans) - sum(high < spans[row][0] for _, high in spans.values()),
+            )
+            for row, cells in whole.items()
+        }
 
-    def _value(self, row: str, column: str) -> float:
-        cell = self.cells.get((row, column))
-        return float("nan") if cell is None else cell.value
+    def leaders(self, column: str) -> frozenset[str]:
+        """The rows that intervals do not tell from the highest value of a column; empty where that is all of them."""
+        cells = {row: cell for (row, where), cell in self.cells.items() if where == column}
+        floor = max(cells.values(), key=lambda cell: cell.value).span[0]
+        found = frozenset(row for row, cell in cells.items() if shown(cell.span[1]) >= shown(floor))
+        return frozenset() if len(found) == len(cells) else found
 
 
 @dataclass(frozen=True)
@@ -90,6 +112,11 @@ class Table:
     sections: list[Section]
     failures: list[str]
     sources: list[str]
+
+
+def shown(value: float) -> float:
+    """A fraction as percent with the one decimal that tables show."""
+    return round(100 * value, 1)
 
 
 def build(book: Book, published: pd.DataFrame | None = None, *, title: str = "Results") -> Table:

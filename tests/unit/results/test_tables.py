@@ -172,6 +172,39 @@ def test_the_title_is_the_one_that_was_given(make_record: Make) -> None:
     assert render.render(table, "md").startswith("# Mine\n")
 
 
+def test_bold_and_ranks_go_as_far_as_intervals_tell(make_record: Make) -> None:
+    """a and b overlap in both columns, c is apart in the first; d overlaps with c alone."""
+    values = {
+        "a": ((0.50, 0.45, 0.55), (0.50, 0.45, 0.55)),
+        "b": ((0.48, 0.43, 0.53), (0.52, 0.47, 0.57)),
+        "c": ((0.30, 0.25, 0.35), (0.46, 0.41, 0.51)),
+        "d": ((0.26, 0.21, 0.31), (0.36, 0.31, 0.41)),
+    }
+    book = Book(
+        [
+            make_record(name=name, weights=name, task=task, value=value, interval=(low, high))
+            for name, cells in values.items()
+            for task, (value, low, high) in zip(("one", "two"), cells, strict=True)
+        ]
+    )
+    text = render.render(tables.build(book), "md")
+    assert "| a | **50.0** [45.0, 55.0] | **50.0** [45.0, 55.0] | 50.0 | 1-2 |" in text
+    assert "| b | **48.0** [43.0, 53.0] | **52.0** [47.0, 57.0] | 50.0 | 1-2 |" in text
+    assert "| c | 30.0 [25.0, 35.0] | **46.0** [41.0, 51.0] | 38.0 | 3-4 |" in text  # mean [33.0, 43.0]
+    assert "| d | 26.0 [21.0, 31.0] | 36.0 [31.0, 41.0] | 31.0 | 3-4 |" in text  # mean [26.0, 36.0]
+    assert render.RANKS in render.render(tables.build(book), "text")
+    apart = make_record(name="e", weights="e", task="one", value=0.9, interval=(0.85, 0.95))
+    assert "**90.0**" in render.render(tables.build(Book([*book.records, apart])), "md")
+    assert "**50.0** [45.0, 55.0] | – |" not in render.render(
+        tables.build(Book([*book.records, apart])), "md"
+    )
+
+
+def test_nothing_is_bold_where_a_column_overlaps_whole(make_record: Make) -> None:
+    book = Book([make_record(name=n, weights=n, value=v) for n, v in {"a": 0.5, "b": 0.51}.items()])
+    assert "**" not in render.render(tables.build(book), "md").split(render.LEGEND)[0]
+
+
 def test_bold_goes_by_what_is_shown(make_record: Make) -> None:
     values = {"a": 0.50001, "b": 0.50002, "c": 0.4}
     book = Book([make_record(name=n, weights=n, value=v, interval=None) for n, v in values.items()])
