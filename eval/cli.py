@@ -468,7 +468,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _carry_out(todo: Plan, arguments: argparse.Namespace, data_root: Path, title: str) -> int:
     """Run a plan, or say what it would do; then its table and its report."""
-    from .runner import Runner, duration
+    from .runner import Runner, counted, duration
 
     runner = Runner(todo, data_root=data_root, out=arguments.out, progress=not arguments.quiet)
     if arguments.dry_run:
@@ -479,12 +479,15 @@ def _carry_out(todo: Plan, arguments: argparse.Namespace, data_root: Path, title
             cost = "" if cell["seconds"] is None else f"  {duration(cell['seconds'])}"
             seed = f"seed {cell['seed']}"
             print(f"{cell['checkpoint']}  {cell['task']}  {cell['protocol']}  {seed}  {cell['state']}{cost}")
-        todo_cells = [cell for cell in cells if cell["state"] != "done"]
-        known = [cell["seconds"] for cell in todo_cells if cell["seconds"] is not None]
-        unknown_costs = len(todo_cells) - len(known)
+        to_run = [cell["seconds"] for cell in cells if cell["state"] == "to run"]
+        known = [seconds for seconds in to_run if seconds is not None]
+        unknown_costs = len(to_run) - len(known)
         costs = [duration(sum(known))] if known else []
         costs += [f"{unknown_costs} whose cost no record here tells"] if unknown_costs else []
-        print(f"{len(cells)} cells, {len(todo_cells)} to run: {' and '.join(costs) or 'nothing'}.")
+        stuck = sum(cell["state"] not in ("to run", "done") for cell in cells)
+        print(f"{counted(len(cells), 'cell')}, {len(to_run)} to run: {' and '.join(costs) or 'nothing'}.")
+        if stuck:
+            print(f"{counted(stuck, 'cell')} cannot be run as things stand, for the reason beside it.")
         return 0
     summary = runner.run()
     from . import records, report, tables
@@ -497,13 +500,13 @@ def _carry_out(todo: Plan, arguments: argparse.Namespace, data_root: Path, title
         _print_json({**vars(summary), "files": [str(path) for path in files]})
     elif files:
         print(render(tables.build(records.read([arguments.out]), title=title), "text"))
-        print(f"{summary.done} cells run, {summary.skipped} done before, {summary.failed} failed.")
+        print(f"{counted(summary.done, 'cell')} run, {summary.skipped} done before, {summary.failed} failed.")
         print("Open:")
         for path in files[:5]:
             print(f"  {path}")
         print(f"  {arguments.out / 'figures'}/")
     for message, count in summary.errors.items():
-        _told(f"{message} [{count} cell{'s' if count > 1 else ''}]", 1)
+        _told(f"{message} [{counted(count, 'cell')}]", 1)
     return 1 if summary.failed else 0
 
 

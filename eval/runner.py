@@ -360,6 +360,9 @@ class Runner:
         ref = source.ref
         if source.arm:
             if not (path := self._published(source.arm)).is_file():
+                folder = self.data_root / load_recipe(source.arm.recipe, source.arm.overrides).data.folder
+                if self.data_root.is_dir() and not folder.exists():
+                    raise UserError(f"data missing or broken: no images to pretrain on at {folder}")
                 return None
             ref = str(path)
         elif source.like and source.like not in self.passports:
@@ -372,7 +375,7 @@ class Runner:
         try:
             digest, _ = manifest(cell, self.data_root)
         except UserError as error:
-            return str(error)
+            return f"data missing or broken: {error}"
         done = checkpoint is not None and _run_id(cell, checkpoint, digest) in self.completed
         return "done" if done else "to run"
 
@@ -411,7 +414,7 @@ class Costs:
         if not found and not arms:
             return ""
         more = " or more" if arms or None in found else ""
-        return f"; {len(found)} cells left, about {duration(known)}{more}"
+        return f"; {counted(len(found), 'cell')} left, about {duration(known)}{more}"
 
 
 @contextmanager
@@ -569,6 +572,11 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: "1 cell", "2 cells"."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def now() -> str:

@@ -73,3 +73,17 @@ def test_a_wrong_value_is_told_before_any_work(
     (said,) = capsys.readouterr().err.splitlines()
     assert told in said
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_counts_apart_what_cannot_be_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["eval", "--checkpoint", "random:resnet10-c8-half", "--protocol", "knn", "--dry-run"]
+    command += ["--data-root", str(tmp_path), "--out", str(tmp_path / "out"), "--task"]
+    assert cli.main([*command, "cifar10"]) == 0
+    *_, cell, whole, stuck = capsys.readouterr().out.splitlines()
+    assert "cifar10  knn v1  seed 0  data missing or broken: " in cell
+    assert whole == "1 cell, 0 to run: nothing."
+    assert stuck == "1 cell cannot be run as things stand, for the reason beside it."
+    assert cli.main([*command, "cifar10", "stl10"]) == 0
+    assert "2 cells, 0 to run: nothing." in capsys.readouterr().out

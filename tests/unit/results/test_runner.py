@@ -66,6 +66,18 @@ def make_runner(tmp_path: Path, data: Path, task: Path) -> Callable[..., Runner]
     return make
 
 
+def test_a_preview_says_whose_data_are_missing(make_runner: Callable[..., Runner], data: Path) -> None:
+    (data / "shades" / "test").rename(data / "elsewhere")
+    states = {cell["state"] for cell in make_runner().preview()}
+    assert len(states) == 1
+    assert states.pop().startswith(f"data missing or broken: {data}/shades: the split 'test' is missing")
+    (data / "elsewhere").rename(data / "shades" / "test")
+    text = SUITE.replace("shades/train", "nowhere/train")
+    told = [cell["state"] for cell in make_runner(text).preview()]
+    assert told[0] == f"data missing or broken: no images to pretrain on at {data}/nowhere/train"
+    assert told == [told[0], told[0], "to run", "to run"]
+
+
 def test_cells_are_run_once_and_recorded_whole(make_runner: Callable[..., Runner]) -> None:
     first = make_runner()
     assert [cell["state"] for cell in first.preview()] == ["to run"] * 4
