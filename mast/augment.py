@@ -43,21 +43,25 @@ def _resampling_matrix(start: Tensor, length: Tensor, inputs: int, outputs: int,
     wide = scale.clamp(min=1.0)
     centre = start[:, None, None] + (torch.arange(outputs, device=start.device)[None, :, None] + 0.5) * scale
     position = torch.arange(inputs, device=start.device)[None, None, :]
-    x = ((position + 0.5 - centre) / wide).abs()
+    x = (position + 0.5 - centre).div_(wide).abs_()
     if kernel == "bilinear":
-        weight = (1 - x).clamp(min=0)
+        weight = (1 - x).clamp_(min=0)
     else:
-        inner = (1.5 * x - 2.5) * x * x + 1
-        outer = ((-0.5 * x + 2.5) * x - 4) * x + 2
-        weight = torch.where(x < 1, inner, torch.where(x < 2, outer, 0.0))
-    inside = (position >= start[:, None, None]) & (position < (start + length)[:, None, None])
-    weight = weight * inside
-    return weight / weight.sum(dim=2, keepdim=True)
+        x.clamp_(max=2)  # where the outer cubic is zero
+        inner = (1.5 * x).sub_(2.5).mul_(x).mul_(x).add_(1)
+        outer = (-0.5 * x).add_(2.5).mul_(x).sub_(4).mul_(x).add_(2)
+        weight = torch.where(x < 1, inner, outer)
+    position = position[0]
+    inside = (position >= start[:, None]) & (position < (start + length)[:, None])
+    weight.mul_(inside[:, None, :])
+    return weight.div_(weight.sum(dim=2, keepdim=True))
 
 
 def _separable(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Multiply every channel by ``rows`` ``(B, h, H)`` from the left and ``columns`` ``(B, w, W)`` from the right."""
-    return torch.matmul(torch.matmul(rows[:, None], images), columns[:, None].transpose(2, 3))
+    count, channels, height, width = images.shape
+    narrow = torch.bmm(images.reshape(count, channels * height, width), columns.transpose(1, 2))
+    return torch.matmul(rows[:, None], narrow.view(count, channels, height, -1))
 
 
 class Crop(Augmentation):
@@ -165,20 +169,22 @@ def adjust_saturation(images: Tensor, factor: Tensor) -> Tensor:
 
 def adjust_hue(images: Tensor, factor: Tensor) -> Tensor:
     """Turn the hue by ``factor`` turns, in HSV space; ``factor`` is ``(B,)`` in [-0.5, 0.5]."""
-    value, _ = images.max(dim=1, keepdim=True)
-    low, _ = images.min(dim=1, keepdim=True)
-    chroma = value - low
-    red, green, blue = images[:, 0:1], images[:, 1:2], images[:, 2:3]
+    red, green, blue = images.unbind(1)
+    value = torch.maximum(torch.maximum(red, green), blue)
+    chroma = value - torch.minimum(torch.minimum(red, green), blue)
     safe = torch.where(chroma > 0, chroma, 1.0)
     sector = torch.where(
         value == red,
         (green - blue) / safe,
         torch.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
     )
-    hue = sector + 6 * factor[:, None, None, None]
+    hue = sector + 6 * factor[:, None, None]
     # Channel n of HSV -> RGB is value - chroma * clip(min(k, 4 - k), 0, 1) with k = (n + hue) mod 6.
-    k = torch.remainder(hue + hue.new_tensor([5.0, 3.0, 1.0])[None, :, None, None], 6)
-    return value - chroma * torch.minimum(k, 4 - k).clamp_(0, 1)
+    turned = torch.empty_like(images)
+    for channel, n in enumerate((5.0, 3.0, 1.0)):
+        k = torch.remainder(hue + n, 6)
+        turned[:, channel] = value - chroma * torch.minimum(k, 4 - k).clamp_(0, 1)
+    return turned
 
 
 class Color(Augmentation):
