@@ -153,16 +153,23 @@ def compare(out: Path, place: Path, reference: str) -> dict[str, Any]:
         place: The suite's folder.
         reference: The checkpoint that is compared to.
 
+    Returns:
+        ``reference``, ``files``, and ``left_out``: protocols under which the reference was not measured.
+
     Raises:
         UserError: If there are no records, or the reference is not among them.
     """
     table = tables.build(records.read([place]))
+    known = {label for section in table.sections for label in section.rows.values()}
+    if known and reference not in known:
+        raise unknown("checkpoint", reference, known)
     folder = _Folder(out)
-    rows: list[tuple[Any, ...]] = []
+    rows, left_out = list[tuple[Any, ...]](), list[str]()
     for section in table.sections:
         keys = {label: row for row, label in section.rows.items()}
         if reference not in keys:
-            raise unknown("checkpoint", reference, keys)
+            left_out.append(section.title)
+            continue
         others = [row for row in section.rows if row != keys[reference] and row not in section.controls]
         grid = np.full((len(others), len(section.headline)), np.nan)
         for (i, row), (j, column) in product(enumerate(others), enumerate(section.headline)):
@@ -184,8 +191,10 @@ def compare(out: Path, place: Path, reference: str) -> dict[str, Any]:
             columns = [section.columns[column] for column in section.headline]
             name = f"differences-{drawn.slug(section.title)}"
             folder.figure(name, drawn.differences(grid, labels, columns, f"points against {reference}"))
-    if not rows:
+    if not known:
         raise UserError(f"no records in {place}", remedy="name the --out folder of a run")
+    if not rows:
+        raise UserError(f"{place}: no other checkpoint was measured beside {reference}")
     header = ["protocol", "checkpoint", "task", "value", f"value of {reference}", "difference in points"]
     folder.csv("differences", header, rows)
-    return {"reference": reference, "files": [str(path) for path in folder.files]}
+    return {"reference": reference, "left_out": left_out, "files": [str(path) for path in folder.files]}

@@ -630,6 +630,8 @@ def analyze(arguments: argparse.Namespace) -> int:
         return _print_json(found)
     for path in found["files"]:
         print(path)
+    if left_out := found.get("left_out"):
+        print(f"left out, without {arguments.against}: {', '.join(left_out)}", file=sys.stderr)
     return 0
 
 
