@@ -13,6 +13,7 @@ from .errors import unknown
 from .tables import Cell, Section, Table
 
 DASH: Final = "–"
+ACROSS: Final = 6  # checkpoints beside one another on a terminal
 RANKS: Final = (
     "Ranks go by the mean; a row has every rank that its interval leaves it. The ends of a mean's interval are the "
     "means of the ends, and a value without an interval counts as exact."
@@ -104,14 +105,22 @@ def _failed(table: Table) -> list[str]:
 
 
 def text(table: Table) -> str:
-    """Tasks down, checkpoints across, for a terminal; more than six checkpoints give Markdown instead."""
+    """Tasks down, checkpoints across, for a terminal; more than `ACROSS` checkpoints stand in parts."""
     heads = list(dict.fromkeys(label for section in table.sections for label in section.rows.values()))
-    if len(heads) > 6:
-        return markdown(table)
+    parts = [_part(table, heads[at : at + ACROSS]) for at in range(0, len(heads), ACROSS)]
+    notes = dict.fromkeys(filter(None, map(intervals, table.sections)))
+    ranks = [RANKS] if any(len(section.headline) > 1 for section in table.sections) else []
+    return "\n".join(["\n\n".join(parts), *notes, *ranks, *_failed(table)]) + "\n"
+
+
+def _part(table: Table, heads: list[str]) -> str:
+    """Some checkpoints, with the sections that have one of them."""
     grid = [["", *heads]]
     for section in table.sections:
         columns, rows = lines(table, section)
         across = {row.label: [*map(_in_text, row.cells), *row.summary] for row in rows}
+        if not any(head in across for head in heads):
+            continue
         grid.append([section.title])
         grid += [
             [f"  {column}", *(across[head][at] if head in across else DASH for head in heads)]
@@ -120,9 +129,7 @@ def text(table: Table) -> str:
     widths = [max(len(line[at]) for line in grid if len(line) > 1) for at in range(len(heads) + 1)]
     body = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in grid]
     rule = "-" * max(map(len, body))
-    notes = dict.fromkeys(filter(None, map(intervals, table.sections)))
-    ranks = [RANKS] if any(len(section.headline) > 1 for section in table.sections) else []
-    return "\n".join([body[0], rule, *body[1:], rule, *notes, *ranks, *_failed(table)]) + "\n"
+    return "\n".join([body[0], rule, *body[1:], rule])
 
 
 def _in_text(shown: Shown | None) -> str:

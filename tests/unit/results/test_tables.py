@@ -162,6 +162,17 @@ def test_a_terminal_table_lists_tasks_down_and_checkpoints_across(make_record: M
     assert rest[2].split() == ["mean", "50.0", "50.0"]
 
 
+def test_many_checkpoints_stand_in_parts_on_a_terminal(make_record: Make) -> None:
+    names = enumerate("abcdef01")
+    book = Book([make_record(name=f"net-{n}", weights=n, value=0.1 * i, interval=(0, 1)) for i, n in names])
+    first, second = render.render(tables.build(book), "text").split("\n\n")
+    assert first.split("\n")[0].split() == [f"net-{n}" for n in "abcdef"]
+    assert second.split("\n")[0].split() == ["net-0", "net-1"]
+    assert second.split("\n")[3].split()[:3] == ["cifar10", "top1", "60.0"]
+    assert second.count("Intervals: ") == 1
+    assert "|" not in first + second
+
+
 def test_an_unknown_format_names_the_near_one(make_record: Make) -> None:
     with pytest.raises(UserError, match="did you mean html"):
         render.render(tables.build(Book([make_record()])), "htm")
