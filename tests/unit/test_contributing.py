@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,13 @@ def test_the_protocol_is_one(tmp_path: Path) -> None:
 def test_the_layout_has_known_fields() -> None:
     ((name, fields),) = yaml.safe_load(example("Add a checkpoint layout")).items()
     assert build(Layout, {"name": name, **fields}, where="CONTRIBUTING.md").prefix == "backbone."
+
+
+def test_every_marker_is_explained() -> None:
+    with (Path(__file__).resolve().parents[2] / "pyproject.toml").open("rb") as file:
+        told = tomllib.load(file)["tool"]["pytest"]["ini_options"]["markers"]
+    for name in (line.partition(":")[0] for line in told):
+        assert f"| `{name}` |" in TEXT, name
 
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"`((?:eval|tests|pretrained|\.ci)/[\w./]+)`", TEXT))))
