@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -13,6 +14,8 @@ from urllib.parse import urlparse
 from ..errors import UserError
 from . import download, registry
 from .passport import normalization
+
+OFFLINE = ("LocalEntryNotFoundError", "OfflineModeIsEnabled")  # the hub's errors without a network
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,8 @@ def locate(ref: str, *, progress: bool = True) -> Located:
     if ref in registry.entries():
         return _registered(registry.get(ref), progress)
     near = difflib.get_close_matches(ref, registry.entries(), n=3)
+    if ref.startswith("hf:"):
+        near = [f"hf://{ref.removeprefix('hf:').lstrip('/')}"]
     raise UserError(
         f"{ref}: neither a file nor a known checkpoint",
         remedy=f"did you mean {' or '.join(near)}?" if near else "see `mast list checkpoints`",
@@ -87,6 +92,9 @@ def _hub() -> Callable[..., str]:
             remedy="pip install 'mast-transfer[huggingface]'",
             code=2,
         ) from error
+    logging.getLogger("huggingface_hub").setLevel(
+        logging.ERROR
+    )  # it tells of every attempt; we tell of the last
     function: Callable[..., str] = hf_hub_download
     return function
 
@@ -141,6 +149,11 @@ def _from_hub(repository: str, files: list[str], revision: str | None, ref: str)
         try:
             return Path(get(repository, file, revision=revision)).resolve()
         except Exception as error:  # the hub's errors differ between its versions
+            if type(error).__name__ in OFFLINE:
+                raise UserError(
+                    f"{ref}: {repository} is not in the local cache, and the network could not be reached",
+                    remedy="connect, or download the file elsewhere and give its path, with config.json beside it",
+                ) from error
             reasons.append(" ".join(str(error).split())[:160] or type(error).__name__)
     raise UserError(
         f"{ref}: cannot be fetched: {reasons[-1]}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.server
 import json
+import logging
 import re
 import threading
 from collections.abc import Iterator
@@ -271,6 +272,37 @@ def test_timm_names(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (passport.input_size, passport.interpolation) == (176, "bicubic")
     with pytest.raises(UserError, match=r"timm has no pretrained 'resnet5'.*near names: .*resnet50"):
         load("timm:resnet5")
+
+
+@pytest.mark.parametrize("name", references.OFFLINE)
+def test_without_a_network_one_line_says_so(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    errors = pytest.importorskip("huggingface_hub.errors")
+    asked: list[str] = []
+
+    def get(repository: str, file: str, revision: str | None = None) -> str:
+        asked.append(file)
+        raise getattr(errors, name)("long\nstory")
+
+    monkeypatch.setattr(references, "_hub", lambda: get)
+    with pytest.raises(UserError) as caught:
+        load("hf://us/tiny")
+    told = (
+        "hf://us/tiny: us/tiny is not in the local cache, and the network could not be reached (connect, or "
+    )
+    assert str(caught.value).startswith(told)
+    assert "story" not in str(caught.value)
+    assert asked == ["model.safetensors"]  # a second file would wait as long
+
+
+def test_the_attempts_of_the_hub_are_not_told() -> None:
+    pytest.importorskip("huggingface_hub")
+    references._hub()
+    assert not logging.getLogger("huggingface_hub.utils._http").isEnabledFor(logging.WARNING)
+
+
+def test_a_forgotten_slash_is_told() -> None:
+    with pytest.raises(UserError, match=r"did you mean hf://us/tiny\?"):
+        load("hf:us/tiny")
 
 
 def test_a_broken_config_beside_the_weights(tmp_path: Path) -> None:
