@@ -22,7 +22,7 @@ from ..errors import UserError
 from . import containers, names, peers
 from .families import target
 from .passport import Passport
-from .reading import Loaded, load
+from .reading import Loaded, as_tensor, load
 
 LIMITS = {"float64": 1e-9, "float32": 1e-4}
 """Largest difference over largest value that a certificate may hold."""
@@ -291,7 +291,7 @@ def _huggingface(draft: Path, loaded: Loaded) -> tuple[str, Callable[[Tensor], M
 
 def _detectron2(draft: Path, loaded: Loaded) -> tuple[str, Callable[[Tensor], Maps]]:
     tree = containers.read(draft).tree["model"]
-    weights = {name: torch.as_tensor(value) for name, value in tree.items()}
+    weights = {name: as_tensor(value) for name, value in tree.items()}
     stride_in_1x1 = loaded.passport.stride_in_1x1
     return "Detectron2's ResNet written out on its own keys", lambda images: peers.detectron2_maps(
         {name: tensor.to(images.dtype) for name, tensor in weights.items()},

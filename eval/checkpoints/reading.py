@@ -272,7 +272,7 @@ def _no_match(
 def _fit(ref: str, found: layouts.Extract, arch: str | None) -> _Match:
     """Give every tensor its place in the architecture or fail."""
     layout = found.layout
-    weights = {name: _tensor(value) for name, value in found.weights.items()}
+    weights = {name: as_tensor(value) for name, value in found.weights.items()}
     try:
         weights = TRANSFORMS[layout.transform](weights)
         name = arch or families.infer(_shapes(weights), stem=layout.stem)
@@ -307,7 +307,8 @@ def _fit(ref: str, found: layouts.Extract, arch: str | None) -> _Match:
     return _Match(layout, name, skeleton, state, found.dropped, missing)
 
 
-def _tensor(value: Any) -> Tensor:
+def as_tensor(value: Any) -> Tensor:
+    """A tensor as it is, or a copy of an array: those that come out of a pickle are read-only views of its bytes."""
     return value if isinstance(value, Tensor) else torch.from_numpy(value.copy())
 
 

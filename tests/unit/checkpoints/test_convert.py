@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,11 @@ def test_the_copy_computes_the_same_and_loads_again(
     if to == "timm":
         pytest.importorskip("timm")
     output = tmp_path / f"copy{ending}"
-    certificate = convert(str(standard), output, to=to)
+    torch.set_warn_always(True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="The given NumPy array is not writable")
+        certificate = convert(str(standard), output, to=to)
+    torch.set_warn_always(False)
     assert certificate == json.loads((tmp_path / f"copy{ending}.certificate.json").read_text())
     assert certificate["peer"].startswith(peer)
     for precision, limit in LIMITS.items():
