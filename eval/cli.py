@@ -393,25 +393,50 @@ def evaluate(arguments: argparse.Namespace) -> int:
     from mast import yaml
 
     from . import tasks
-    from .runner import Plan, make_cell
+    from .checkpoints import references
 
     if arguments.data_root is None:
         raise UserError("mast eval needs --data-root", remedy="give the folder of data sets", code=2)
+    _is_folder(arguments.data_root)
     changes = {}
     for change in arguments.set:
         key, sign, value = change.partition("=")
         if not sign:
             raise UserError(f"--set {change}: not of the form key=value", code=2)
         changes[key] = yaml.parse(value, f"--set {change}")
+    pairs = [
+        (task, protocol)
+        for task in arguments.task
+        for protocol in arguments.protocol or tasks.get(task).protocols[:1]
+    ]
+    for task, protocol in pairs:  # before torch is imported
+        tasks.resolve(task, protocol, changes)
+    for text in arguments.checkpoint:
+        references.check(_named(text)[1])
+
+    from .runner import Plan, make_cell
+
     sources = _sources(arguments)
     cells = [
         make_cell(source.name, task, protocol, changes, seed)
         for source in sources
-        for task in arguments.task
-        for protocol in arguments.protocol or tasks.get(task).protocols[:1]
+        for task, protocol in pairs
         for seed in arguments.seeds or [0]
     ]
     return _carry_out(Plan("eval", sources, tuple(cells)), arguments, arguments.data_root, "Evaluation")
+
+
+def _named(text: str) -> tuple[str, str]:
+    """``[NAME=]REF`` in its parts; no name is an empty one."""
+    match = re.match(r"([A-Za-z0-9][\w.-]*)=(.+)", text)
+    return (match[1], match[2]) if match and not Path(text).exists() else ("", text)
+
+
+def _is_folder(data_root: Path) -> None:
+    if not data_root.is_dir():
+        raise UserError(
+            f"{data_root}: no such folder", remedy="give the folder of data sets as --data-root", code=2
+        )
 
 
 def _sources(arguments: argparse.Namespace) -> tuple[Source, ...]:
@@ -422,9 +447,7 @@ def _sources(arguments: argparse.Namespace) -> tuple[Source, ...]:
 
     found = {}
     for text in arguments.checkpoint:
-        name, ref = "", text
-        if (match := re.match(r"([A-Za-z0-9][\w.-]*)=(.+)", text)) and not Path(text).exists():
-            name, ref = match[1], match[2]
+        name, ref = _named(text)
         path = Path(ref)
         stem = path.absolute().parent.name if path.name == PUBLISHED else path.name.partition(".")[0]
         name = name or re.sub(r"[^\w.-]+", "-", ref if ref.startswith("random:") else stem).strip("-.")
@@ -443,19 +466,18 @@ def _sources(arguments: argparse.Namespace) -> tuple[Source, ...]:
 def run(arguments: argparse.Namespace) -> int:
     """``mast run``."""
     from . import suites
-    from .runner import claim, embedded, plan
 
     suite = suites.load(arguments.suite)
-    todo = plan(suite)
     data_root = arguments.data_root
-    if data_root is not None and not data_root.is_dir():
-        raise UserError(
-            f"{data_root}: no such folder", remedy="give the folder of data sets as --data-root", code=2
-        )
-    if data_root is None and suite.scenes is None:
+    if data_root is not None:
+        _is_folder(data_root)
+    elif suite.scenes is None:
         raise UserError(
             f"the suite {suite.name} needs --data-root", remedy="give the folder of data sets", code=2
         )
+    from .runner import claim, embedded, plan
+
+    todo = plan(suite)
     if data_root is None:
         data_root = arguments.out / "data"
         if not arguments.dry_run:

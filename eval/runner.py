@@ -28,12 +28,11 @@ from mast.errors import Interrupted
 from mast.files import atomic_write, canonical_json
 from mast.train import PUBLISHED, pretrain
 
-from . import checkpoints, detection, protocols, records, tasks
+from . import checkpoints, detection, records, tasks
 from .cells import Cell, Measured, Progress, manifest, measure
 from .checkpoints import Loaded, Passport
-from .detection.options import options_of
 from .environment import describe
-from .errors import UserError, unknown
+from .errors import UserError
 from .records import Checkpoint, Data, Failure, Outcomes, Protocol, Record, Task, run_id
 from .render import percent
 from .suites import Arm, Suite
@@ -109,17 +108,7 @@ def make_cell(checkpoint: str, task: str, protocol: str, overrides: dict[str, An
     Raises:
         UserError: As `plan`.
     """
-    what, how = tasks.get(task), protocols.get(protocol)
-    if how.name not in what.protocols and protocol not in what.protocols:
-        raise UserError(
-            f"the task {what.name} does not list the protocol '{how.name}'",
-            remedy=unknown("protocol", how.name, what.protocols).remedy,
-            code=2,
-        )
-    if how.kind == "detection":  # there, overrides are Detectron2's keys, and applied with them
-        options_of(overrides)
-    else:
-        how = how.override(overrides)
+    what, how = tasks.resolve(task, protocol, overrides)
     return Cell(checkpoint, what, how, dict(overrides), seed)
 
 

@@ -51,11 +51,21 @@ def locate(ref: str, *, progress: bool = True) -> Located:
         return _hugging_face(ref)
     if ref.startswith("timm:"):
         return _timm(ref)
-    path = Path(ref).expanduser()
-    if path.exists() or path.is_symlink():
-        return _with_settings(Located(path, path.name.partition(".")[0]), path.with_name("config.json"))
-    if ref in registry.entries():
+    check(ref)
+    if ref in registry.entries() and not _is_file(ref):
         return _registered(registry.get(ref), progress)
+    path = Path(ref).expanduser()
+    return _with_settings(Located(path, path.name.partition(".")[0]), path.with_name("config.json"))
+
+
+def check(ref: str) -> None:
+    """Refuse a reference that is neither a file nor a name, without opening or fetching anything.
+
+    Raises:
+        UserError: If it is neither; the message has the near names.
+    """
+    if ref.startswith(("random:", "hf://", "timm:")) or _is_file(ref) or ref in registry.entries():
+        return
     near = difflib.get_close_matches(ref, registry.entries(), n=3)
     if ref.startswith("hf:"):
         near = [f"hf://{ref.removeprefix('hf:').lstrip('/')}"]
@@ -64,6 +74,11 @@ def locate(ref: str, *, progress: bool = True) -> Located:
         remedy=f"did you mean {' or '.join(near)}?" if near else "see `mast list checkpoints`",
         code=2,
     )
+
+
+def _is_file(ref: str) -> bool:
+    path = Path(ref).expanduser()
+    return path.exists() or path.is_symlink()
 
 
 def _registered(entry: registry.Entry, progress: bool) -> Located:

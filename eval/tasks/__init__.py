@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .. import protocols
 from ..catalog import Catalog
+from ..detection.options import options_of
 from ..errors import UserError, unknown
 
 _BOXES, _MASKS = (
@@ -20,7 +22,7 @@ KINDS = {  # with the metrics that can be the task's own
     "detection": _BOXES,
     "instance_segmentation": (*_BOXES, *_MASKS),
 }
-__all__ = ["KINDS", "Task", "get", "names"]
+__all__ = ["KINDS", "Task", "get", "names", "resolve"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,25 @@ class Task:
         if name not in known:
             error = unknown(what, name, known)
             raise UserError(f"task '{self.name}': {error.message}", remedy=error.remedy, code=2)
+
+
+def resolve(task: str, protocol: str, overrides: Mapping[str, Any]) -> tuple[Task, protocols.Protocol]:
+    """A task and a protocol by name, the protocol with its overrides (but for detection, which applies them itself).
+
+    Raises:
+        UserError: If one does not exist, the task does not list the protocol, or an override does not fit it.
+    """
+    what, how = get(task), protocols.get(protocol)
+    if how.name not in what.protocols and protocol not in what.protocols:
+        raise UserError(
+            f"the task {what.name} does not list the protocol '{how.name}'",
+            remedy=unknown("protocol", how.name, what.protocols).remedy,
+            code=2,
+        )
+    if how.kind != "detection":
+        return what, how.override(overrides)
+    options_of(overrides)
+    return what, how
 
 
 _catalog = Catalog("task", Path(__file__).parent, Task)

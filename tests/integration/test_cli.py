@@ -115,8 +115,8 @@ def test_every_verb_has_help_with_an_example(capsys: pytest.CaptureFixture[str])
             [
                 "eval",
                 "--checkpoint",
-                "x.pth",
-                "y/x.pth",
+                "{tmp}/file",
+                "{tmp}/file",
                 "--task",
                 "cifar10",
                 "--data-root",

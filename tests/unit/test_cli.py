@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -73,6 +76,28 @@ def test_a_wrong_value_is_told_before_any_work(
     (said,) = capsys.readouterr().err.splitlines()
     assert told in said
     assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_use_is_told_before_torch_is_imported(tmp_path: Path) -> None:
+    (tmp_path / "net.pth").write_bytes(b"")
+    lines = {
+        "eval --checkpoint a=net.pth --task cifr10 --data-root . --out out": "unknown task 'cifr10'",
+        "eval --checkpoint a=net.pth --task cifar10 --protocol knnn --data-root . --out out": "'knnn'",
+        "eval --checkpoint a=net.pth --task cifar10 --protocol knn --set k=a --data-root . --out out": "'a'",
+        "eval --checkpoint a=net.pth --task cifar10 --data-root none --out out": "none: no such folder",
+        "eval --checkpoint a=nit.pth --task cifar10 --data-root . --out out": "nit.pth: neither a file nor",
+        "run mnii --data-root . --out out": "unknown suite 'mnii'",
+        "run mini --data-root none --out out": "none: no such folder",
+    }
+    program = "import sys; from eval import cli; codes = [cli.main(line.split()) for line in sys.argv[1:]]\n"
+    program += "print(set(codes), 'torch' in sys.modules)"
+    environment = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", program, *lines], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.stdout == "{2} False\n"
+    for said, told in zip(done.stderr.splitlines(), lines.values(), strict=True):
+        assert told in said
 
 
 def test_a_dry_run_counts_apart_what_cannot_be_run(
