@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from eval import cli, suites
+from eval import cli, protocols, suites
 from eval.runner import plan
 from mast import yaml
 
@@ -74,3 +74,14 @@ def test_the_suite_that_is_shown_is_one() -> None:
     suite = suites.parse(yaml.parse(block, "docs/cli.md"), "docs/cli.md")
     assert [arm.name for arm in suite.pretrain] == ["vicreg", "mast5-0", "mast5-1"]
     assert len(plan(suite).cells) == 5 * 1 * 2
+
+
+def test_the_protocols_that_are_recommended_exist_and_the_page_lists_its_sections() -> None:
+    text = (ROOT / "docs" / "protocols.md").read_text(encoding="utf-8")
+    table = text.split("| question | protocol |")[1].split("\n\n")[0]
+    named = {name for name in re.findall(r"`([^`]+)`", table) if not name.startswith("mast ")}
+    assert len(named) > 15
+    assert named <= set(protocols.names())
+    sections = re.findall(r"^## (.+)$", text, flags=re.MULTILINE)
+    anchors = [re.sub(r"[^a-z0-9 -]", "", section.lower()).replace(" ", "-") for section in sections]
+    assert re.findall(r"\(#([a-z-]+)\)", text.split("On this page: ")[1].split("\n\n")[0]) == anchors
