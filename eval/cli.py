@@ -213,7 +213,10 @@ def build_parser() -> argparse.ArgumentParser:
         "compare methods over pretraining seeds, or two checkpoints on the same examples",
         "mast compare runs/subspaces --pair mast5 vicreg --group classes=cifar10,caltech101_20",
     )
-    new.add_argument("places", nargs="+", type=Path, metavar="DIR", help="folders of runs, or record files")
+    words = new.add_argument(
+        "places", nargs="+", type=Path, metavar="DIR", help="folders of runs, or record files"
+    )
+    new.set_defaults(words=words)
     new.add_argument(
         "--pair",
         nargs=2,
@@ -684,6 +687,8 @@ def verify(arguments: argparse.Namespace) -> int:
     if arguments.json:
         _print_json(found)
     else:
+        if found.get("against") == []:
+            found["against"] = "nothing: no official numbers are known, and its folder has no SHA256SUMS"
         for key, value in found.items():
             if key != "problems" and value != []:
                 print(f"{key:<10} {_short(value)}")

@@ -31,6 +31,7 @@ def test_overrides_stand_anywhere(line: str) -> None:
 
 def test_folders_stand_anywhere() -> None:
     assert cli.parse(["table", "a", "--format", "md", "b"]).places == [Path("a"), Path("b")]
+    assert cli.parse(["compare", "a", "--pair", "x", "y", "b"]).places == [Path("a"), Path("b")]
 
 
 @pytest.mark.parametrize(
