@@ -141,6 +141,7 @@ def build_parser() -> argparse.ArgumentParser:
     _checkpoint(new)
     new.add_argument("output", type=Path, help="the file to write")
     new.add_argument("--to", required=True, help="torchvision, detectron2, timm, huggingface or safetensors")
+    new.add_argument("--half", action="store_true", help="round the weights to half precision")
     _json(new)
 
     new = verb(
@@ -156,6 +157,13 @@ def build_parser() -> argparse.ArgumentParser:
         required=True,
         metavar="[NAME=]REF",
         help="files or random:<arch>[@seed]; random ones take over the first other one's preprocessing",
+    )
+    new.add_argument(
+        "--against",
+        **many,
+        default=[],
+        metavar="REF",
+        help="run these as well, and compare with them on the same test examples: mast5-imagenette96, ...",
     )
     new.add_argument("--task", **many, required=True, help="names from `mast list tasks`")
     new.add_argument(
@@ -381,7 +389,9 @@ def convert(arguments: argparse.Namespace) -> int:
 
     if Path(arguments.output).exists():
         raise UserError(f"{arguments.output} exists", remedy="name another file, or remove it", code=2)
-    certificate = write(arguments.checkpoint, arguments.output, to=arguments.to, **_options(arguments))
+    certificate = write(
+        arguments.checkpoint, arguments.output, to=arguments.to, half=arguments.half, **_options(arguments)
+    )
     if arguments.json:
         return _print_json(certificate)
     print(arguments.output)
@@ -414,7 +424,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     ]
     for task, protocol in pairs:  # before torch is imported
         tasks.resolve(task, protocol, changes)
-    for text in arguments.checkpoint:
+    for text in [*arguments.checkpoint, *arguments.against]:
         references.check(_named(text)[1])
 
     from .runner import Plan, make_cell
@@ -426,7 +436,28 @@ def evaluate(arguments: argparse.Namespace) -> int:
         for task, protocol in pairs
         for seed in arguments.seeds or [0]
     ]
-    return _carry_out(Plan("eval", sources, tuple(cells)), arguments, arguments.data_root, "Evaluation")
+    failed = _carry_out(Plan("eval", sources, tuple(cells)), arguments, arguments.data_root, "Evaluation")
+    if arguments.against and not (arguments.dry_run or arguments.json):
+        _against(arguments, sources)
+    return failed
+
+
+def _against(arguments: argparse.Namespace, sources: tuple[Source, ...]) -> None:
+    """Print every checkpoint's differences to those of ``--against``, on the same examples and episodes."""
+    from . import compare as comparing
+    from . import records
+
+    others = {_named(text)[1] for text in arguments.against}
+    book = records.read([arguments.out])
+    there = {record.checkpoint.name for record in book.counting()}
+    pairs = [
+        (source.name, other.name)
+        for source in sources
+        for other in sources
+        if source.ref not in others and other.ref in others and {source.name, other.name} <= there
+    ]
+    if pairs:
+        print(comparing.markdown(comparing.build(book, pairs)))
 
 
 def _named(text: str) -> tuple[str, str]:
@@ -449,7 +480,7 @@ def _sources(arguments: argparse.Namespace) -> tuple[Source, ...]:
     from .runner import Source
 
     found = {}
-    for text in arguments.checkpoint:
+    for text in [*arguments.checkpoint, *arguments.against]:
         name, ref = _named(text)
         path = Path(ref)
         stem = path.absolute().parent.name if path.name == PUBLISHED else path.name.partition(".")[0]
@@ -458,10 +489,12 @@ def _sources(arguments: argparse.Namespace) -> tuple[Source, ...]:
             raise UserError(f"two checkpoints are named {name}", remedy="name them: NAME=FILE", code=2)
         found[name] = ref
     trained = next((name for name, ref in found.items() if not ref.startswith("random:")), "")
-    options = _options(arguments)
+    given, others = _options(arguments), {_named(text)[1] for text in arguments.against}
     ordered = sorted(found.items(), key=lambda item: item[1].startswith("random:"))
     return tuple(
-        Source(name, ref, like=trained) if ref.startswith("random:") else Source(name, ref, options=options)
+        Source(name, ref, like=trained)
+        if ref.startswith("random:")
+        else Source(name, ref, options={} if ref in others else given)
         for name, ref in ordered
     )
 

@@ -26,6 +26,8 @@ from .reading import Loaded, as_tensor, load
 
 LIMITS = {"float64": 1e-9, "float32": 1e-4}
 """Largest difference over largest value that a certificate may hold."""
+HALF = {"float64": 1e-2, "float32": 1e-2}
+"""The same for weights that were rounded to half precision, 11 bits."""
 
 State = dict[str, Tensor]
 
@@ -38,6 +40,7 @@ def convert(
     layout: str | None = None,
     arch: str | None = None,
     trust_pickle: bool = False,
+    half: bool = False,
 ) -> dict[str, Any]:
     """Write a backbone under another library's names and prove that it computes the same.
 
@@ -50,6 +53,7 @@ def convert(
         layout: As in `load`.
         arch: As in `load`.
         trust_pickle: As in `load`.
+        half: Round the weights to half precision, which halves the file.
 
     Returns:
         The certificate: source and target with their hashes, ``peer`` (what ran the copy), and ``differences``,
@@ -70,6 +74,11 @@ def convert(
     loaded = load(checkpoint, layout=layout, arch=arch, trust_pickle=trust_pickle)
     _expressible(loaded, to)
     state = {name: tensor.clone() for name, tensor in target(loaded.backbone).state_dict().items()}
+    if half:
+        state = {
+            name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()
+        }
+    limits = HALF if half else LIMITS
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, draft = tempfile.mkstemp(prefix=".convert-", suffix=path.suffix, dir=path.parent)
@@ -90,10 +99,10 @@ def convert(
             "normalization": loaded.passport.normalization,
             "images": f"2 of {_size(loaded)} x {_size(loaded)} pixels, normal noise, seed 0",
             "peer": peer,
-            "limits": LIMITS,
+            "limits": limits,
             "differences": differences,
         }
-        _check(path, differences)
+        _check(path, differences, limits)
         _keep(Path(draft), path, to, loaded.passport)
     finally:
         Path(draft).unlink(missing_ok=True)
@@ -229,8 +238,8 @@ def _maps(backbone: Any, images: Tensor) -> Maps:
     return maps
 
 
-def _check(path: Path, differences: Mapping[str, Mapping[str, float]]) -> None:
-    for precision, limit in LIMITS.items():
+def _check(path: Path, differences: Mapping[str, Mapping[str, float]], limits: Mapping[str, float]) -> None:
+    for precision, limit in limits.items():
         for name, value in differences[precision].items():
             if not value <= limit:  # a NaN is above every limit
                 raise UserError(

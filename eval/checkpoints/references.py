@@ -11,6 +11,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlparse
 
+from mast.files import sha256_file
+
 from ..errors import UserError
 from . import download, registry
 from .passport import normalization
@@ -83,7 +85,14 @@ def _is_file(ref: str) -> bool:
 
 def _registered(entry: registry.Entry, progress: bool) -> Located:
     folder = download.cache_folder() / entry.name
-    if entry.url:
+    if entry.file:
+        path = registry.path().parent / entry.file
+        if not path.is_file() or f"sha256:{sha256_file(path)}" != entry.checksum:
+            raise UserError(
+                f"{path}: {'not the file that the registry names' if path.is_file() else 'is not there'}",
+                remedy="restore it from the repository",
+            )
+    elif entry.url:
         name = PurePosixPath(urlparse(entry.url).path).name
         path = download.fetch(entry.url, folder / name, checksum=entry.checksum, progress=progress)
     else:

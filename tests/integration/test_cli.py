@@ -228,6 +228,18 @@ def test_eval_measures_a_file_beside_a_control(
     assert lines[0]["protocol"]["overrides"] == {"k": [5]}
 
 
+def test_eval_compares_with_the_checkpoints_that_come_with_it(
+    out: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = out / "pretrain" / "mast5" / "backbone.safetensors"
+    command = ["eval", "--checkpoint", f"mine={weights}", "--against", "vicreg-imagenette96", "--quiet"]
+    command += ["--task", "scenes-shape", "--protocol", "knn", "--set", "k=[5]"]
+    assert cli.main([*command, "--data-root", str(data), "--out", str(tmp_path / "eval")]) == 0
+    said = capsys.readouterr().out
+    assert "| mine - vicreg-imagenette96 |" in said
+    assert "paired over test examples or episodes" in said
+
+
 def test_a_truncated_checkpoint_fails_its_cells_in_one_line(
     out: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

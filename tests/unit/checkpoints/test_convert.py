@@ -238,3 +238,17 @@ def test_timm_runs_our_vit(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="use a multiple of 16"):
         loaded.backbone.features(torch.randn(1, 3, 60, 60))
     assert MiniViT(384, 1, 6).heads == 6
+
+
+def test_half_precision_halves_the_file_and_is_certified_within_its_rounding(
+    standard: Path, tmp_path: Path
+) -> None:
+    certificates = [
+        convert(str(standard), tmp_path / f"{half}.safetensors", to="safetensors", half=half)
+        for half in (False, True)
+    ]
+    sizes = [(tmp_path / f"{half}.safetensors").stat().st_size for half in (False, True)]
+    assert sizes[1] < 0.52 * sizes[0]
+    differences = [max(found["differences"]["float32"].values()) for found in certificates]
+    assert differences[0] <= 1e-4 < 2e-4 < differences[1] <= 1e-2
+    assert next(load(str(tmp_path / "True.safetensors")).backbone.parameters()).dtype == torch.float32

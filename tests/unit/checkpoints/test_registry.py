@@ -28,9 +28,9 @@ CARDS = registry.path().parent / "cards"
 def test_every_entry_is_whole() -> None:
     for name, entry in registry.entries().items():
         assert re.fullmatch(r"[a-z0-9.-]+", name)
-        assert bool(entry.url) != bool(entry.page), name
+        assert [bool(entry.url), bool(entry.page), bool(entry.file)].count(True) == 1, name
         assert entry.url == "" or entry.url.startswith("https://")
-        assert layouts.get(entry.layout).refuse == ""
+        assert entry.file or layouts.get(entry.layout).refuse == ""
         assert entry.method
         assert entry.licence
         assert entry.citation
@@ -53,6 +53,33 @@ def test_every_family_has_a_card_that_names_its_entries() -> None:
         text = (CARDS / f"{entry.family}.md").read_text("utf-8")
         assert f"`{entry.name}`" in text
         assert entry.licence in text
+
+
+def test_our_own_checkpoints_come_with_the_repository() -> None:
+    ours = [entry for entry in registry.entries().values() if entry.file]
+    assert [entry.name for entry in ours] == ["mast5-imagenette96", "vicreg-imagenette96"]
+    for entry in ours:
+        path = registry.path().parent / entry.file
+        assert path.stat().st_size <= 25 << 20
+        certificate = json.loads(Path(f"{path}.certificate.json").read_text("utf-8"))
+        assert f"sha256:{certificate['target']['sha256']}" == entry.checksum
+        loaded = load(entry.name)
+        assert loaded.passport.trained
+        assert loaded.passport.layout == "mast"
+        assert loaded.passport.extra["recipe"]["method"] == entry.method.lower()
+        assert next(loaded.backbone.parameters()).dtype == torch.float32
+
+
+def test_a_changed_file_of_ours_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = registry.path().parent
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "registry.yaml").write_bytes((there / "registry.yaml").read_bytes())
+    monkeypatch.setattr(registry, "path", lambda: tmp_path / "registry.yaml")
+    with pytest.raises(UserError, match="is not there"):
+        references.locate("mast5-imagenette96")
+    (tmp_path / "weights" / "mast5-imagenette96.safetensors").write_bytes(b"other")
+    with pytest.raises(UserError, match="not the file that the registry names"):
+        references.locate("mast5-imagenette96")
 
 
 def test_published_results_exist_for_the_methods_that_are_named() -> None:

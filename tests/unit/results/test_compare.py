@@ -57,7 +57,9 @@ def test_the_mean_over_tasks_is_taken_within_each_seed(book: Book) -> None:
 
 def test_bold_says_that_an_interval_excludes_zero(make_record: Callable[..., Record]) -> None:
     made = [
-        make_record(name=f"{method}-{seed}", weights=WEIGHTS[method][seed], value=0.5 + gain * 0.1 + seed * 0.01)
+        make_record(
+            name=f"{method}-{seed}", weights=WEIGHTS[method][seed], value=0.5 + gain * 0.1 + seed * 0.01
+        )
         for method, gain in (("a", 1), ("b", 0))
         for seed in range(3)
     ]
