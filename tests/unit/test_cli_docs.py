@@ -54,7 +54,7 @@ def test_only_shared_options_stand_with_the_shared_ones() -> None:
 def test_the_targets_of_a_conversion_are_the_real_ones() -> None:
     from eval.checkpoints.convert import FORMATS
 
-    (shown,) = re.findall(r"mast convert CHECKPOINT OUT --to (\S+)`", TEXT)
+    (shown,) = re.findall(r"mast convert CHECKPOINT OUT \[--half\] --to (\S+)`", TEXT)
     assert set(shown.split("\\|")) == set(FORMATS)
 
 
