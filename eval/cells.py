@@ -181,14 +181,14 @@ def _classification(
         if each in ("top1", "top5"):
             found[each] = _metric(value, stats.wilson(round(value * len(labels)), len(labels)))
         else:
-            found[each] = _metric(value, _bootstrap(each, scores, labels))
+            found[each] = _metric(value, bootstrap(each, value, scores, labels))
     if probabilities is not None:
         found["ece"] = Metric(value=metrics.ece(probabilities, labels))
     return found
 
 
-def _bootstrap(name: str, scores: Array, labels: Array) -> stats.Interval:
-    """Percentile bootstrap over test examples, always with the same resamples."""
+def bootstrap(name: str, value: float, scores: Array, labels: Array) -> stats.Interval:
+    """Bootstrap over test examples, always with the same resamples: of percentiles, for AP of its standard error."""
     step = max(1, 4_000_000 // len(labels))  # resamples held at a time
     drawn = [
         metrics.resampled(
@@ -196,7 +196,8 @@ def _bootstrap(name: str, scores: Array, labels: Array) -> stats.Interval:
         )
         for at in range(0, RESAMPLES, step)
     ]
-    return stats.percentile(np.concatenate(drawn))
+    values = np.concatenate(drawn)
+    return stats.percentile(values) if labels.ndim == 1 else stats.around(value, values)
 
 
 def _outcomes(scores: Array, labels: Array) -> dict[str, Array]:

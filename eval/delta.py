@@ -11,6 +11,7 @@ import numpy as np
 
 from . import datasets, features, metrics, protocols, stats
 from .arrays import Array, Features
+from .cells import bootstrap
 from .errors import UserError
 from .protocols import Labelled, Protocol
 from .tasks import Task
@@ -131,8 +132,7 @@ def compare(
         if name in ("top1", "top5"):
             interval = stats.wilson(round(value * len(labels)), len(labels))
         else:
-            drawn = stats.resample_counts(len(labels), min(1000, 40_000_000 // len(labels)), seed)
-            interval = stats.percentile(metrics.resampled(name, scores, labels, drawn))
+            interval = bootstrap(name, value, scores, labels)
         base = next((row.value for row in rows if row.metric == name), value)
         kept = {key: item for key, item in fitted.selected.items() if key not in ("grid", "value")}
         title = f"{protocol.name} v{protocol.version}"

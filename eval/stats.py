@@ -107,6 +107,26 @@ def percentile(values: Array, level: float = 0.95, kind: str = "bootstrap") -> I
     return Interval(float(low), float(high), kind, level)
 
 
+def around(estimate: float, values: Array, level: float = 0.95) -> Interval:
+    """``estimate`` and a normal quantile of the resampled values' standard deviation on either side, within [0, 1].
+
+    For average precision: a resample repeats examples, which raises it, so that percentiles of resampled values
+    may leave the estimate itself out where there are few examples. Undefined resamples (NaN) are left out.
+
+    Args:
+        estimate: Of all examples.
+        values: (R,) of resamples.
+        level: Confidence level.
+    """
+    _level(level)
+    defined = np.asarray(values, dtype=np.float64)
+    defined = defined[~np.isnan(defined)]
+    if len(defined) < 2:
+        raise ValueError("fewer than two resamples have a defined value")
+    half = float(scipy.stats.norm.ppf((1 + level) / 2) * defined.std(ddof=1))
+    return Interval(max(0.0, estimate - half), min(1.0, estimate + half), "bootstrap-se", level)
+
+
 def bootstrap(
     values: Sequence[float] | Array,
     statistic: Callable[[Array], float] | None = None,

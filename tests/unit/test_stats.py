@@ -58,6 +58,17 @@ def test_bootstrap_is_close_to_theory_and_repeatable() -> None:
     assert median.low <= float(np.median(values)) <= median.high
 
 
+def test_around_holds_the_estimate_however_biased_the_resamples() -> None:
+    values = 0.6 + 0.02 * np.random.default_rng(0).normal(size=1000)
+    found = stats.around(0.5, np.append(values, np.nan))
+    half = 1.959964 * values.std(ddof=1)
+    assert (found.low, found.high) == pytest.approx((0.5 - half, 0.5 + half))
+    assert stats.percentile(values).low > 0.5
+    assert stats.around(0.01, values).low == 0
+    with pytest.raises(ValueError, match="fewer than two"):
+        stats.around(0.5, np.array([np.nan, 0.1]))
+
+
 def test_resample_counts_and_percentile() -> None:
     counts = stats.resample_counts(5, 10, seed=1)
     assert counts.shape == (10, 5)
