@@ -212,8 +212,8 @@ def markdown(comparison: Comparison) -> str:
     ]
     told = "; ".join(notes)
     parts.append(
-        f"Means in percent, differences in points with 95 % intervals; {told}. Checkpoints: {', '.join(seeds)}. "
-        f"{_count(comparison)}\n"
+        f"Means in percent, of all checkpoints ({', '.join(seeds)}); differences in points with 95 % intervals, {told} "
+        f"that both have. {_count(comparison)}\n"
     )
     return "\n".join(parts)
 
