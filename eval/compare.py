@@ -212,8 +212,8 @@ def markdown(comparison: Comparison) -> str:
     ]
     told = "; ".join(notes)
     parts.append(
-        f"Means in percent, of all checkpoints ({', '.join(seeds)}); differences in points with 95 % intervals, {told} "
-        f"that both have. {_count(comparison)}\n"
+        f"Means in percent, of all checkpoints ({', '.join(seeds)}); differences in points with 95 % intervals, "
+        f"{told} that both have. {_count(comparison)}\n"
     )
     return "\n".join(parts)
 
