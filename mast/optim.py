@@ -89,4 +89,6 @@ def build_optimizer(
     decayed = [p for p in params if p.ndim > 1]
     others = [p for p in params if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=0.0, betas=(momentum, 0.999), fused=True)  # nine times faster on a CPU
+    return torch.optim.AdamW(
+        groups, lr=0.0, betas=(momentum, 0.999), fused=True
+    )  # nine times faster on a CPU
