@@ -191,15 +191,10 @@ def build_parser() -> argparse.ArgumentParser:
         "print a table from records and published numbers",
         "mast table demo --title Results --out results.md; mast table demo --title Results --check results.md",
     )
-    words = new.add_argument(
-        "places", nargs="+", type=Path, metavar="DIR", help="folders of runs, or record files"
-    )
-    new.set_defaults(words=words)
     new.add_argument("--format", default="md", choices=("text", "md", "csv", "tex", "html"))
     new.add_argument("--published", **many, type=Path, default=[], help="more CSV files of published numbers")
     new.add_argument("--title", default="Results", help="heading of the table")
-    new.add_argument("--out", type=Path, help="write to this file instead")
-    new.add_argument("--check", type=Path, metavar="FILE", help="compare with this file; exit 1 with a diff")
+    _delivering(new)
 
     new = verb(
         "delta",
@@ -221,10 +216,6 @@ def build_parser() -> argparse.ArgumentParser:
         "compare methods over pretraining seeds, or two checkpoints on the same examples",
         "mast compare runs/subspaces --pair mast5 vicreg --group classes=cifar10,caltech101_20",
     )
-    words = new.add_argument(
-        "places", nargs="+", type=Path, metavar="DIR", help="folders of runs, or record files"
-    )
-    new.set_defaults(words=words)
     new.add_argument(
         "--pair",
         nargs=2,
@@ -238,8 +229,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--group", **many, default=[], metavar="NAME=TASK,TASK", help="also compare the mean over these tasks"
     )
     new.add_argument("--format", default="md", choices=("md", "csv"))
-    new.add_argument("--out", type=Path, help="write to this file instead")
-    new.add_argument("--check", type=Path, metavar="FILE", help="compare with this file; exit 1 with a diff")
+    _delivering(new)
     new.add_argument("--figure", type=Path, help="draw the differences into this file (.svg, .png, .pdf)")
 
     new = verb("report", report, "write one self-contained page", "mast report runs/mini --out mini.html")
@@ -287,6 +277,18 @@ def build_parser() -> argparse.ArgumentParser:
     new.add_argument("--quick", action="store_true", help="leave out running Detectron2")
     _json(new)
     return parser
+
+
+def _delivering(parser: argparse.ArgumentParser) -> None:
+    """What is read, and where the text made of it goes."""
+    words = parser.add_argument(
+        "places", nargs="+", type=Path, metavar="DIR", help="folders of runs, or record files"
+    )
+    parser.set_defaults(words=words)
+    parser.add_argument("--out", type=Path, help="write to this file instead")
+    parser.add_argument(
+        "--check", type=Path, metavar="FILE", help="compare with this file; exit 1 with a diff"
+    )
 
 
 def _json(parser: argparse.ArgumentParser) -> None:

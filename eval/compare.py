@@ -13,6 +13,7 @@ from . import stats
 from .errors import UserError, unknown
 from .records import Book, Record
 from .stats import Paired
+from .tables import column_key, protocol_title, section_key
 
 Pair = tuple[str, str]
 
@@ -76,12 +77,13 @@ def build(
     records = book.counting()
     known = sorted({record.checkpoint.name for record in records})
     seeds = {name: _checkpoints(name, known) for pair in pairs for name in pair}
-    found: dict[tuple[str, str, str], dict[str, Record]] = {}
+    found: dict[tuple[str, str, str, str], dict[str, list[Record]]] = {}
     for record in records:
         for metric in metrics or [record.task.metric]:
             if metric in record.metrics:
-                key = (record.task.name, _protocol(record), metric)
-                found.setdefault(key, {})[record.checkpoint.name] = record
+                place = f"{section_key(record)} {column_key(record, metric)}"  # never across versions or data
+                key = (record.task.name, protocol_title(record), metric, place)
+                found.setdefault(key, {}).setdefault(record.checkpoint.name, []).append(record)
     for task in (task for group in (groups or {}).values() for task in group):
         if task not in {key[0] for key in found}:
             raise unknown("task", task, sorted({key[0] for key in found}))
@@ -121,21 +123,16 @@ def _checkpoints(name: str, known: Sequence[str]) -> dict[str, str]:
     return seeded
 
 
-def _protocol(record: Record) -> str:
-    changes = ", ".join(f"{key}={value}" for key, value in sorted(record.protocol.overrides.items()))
-    return f"{record.protocol.name} v{record.protocol.version}" + (f" ({changes})" if changes else "")
-
-
 def _line(
-    key: tuple[str, str, str],
-    cells: Mapping[str, Record],
+    key: tuple[str, str, str, str],
+    cells: Mapping[str, Sequence[Record]],
     seeds: Mapping[str, Mapping[str, str]],
     comparison: Comparison,
     book: Book,
 ) -> Line:
     metric = key[2]
     values = {
-        name: {s: cells[c].metrics[metric].value for s, c in seeds[name].items() if c in cells}
+        name: {s: _value(cells[c], metric) for s, c in seeds[name].items() if c in cells}
         for name in comparison.names
     }
     results = {}
@@ -143,11 +140,17 @@ def _line(
         if comparison.units[pair] == "pretraining seeds":
             result = _over_seeds(values, pair)
         else:
-            both = [cells.get(seeds[name][""]) for name in pair]
-            result = _over_examples(both[0], both[1], metric, book) if both[0] and both[1] else None
+            first, second = ({r.seed: r for r in cells.get(seeds[name][""], ())} for name in pair)
+            shared = first.keys() & second.keys()  # the same evaluation seed drew the same episodes
+            result = _over_examples(first[min(shared)], second[min(shared)], metric, book) if shared else None
         if result is not None:
             results[pair] = result
-    return Line(*key, values, results)
+    return Line(*key[:3], values, results)
+
+
+def _value(records: Sequence[Record], metric: str) -> float:
+    """The mean over evaluation seeds."""
+    return float(np.mean([record.metrics[metric].value for record in records]))
 
 
 def _over_seeds(values: Mapping[str, Mapping[str, float]], pair: Pair) -> Paired | None:

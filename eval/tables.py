@@ -138,7 +138,7 @@ def build(book: Book, published: pd.DataFrame | None = None, *, title: str = "Re
         if titles.count(heading) > 1:  # one version with other parameters: its definition was changed
             sections[number] = replace(sections[number], title=f"{heading} [parameters {key[:8]}]")
     failures = [
-        f"{record.checkpoint.name}, {record.task.name}, {_title(record)}, "
+        f"{record.checkpoint.name}, {record.task.name}, {protocol_title(record)}, "
         f"seed {record.seed}: {record.error.type}: {record.error.message}"
         for record in book.failures()
         if record.error is not None
@@ -189,7 +189,7 @@ def _measured(book: Book) -> pd.DataFrame:
             entries.append(
                 {
                     "section": section_key(record),
-                    "title": _title(record),
+                    "title": protocol_title(record),
                     "row": row_key(record),
                     "label": names[row_key(record)],
                     "control": record.checkpoint.trained is False,
@@ -288,7 +288,7 @@ def column_key(record: Record, metric: str) -> str:
     return canonical_json([record.task.name, record.task.version, record.data.manifest, metric])
 
 
-def _title(record: Record) -> str:
+def protocol_title(record: Record) -> str:
     """A protocol with its version and what was overridden."""
     how = record.protocol
     overrides = ", ".join(f"{key}={_plain(value)}" for key, value in sorted(how.overrides.items()))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from eval import compare, figures, records
+from eval import analysis, compare, figures, records
 from eval.cli import main
 from eval.errors import UserError
 from eval.records import Book, Record
@@ -53,6 +53,17 @@ def test_the_mean_over_tasks_is_taken_within_each_seed(book: Book) -> None:
     assert mean.tasks == 2
     assert list(mean.values["mast5"].values()) == pytest.approx([value + 0.05 for value in OURS])
     assert "*both, 2 tasks*" in compare.markdown(found)
+
+
+def test_evaluation_seeds_are_averaged_and_data_are_never_mixed(
+    book: Book, make_record: Callable[..., Record]
+) -> None:
+    again = make_record(name="mast5-0", weights=WEIGHTS["mast5"][0], value=0.7, seed=1)
+    other = make_record(name="mast5-0", weights=WEIGHTS["mast5"][0], value=0.9, manifest="e" * 64)
+    book.records += [again, other]
+    lines = [line for line in compare.build(book, [("mast5", "vicreg")]).lines if line.task == "cifar10"]
+    (line,) = lines  # on the other data there is nothing to pair with
+    assert line.values["mast5"]["0"] == pytest.approx((OURS[0] + 0.7) / 2)
 
 
 def test_bold_says_that_an_interval_excludes_zero(make_record: Callable[..., Record]) -> None:
@@ -109,3 +120,9 @@ def test_committed_comparisons_are_those_of_the_records(path: Path) -> None:
     words = words[start : next((i for i, w in enumerate(words[start:], start) if w == "mast"), len(words))]
     root = str(RESULTS.parent) + "/"
     assert main([root + word if word.startswith("results/") else word for word in words]) == 0
+
+
+def test_committed_differences_of_augmentations_are_those_of_the_records(tmp_path: Path) -> None:
+    analysis.compare(tmp_path, RESULTS / "records" / "leave-one-out", "all")
+    committed = RESULTS / "comparisons" / "leave-one-out.csv"
+    assert (tmp_path / "differences.csv").read_bytes() == committed.read_bytes()
