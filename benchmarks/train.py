@@ -1,6 +1,9 @@
 """What MAST costs beyond VICReg, what the loop costs beyond the networks, and lightly's VICReg example beside it.
 
-    python benchmarks/train.py [--arch resnet18] [--size 32] [--batch 256] [--rounds 6] [--lightly FOLDER]
+    python benchmarks/train.py [--recipe cifar-r18] [--arch resnet18] [--batch 256] [--rounds 6] [--lightly FOLDER]
+
+Architecture, size, batch, expander and optimizer are the recipe's unless given; the images are made up, decoded
+beforehand as squares of the recipe's size (or of 64 px).
 
 All numbers are ratios from one run in which the contestants take turns, so that a busy machine disturbs them alike;
 ``--clock cpu`` counts this process's CPU seconds, which other processes disturb less (for one thread, no workers).
@@ -38,26 +41,31 @@ clock: Callable[[], float] = time.perf_counter
 
 def recipes(args: argparse.Namespace) -> dict[str, Recipe]:
     """VICReg, MAST-5 and MAST-15, each with a VICReg twin of the same views."""
-    common = [
-        f"arch={args.arch}",
-        f"batch_size={args.batch}",
-        f"expander=[{args.width}, {args.width}]",
-        f"views.size={args.size}",
-        "data={folder: images, store_size: 64}",
-        f"precision={args.precision}",
-        "save_minutes=1000",
-    ]
+    wanted = {
+        "arch": args.arch,
+        "batch_size": args.batch,
+        "expander": args.width and [args.width, args.width],
+        "views.size": args.size,
+        "precision": args.precision,
+        "save_minutes": 1000,
+    }
+    common = [f"{key}={value}" for key, value in wanted.items() if value]
+    side = load_recipe(args.recipe, common).data.store_size or 64
+    common.append(f"data={{folder: images, format: folders, store_size: {side}}}")
     ten = [f"views.augmentations.{name}={{}}" for name in list(MAST15)[5:]]
     masks = ["method=mast", "views.single_fraction=0.25"]
     arms = {"vicreg": [], "mast5": masks, "vicreg15": ten, "mast15": [*ten, *masks]}
-    return {name: load_recipe("demo", [*common, *changes, f"name={name}"]) for name, changes in arms.items()}
+    return {
+        name: load_recipe(args.recipe, [*common, *changes, f"name={name}"]) for name, changes in arms.items()
+    }
 
 
 def steps(recipe: Recipe, images: torch.Tensor, *, bare: bool) -> Iterator[float]:
     """Seconds of a training step; ``bare`` is forward and backward alone, on views ready in memory."""
     views = recipe.views.build()
     learner = Learner(recipe, views.names).to(DEVICE).to(memory_format=torch.channels_last).train()
-    optimizers = [build_optimizer(learner.networks(), "adamw", weight_decay=1e-4, momentum=0.9)]
+    settings = recipe.optimizer.model_dump(include={"name", "weight_decay", "momentum", "eta"})
+    optimizers = [build_optimizer(learner.networks(), **settings)]
     if learner.masks is not None:
         optimizers.append(torch.optim.Adam(learner.masks.parameters(), lr=recipe.masks.lr))
     autocast = torch.autocast(DEVICE.type, torch.bfloat16, enabled=recipe.precision == "bf16")
@@ -106,7 +114,7 @@ def show(title: str, found: dict[str, list[float]], name: str, base: str, bound:
 class LightlyExample:
     """The body of lightly's example, with this run's images, batch, network, size and threads."""
 
-    def __init__(self, args: argparse.Namespace, folder: Path) -> None:
+    def __init__(self, recipe: Recipe, folder: Path, workers: int) -> None:
         import torchvision
         from lightly.loss.vicreg_loss import VICRegLoss
         from lightly.models.modules.heads import VICRegProjectionHead
@@ -114,13 +122,15 @@ class LightlyExample:
 
         from mast.model import build_backbone
 
-        transform = VICRegTransform(input_size=args.size)
+        transform = VICRegTransform(input_size=recipe.views.size)
         dataset = torchvision.datasets.ImageFolder(str(folder), transform=transform)
         self.loader = torch.utils.data.DataLoader(
-            dataset, batch_size=args.batch, shuffle=True, drop_last=True, num_workers=args.workers
+            dataset, batch_size=recipe.batch_size, shuffle=True, drop_last=True, num_workers=workers
         )
-        self.backbone = build_backbone(args.arch).to(DEVICE).train()
-        self.head = VICRegProjectionHead(self.backbone.feature_dim, args.width, args.width, 2).to(DEVICE)
+        self.backbone = build_backbone(recipe.arch).to(DEVICE).train()
+        hidden, *_, last = recipe.expander
+        depth = len(recipe.expander)
+        self.head = VICRegProjectionHead(self.backbone.feature_dim, hidden, last, depth).to(DEVICE)
         self.criterion = VICRegLoss()
         parameters = [*self.backbone.parameters(), *self.head.parameters()]
         self.optimizer = torch.optim.SGD(parameters, lr=0.06)
@@ -164,24 +174,25 @@ class Loop:
         return ends[1] - ends[0]
 
 
-def made_up_images(folder: Path, count: int) -> None:
-    """Smooth pictures of 64 px in two class folders."""
+def made_up_images(folder: Path, count: int, side: int) -> None:
+    """Smooth pictures of ``side`` px in two class folders."""
     rng = np.random.default_rng(0)
     for index in range(count):
         place = folder / "ab"[index % 2] / f"{index}.jpg"
         place.parent.mkdir(parents=True, exist_ok=True)
         pixels = rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)
-        Image.fromarray(pixels).resize((64, 64), Image.Resampling.BICUBIC).save(place)
+        Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC).save(place)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--arch", default="resnet18")
-    parser.add_argument("--size", type=int, default=32)
-    parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--width", type=int, default=2048, help="of both layers of the expander")
+    parser.add_argument("--recipe", default="demo", help="what all is taken from that is not given here")
+    parser.add_argument("--arch")
+    parser.add_argument("--size", type=int, help="of the views")
+    parser.add_argument("--batch", type=int)
+    parser.add_argument("--width", type=int, help="of both layers of an expander of two")
     parser.add_argument("--images", type=int, default=2048)
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -195,16 +206,20 @@ def main() -> None:
         global clock
         clock = time.process_time
     load = f"load {os.getloadavg()[0]:.1f} at the start" if hasattr(os, "getloadavg") else ""
+    arms = recipes(args)
+    base = arms["vicreg"]
+    batch = base.batch_size
     print(
-        f"{args.arch} at {args.size} px, batch {args.batch}, expander {args.width} x 2, {DEVICE}, "
-        f"{args.threads} threads, {args.clock} clock, torch {torch.__version__}, {load}",
+        f"{args.recipe}: {base.arch} at {base.views.size} px, batch {batch}, expander {base.expander}, "
+        f"{base.optimizer.name}, {DEVICE}, {args.threads} threads, {args.clock} clock, torch {torch.__version__}, "
+        f"{load}",
         flush=True,
     )
-    arms = recipes(args)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        made_up_images(folder / "images", args.images)
-        images = torch.from_numpy(decode_all(list_images(folder / "images"), 64, progress=False).images)
+        side = base.data.store_size or base.views.size
+        made_up_images(folder / "images", args.images, side)
+        images = torch.from_numpy(decode_all(list_images(folder / "images"), side, progress=False).images)
 
         whole = {name: steps(recipe, images, bare=False) for name, recipe in arms.items()}
         found = turns({name: whole[name].__next__ for name in whole}, args.rounds)
@@ -213,17 +228,17 @@ def main() -> None:
         show("MAST-15 step / VICReg step of five", found, "mast15", "vicreg", "<= 1.15")
 
         bare = steps(arms["mast5"], images, bare=True)
-        per_epoch = args.images // args.batch
+        per_epoch = args.images // batch
         loop = Loop(arms["mast5"], folder, folder / "runs", args.workers)
         rounds = max(2, args.rounds // 2)
         contestants = {"bare": lambda: sum(next(bare) for _ in range(per_epoch)), "loop": loop.epoch}
         found = turns(contestants, rounds)
         show("loop's images/s / bare forward and backward's", found, "bare", "loop", ">= 0.95")
-        print(f"loop: {per_epoch * args.batch / statistics.median(found['loop']):.0f} images/s", flush=True)
+        print(f"loop: {per_epoch * batch / statistics.median(found['loop']):.0f} images/s", flush=True)
 
         if args.lightly:
             sys.path.append(str(args.lightly))
-            example = LightlyExample(args, folder / "images")
+            example = LightlyExample(base, folder / "images", args.workers)
             vicreg = Loop(arms["vicreg"], folder, folder / "vicreg", args.workers)
             found = turns({"lightly": example.epoch, "ours": vicreg.epoch}, rounds)
             show("our VICReg's images/s / lightly's example's", found, "lightly", "ours", ">= 1")

@@ -4,7 +4,9 @@ A picture is a pure function of the seed, its data set, its split and its index.
 
 - ``scenes/{train,val,test}/<shape>/*.jpg`` with ``scenes/labels.csv``: one object at 64x64 whose shape, colour,
   texture, orientation, scale and position are drawn independently of each other and of the background;
-- ``VOC2007`` and ``coco``: two to four objects at 128x128 that hide one another, with exact visible masks;
+- ``VOC2007`` and ``coco``: two to four objects at 128x128 that hide one another, with exact visible masks; the
+  classes are the shapes;
+- ``colours/VOC2007`` and ``colours/coco``: the same pictures, where the classes are the colours;
 - ``SCENES.sha256``, every file's hash for ``sha256sum -c``, and last ``SCENES.json``, the stamp.
 
 The splits use disjoint columns of the photographs behind the objects.
@@ -24,9 +26,9 @@ from mast.files import atomic_write, sha256_file
 
 from ..errors import UserError, unknown
 
-VERSION = 1  # of the generator: raise it when a picture or an annotation changes
+VERSION = 2  # of the generator: raise it when a picture or an annotation changes
 STAMP, HASHES = "SCENES.json", "SCENES.sha256"
-FOLDERS = ("scenes", "VOC2007", "coco")
+FOLDERS = ("scenes", "VOC2007", "coco", "colours")
 _WRITING, _LOCK = ".SCENES.writing", ".SCENES.lock"
 
 
@@ -45,7 +47,7 @@ SIZES = {
     "test": Size(
         {"train": 120, "val": 40, "test": 60}, {"train": 8, "val": 4, "test": 8}, {"train": 12, "val": 8}
     ),
-    "evidence": Size(_SCENES, {"train": 120, "val": 40, "test": 320}, {"train": 160, "val": 320}),
+    "evidence": Size(_SCENES, {"train": 600, "val": 200, "test": 320}, {"train": 800, "val": 320}),
 }
 
 

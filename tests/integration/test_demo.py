@@ -26,7 +26,7 @@ def test_the_demo_holds_what_it_promises() -> None:
         for factor in FACTORS:
             for kind in ("linear", "knn", "fewshot"):
                 assert (checkpoint, f"scenes-{factor}", kind) in cells
-        for task in ("scenes-voc", "scenes-coco"):
+        for task in ("scenes-voc-colour", "scenes-coco-colour"):
             assert (checkpoint, task, "detection") in cells
     for cell in todo.cells:  # every episode has its classes
         if cell.protocol.kind == "fewshot":
@@ -44,7 +44,9 @@ def miniature(tmp_path: Path) -> Path:
         arm["overrides"] = [*arm.get("overrides", []), *SMALL]
     suite["checkpoints"][0]["ref"] = "random:resnet10-c8-half@0"
     classification = suite["cells"][0]
-    detection = [block for block in suite["cells"] if set(block["tasks"]) & {"scenes-voc", "scenes-coco"}]
+    detection = [
+        block for block in suite["cells"] if set(block["tasks"]) & {"scenes-voc-colour", "scenes-coco-colour"}
+    ]
     changes = {
         "linear": {"penalties": [-2, 2, 3]},
         "knn": {"k": [5]},
@@ -71,9 +73,11 @@ def test_a_miniature_goes_from_scenes_to_report(
     book = records.read([out])
     assert len(book.counting()) == 20
     # What was not measured is a dash in the one table that is printed.
-    line = next(line for line in said.splitlines() if "scenes-voc box_ap50" in line)
+    line = next(line for line in said.splitlines() if "scenes-voc-colour box_ap50" in line)
     assert line.split()[-2:] == ["–", "–"]
-    detections = [record for record in book.records if record.task.name in ("scenes-voc", "scenes-coco")]
+    detections = [
+        record for record in book.records if record.task.name in ("scenes-voc-colour", "scenes-coco-colour")
+    ]
     assert {record.task.metric for record in detections} == {"box_ap50", "mask_ap"}
     for record in detections:
         outcome = book.outcomes(record)

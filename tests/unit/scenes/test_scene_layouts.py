@@ -27,7 +27,7 @@ def test_every_image_decodes_in_its_size(data: Path) -> None:
             assert (image.format, image.mode) == ("JPEG", "RGB")
             assert image.size == ((64, 64) if top == "scenes" else (128, 128))
         found[top] += 1
-    assert found == {"scenes": 220, "VOC2007": 20, "coco": 20}
+    assert found == {"scenes": 220, "VOC2007": 20, "coco": 20, "colours": 40}
 
 
 def test_class_folders_and_the_label_table_agree(data: Path) -> None:
@@ -62,24 +62,34 @@ def test_pictures_on_disk_are_the_ones_composed(data: Path, backgrounds: Backgro
     assert np.abs(other - stored).mean() > 12
 
 
+@pytest.mark.parametrize("label", ["shape", "colour"])
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_coco_masks_boxes_and_areas_agree_exactly(data: Path, backgrounds: Backgrounds, split: str) -> None:
+def test_coco_masks_boxes_and_areas_agree_exactly(
+    data: Path, backgrounds: Backgrounds, split: str, label: str
+) -> None:
     coco = pytest.importorskip("pycocotools.coco")
     masks = pytest.importorskip("pycocotools.mask")
-    api = coco.COCO(str(data / "coco" / "annotations" / f"instances_{split}2017.json"))
+    folder = data / "coco" if label == "shape" else data / "colours" / "coco"
+    api = coco.COCO(str(folder / "annotations" / f"instances_{split}2017.json"))
     names = tuple(category["name"] for category in api.loadCats(sorted(api.getCatIds())))
-    assert names == compose.FACTORS["shape"]
+    assert names == compose.FACTORS[label]
     band = {"train": "train", "val": "test"}[split]
     plan = compose.several_shapes(0, "coco", band, len(api.imgs))
     kinds = Counter()
     for index, (identity, image) in enumerate(sorted(api.imgs.items())):
-        assert (data / "coco" / f"{split}2017" / image["file_name"]).is_file()
+        assert (folder / f"{split}2017" / image["file_name"]).is_file()
         picture = compose.several(
             backgrounds, 0, "coco", band, index, plan[index], crowd=any(api.getAnnIds(identity, iscrowd=True))
         )
-        truths = picture.masks + ([] if picture.crowd_mask is None else [picture.crowd_mask])
+        truths = [
+            (getattr(thing, label), mask) for thing, mask in zip(picture.things, picture.masks, strict=True)
+        ]
+        if picture.crowd_mask is not None:
+            kinds_there = sorted({getattr(thing, label) for thing in picture.crowd})
+            truths += [(kind, picture.crowd_mask) for kind in kinds_there]
         entries = api.loadAnns(api.getAnnIds(identity))
-        for entry, truth in zip(entries, truths, strict=True):
+        for entry, (kind, truth) in zip(entries, truths, strict=True):
+            assert names[entry["category_id"] - 1] == kind
             mask = api.annToMask(entry).astype(bool)
             np.testing.assert_array_equal(mask, truth)
             assert entry["area"] == mask.sum()
@@ -109,8 +119,11 @@ def test_polygons_and_runs_keep_awkward_masks() -> None:
         np.testing.assert_array_equal(masks.decode(masks.frPyObjects(run_lengths(mask), *mask.shape)), mask)
 
 
-def test_voc_boxes_are_inside_their_image_and_tight(data: Path, backgrounds: Backgrounds) -> None:
-    root = data / "VOC2007"
+@pytest.mark.parametrize(("label", "folder"), [("shape", "VOC2007"), ("colour", "colours/VOC2007")])
+def test_voc_boxes_are_inside_their_image_and_tight(
+    data: Path, backgrounds: Backgrounds, label: str, folder: str
+) -> None:
+    root = data / folder
     sets = {split: (root / "ImageSets" / "Main" / f"{split}.txt").read_text().split() for split in
             ("train", "val", "trainval", "test")}  # fmt: skip
     assert {split: len(names) for split, names in sets.items()} == {
@@ -129,7 +142,7 @@ def test_voc_boxes_are_inside_their_image_and_tight(data: Path, backgrounds: Bac
             assert tree.findtext("filename") == f"{name}.jpg"
             picture = compose.several(backgrounds, 0, "VOC2007", split, index, plan[index], crowd=False)
             for item, thing, mask in zip(tree.iter("object"), picture.things, picture.masks, strict=True):
-                assert item.findtext("name") == thing.shape
+                assert item.findtext("name") == getattr(thing, label)
                 rows, columns = np.nonzero(mask)
                 box = [int(item.findtext(f"bndbox/{side}", "")) for side in ("xmin", "ymin", "xmax", "ymax")]
                 assert box == [columns.min() + 1, rows.min() + 1, columns.max() + 1, rows.max() + 1]
@@ -144,13 +157,14 @@ def test_voc_boxes_are_inside_their_image_and_tight(data: Path, backgrounds: Bac
     assert 0 < flags["difficult"] < flags["objects"] / 5
 
 
-def test_voc_image_sets_of_a_class_say_who_has_it(data: Path) -> None:
-    root = data / "VOC2007"
-    for shape in compose.FACTORS["shape"]:
-        for line in (root / "ImageSets" / "Main" / f"{shape}_test.txt").read_text().splitlines():
+@pytest.mark.parametrize(("label", "folder"), [("shape", "VOC2007"), ("colour", "colours/VOC2007")])
+def test_voc_image_sets_of_a_class_say_who_has_it(data: Path, label: str, folder: str) -> None:
+    root = data / folder
+    for kind in compose.FACTORS[label]:
+        for line in (root / "ImageSets" / "Main" / f"{kind}_test.txt").read_text().splitlines():
             name, value = line.split()
             objects = [item for item in ET.parse(root / "Annotations" / f"{name}.xml").iter("object")
-                       if item.findtext("name") == shape]  # fmt: skip
+                       if item.findtext("name") == kind]  # fmt: skip
             plain = any(item.findtext("difficult") == "0" for item in objects)
             assert int(value) == (1 if plain else 0 if objects else -1)
 

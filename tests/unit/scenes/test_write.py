@@ -43,11 +43,11 @@ def test_a_larger_size_begins_with_the_pictures_of_a_smaller_one(
     monkeypatch.setitem(scenes.SIZES, "small", SMALL)
     scenes.write(tmp_path, size="small")
     pictures = {name: content for name, content in contents(tmp_path).items() if name.endswith(".jpg")}
-    assert len(pictures) == 30
+    assert len(pictures) == 30 + 10  # those of detection twice
     larger = contents(data)
     for name, content in pictures.items():
         if name.startswith(
-            ("scenes/", "coco/", "VOC2007/JPEGImages/000001")
+            ("scenes/", "coco/", "colours/coco/", "VOC2007/JPEGImages/000001")
         ):  # VOC numbers run on over splits
             assert larger[name] == content
 
@@ -94,7 +94,9 @@ def test_an_interrupted_call_leaves_no_stamp_and_the_next_one_completes(tmp_path
     ("asked", "said"), [({"seed": 1}, "seed 0, asked for 1"), ({"size": "demo"}, "size 'test'")]
 )
 def test_data_of_another_seed_or_size_is_refused(data: Path, asked: dict[str, int | str], said: str) -> None:
-    with pytest.raises(UserError, match=f"{said}.*delete scenes, VOC2007, coco and SCENES.json") as caught:
+    with pytest.raises(
+        UserError, match=f"{said}.*delete scenes, VOC2007, coco, colours and SCENES.json"
+    ) as caught:
         scenes.write(data, **({"size": "test"} | asked))  # type: ignore[arg-type]
     assert caught.value.code == 2
 
