@@ -7,11 +7,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ..stats import percentile, resample_counts
+from ..stats import around, percentile, resample_counts
 from .matches import Curve, Floats, precisions
 
 RESAMPLES = 1000
-KIND = "bootstrap over test images"
+KIND = "bootstrap-se over test images"
+PAIRED = "paired bootstrap over test images"
 _CHUNK = 50  # resamples held at a time
 
 
@@ -46,7 +47,7 @@ def resampled(curves: Mapping[str, Curve], *, resamples: int = RESAMPLES, seed: 
 def intervals(
     curves: Mapping[str, Curve], *, level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[str, dict[str, float | str]]:
-    """Percentile intervals of every metric.
+    """The value of every metric and its bootstrap standard error on either side, see `eval.stats.around`.
 
     Returns:
         Metric -> ``{"low", "high", "kind", "level"}``, bounds in 0..1, as `eval.stats.Interval` has them.
@@ -54,7 +55,7 @@ def intervals(
     drawn = resampled(curves, resamples=resamples, seed=seed)
     found: dict[str, dict[str, float | str]] = {}
     for name, values in drawn.items():
-        interval = percentile(values, level, KIND)
+        interval = around(curves[name].value(), values, level)
         found[name] = {"low": interval.low, "high": interval.high, "kind": KIND, "level": level}
     return found
 
@@ -85,12 +86,12 @@ def paired(
     a, b = (
         resampled({"metric": curve}, resamples=resamples, seed=seed)["metric"] for curve in (first, second)
     )
-    interval = percentile(b - a, level, KIND)
+    interval = percentile(b - a, level, PAIRED)
     return {
         "difference": difference,
         "low": interval.low,
         "high": interval.high,
-        "kind": f"paired {KIND}",
+        "kind": PAIRED,
         "level": level,
         "resamples": resamples,
     }

@@ -83,7 +83,7 @@ def test_a_miniature_goes_from_scenes_to_report(
         outcome = book.outcomes(record)
         assert len(outcome["images"]) == record.data.counts["test_images"] == 8
         assert record.certificate is not None
-        assert record.metrics[record.task.metric].interval == "bootstrap over test images"
+        assert record.metrics[record.task.metric].interval == "bootstrap-se over test images"
     report = (out / "report.html").read_text()
     for heading in (
         "Comparison",
