@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 import io
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -166,8 +167,13 @@ def paired_differences(comparison: Comparison) -> Figure:
     protocols = list(dict.fromkeys(line.protocol for line in comparison.lines))
     lines = {name: [line for line in comparison.lines if line.protocol == name] for name in protocols}
     heights = [0.35 + 0.26 * len(lines[name]) for name in protocols]
+    titles = {
+        name: name.partition(" (") for name in protocols
+    }  # what is overridden stands small below the name
+    notes = {name: textwrap.wrap(note.rstrip(")"), 62) for name, (_, _, note) in titles.items()}
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(1.4 * WIDTH, 0.7 + sum(heights)), layout="constrained")
+        above = 0.13 * sum(map(len, notes.values()))
+        figure = Figure(figsize=(1.4 * WIDTH, 0.7 + sum(heights) + above), layout="constrained")
         panels = figure.subplots(len(protocols), 1, squeeze=False, height_ratios=heights)[:, 0]
         shifts = np.linspace(-0.22, 0.22, len(comparison.pairs)) if len(comparison.pairs) > 1 else [0.0]
         for axes, name in zip(panels, protocols, strict=True):
@@ -189,7 +195,10 @@ def paired_differences(comparison: Comparison) -> Figure:
                 tick.set_weight("bold" if line.tasks > 1 else "normal")
             axes.set_ylim(len(labels) - 0.5, -0.5)
             axes.grid(axis="y", visible=False)
-            axes.set_title(name)
+            axes.set_title(titles[name][0], pad=6 + 9 * len(notes[name]))
+            axes.text(
+                0, 1.03, "\n".join(notes[name]), transform=axes.transAxes, size=7, va="bottom", color=INK
+            )
         panels[-1].set_xlabel("difference in points, 95 %")
         handles = [
             Line2D(
