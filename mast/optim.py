@@ -84,11 +84,10 @@ def build_optimizer(
     params = [p for p in model.parameters() if p.requires_grad]
     if name == "lars":
         return LARS(params, lr=0.0, weight_decay=weight_decay, momentum=momentum, eta=eta)
-    if name == "sgd":  # fused: four times faster on a CPU
+    # Fused optimizers are faster on a CPU: SGD four times, AdamW nine times.
+    if name == "sgd":
         return torch.optim.SGD(params, lr=0.0, weight_decay=weight_decay, momentum=momentum, fused=True)
     decayed = [p for p in params if p.ndim > 1]
     others = [p for p in params if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(
-        groups, lr=0.0, betas=(momentum, 0.999), fused=True
-    )  # nine times faster on a CPU
+    return torch.optim.AdamW(groups, lr=0.0, betas=(momentum, 0.999), fused=True)
