@@ -4,8 +4,8 @@
 
 One view of a batch of made-up images on one thread, parameters drawn anew each time; the contestants take turns.
 ``torchvision`` applies transforms.v2.functional image by image with this project's parameters: the same pixels, and
-the largest difference is printed. FOLDER holds kornia (``pip install --no-deps --target FOLDER kornia kornia_rs``), which
-draws its own parameters; its crop does not antialias and its jitter has one order a batch: its pixels are others.
+the largest difference is printed. FOLDER holds kornia, which draws its own parameters; its crop does not antialias
+and its jitter has one order a batch: other pixels (``pip install --no-deps --target FOLDER kornia kornia_rs``).
 """
 
 from __future__ import annotations
