@@ -11,9 +11,10 @@ from sklearn.linear_model import Ridge
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.svm import LinearSVC
 
-from eval import metrics, protocols, stats, tasks
-from eval.arrays import Rows
+from eval import protocols, tasks
 from eval.errors import UserError
+from eval.features.matrices import Rows
+from eval.numbers import metrics, stats
 from eval.protocols import Labelled
 from eval.protocols.knn import votes
 from eval.protocols.svm import low_shot_rows
@@ -329,7 +330,7 @@ def test_sgd_says_that_it_diverged() -> None:
 
 @pytest.mark.parametrize("name", ["ridge", "knn-dino-k20", "linear-sgd"])
 def test_features_on_disk_give_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from eval import arrays
+    from eval.features import matrices as arrays
 
     train, val, test = parts(60, 8, 3, spread=2.0)
     x = np.asarray(test.features)
