@@ -15,7 +15,7 @@ from mast.files import atomic_write
 
 from .. import protocols
 from ..errors import UserError, unknown
-from ..numbers import stats
+from ..numbers import intervals
 from ..protocols.base import Labelled
 from ..results import figures, records, tables
 from . import figures as drawn
@@ -120,7 +120,7 @@ def _difficulty(folder: _Folder, data: analysis.Examples) -> None:
         wrong[half == part] = scores.argmax(1) != data.labels[half == part]
     rows = []
     for decile, group in enumerate(np.array_split(np.argsort(data.uncertainty, kind="stable"), 10), start=1):
-        interval = stats.wilson(int(wrong[group].sum()), len(group))
+        interval = intervals.wilson(int(wrong[group].sum()), len(group))
         mean = float(data.uncertainty[group].mean())
         rows.append((decile, mean, len(group), float(wrong[group].mean()), interval.low, interval.high))
     folder.csv("difficulty", ["decile", "uncertainty", "images", "error", "low", "high"], rows)

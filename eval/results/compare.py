@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..errors import UserError, unknown
-from ..numbers import stats
-from ..numbers.stats import Paired
+from ..numbers import tests
+from ..numbers.tests import Paired
 from .records import Book, Record
 from .tables import column_key, protocol_title, section_key
 
@@ -158,7 +158,7 @@ def _over_seeds(values: Mapping[str, Mapping[str, float]], pair: Pair) -> Paired
     shared = sorted(first.keys() & second.keys(), key=int)
     if len(shared) < 2:
         return None
-    return stats.paired([first[seed] for seed in shared], [second[seed] for seed in shared])
+    return tests.paired([first[seed] for seed in shared], [second[seed] for seed in shared])
 
 
 def _over_examples(first: Record, second: Record, metric: str, book: Book) -> Paired | None:
@@ -168,7 +168,7 @@ def _over_examples(first: Record, second: Record, metric: str, book: Book) -> Pa
     name = "episodes" if "episodes" in ours else "correct" if metric == "top1" else ""
     if name not in ours or name not in theirs or len(ours[name]) != len(theirs[name]):
         return None
-    return stats.paired(ours[name], theirs[name])
+    return tests.paired(ours[name], theirs[name])
 
 
 def _mean(title: str, lines: Sequence[Line], comparison: Comparison) -> Line:

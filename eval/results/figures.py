@@ -24,7 +24,7 @@ from matplotlib.ticker import MaxNLocator
 
 from mast.files import atomic_write
 
-from ..numbers.stats import paired
+from ..numbers.tests import paired
 from .render import percent
 from .tables import Section, column_key, row_key, section_key
 

@@ -35,7 +35,7 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
-class Checkpoint(_Part):
+class CheckpointEntry(_Part):
     """Which weights were measured, and how images are prepared for them."""
 
     name: Text
@@ -50,7 +50,7 @@ class Checkpoint(_Part):
     pretraining: dict[str, Any] = Field(default_factory=dict)
 
 
-class Task(_Part):
+class TaskEntry(_Part):
     """Which data and which headline metric."""
 
     name: Text
@@ -58,7 +58,7 @@ class Task(_Part):
     metric: Text
 
 
-class Protocol(_Part):
+class ProtocolEntry(_Part):
     """How the task was run: a versioned recipe, what was overridden, and the resulting parameters."""
 
     name: Text
@@ -67,7 +67,7 @@ class Protocol(_Part):
     params: dict[str, Any] = Field(default_factory=dict)
 
 
-class Data(_Part):
+class DataEntry(_Part):
     """Which images: the data set's manifest hash and how many examples were used of each split."""
 
     manifest: Sha256 | None
@@ -115,11 +115,11 @@ class Record(_Part):
     run_id: Sha256
     status: Literal["completed", "failed"]
     error: Failure | None = None
-    checkpoint: Checkpoint
-    task: Task
-    protocol: Protocol
+    checkpoint: CheckpointEntry
+    task: TaskEntry
+    protocol: ProtocolEntry
     seed: int = Field(ge=0)
-    data: Data
+    data: DataEntry
     metrics: dict[str, Metric] = Field(default_factory=dict)
     selected: dict[str, Any] = Field(default_factory=dict)
     certificate: dict[str, Any] | None = None
@@ -150,7 +150,9 @@ class Record(_Part):
         return self.model_dump(mode="json", by_alias=True)
 
 
-def run_id(checkpoint: Checkpoint, task: Task, protocol: Protocol, manifest: str | None, seed: int) -> str:
+def run_id(
+    checkpoint: CheckpointEntry, task: TaskEntry, protocol: ProtocolEntry, manifest: str | None, seed: int
+) -> str:
     """Name a run by everything that decides its numbers, and by nothing else.
 
     Two runs share an id exactly when they share the weights with their preprocessing, the task, the protocol

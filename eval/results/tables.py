@@ -19,7 +19,7 @@ import pandas as pd
 from mast.files import canonical_json
 
 from ..errors import UserError
-from ..numbers import stats
+from ..numbers import intervals
 from .records import Book, Record
 
 # Metrics shown beside a task's own, where a record has them.
@@ -214,7 +214,7 @@ def _over_seeds(part: pd.DataFrame) -> dict[str, Any]:
     if len(found) == 1:
         return dict(zip(names, found[0], strict=True)) | {"seeds": 1, "source": None}
     values = [float(line[0]) for line in found]
-    spread = stats.t_interval(values)
+    spread = intervals.t_interval(values)
     whole = [sum(values) / len(values), spread.low, spread.high, f"{spread.kind} over seeds", spread.level]
     return dict(zip(names, whole, strict=True)) | {"seeds": len(values), "source": None}
 

@@ -15,7 +15,7 @@ import torch
 from .. import datasets, features, protocols
 from ..errors import UserError
 from ..features.matrices import Features, blocks, stack
-from ..numbers import metrics, stats
+from ..numbers import intervals, metrics
 from ..protocols import Protocol, finetune
 from ..protocols.base import Labelled
 from ..results.records import Metric
@@ -125,7 +125,7 @@ def measure(
     kind = cell.protocol.kind
     if kind == "fewshot":
         values = protocols.episodes(cell.protocol, labelled(*cell.protocol.splits), seed=cell.seed)
-        over = stats.normal_legacy if cell.protocol.params["interval"] == "normal" else stats.episodes
+        over = intervals.normal_legacy if cell.protocol.params["interval"] == "normal" else intervals.episodes
         counts = {split: len(dataset.splits[split]) for split in cell.protocol.splits}
         found = {cell.metric: _metric(float(values.mean()), over(values))}
         return Measured(found, counts | {"episodes": len(values)}, arrays={"episodes": values})
@@ -180,7 +180,7 @@ def _classification(
     for each in dict.fromkeys(names):
         value = metrics.METRICS[each](scores, labels)
         if each in ("top1", "top5"):
-            found[each] = _metric(value, stats.wilson(round(value * len(labels)), len(labels)))
+            found[each] = _metric(value, intervals.wilson(round(value * len(labels)), len(labels)))
         else:
             found[each] = _metric(value, bootstrap(each, value, scores, labels))
     if probabilities is not None:
@@ -188,17 +188,17 @@ def _classification(
     return found
 
 
-def bootstrap(name: str, value: float, scores: Array, labels: Array) -> stats.Interval:
+def bootstrap(name: str, value: float, scores: Array, labels: Array) -> intervals.Interval:
     """Bootstrap over test examples, always with the same resamples: of percentiles, for AP of its standard error."""
     step = max(1, 4_000_000 // len(labels))  # resamples held at a time
     drawn = [
         metrics.resampled(
-            name, scores, labels, stats.resample_counts(len(labels), min(step, RESAMPLES - at), at)
+            name, scores, labels, intervals.resample_counts(len(labels), min(step, RESAMPLES - at), at)
         )
         for at in range(0, RESAMPLES, step)
     ]
     values = np.concatenate(drawn)
-    return stats.percentile(values) if labels.ndim == 1 else stats.around(value, values)
+    return intervals.percentile(values) if labels.ndim == 1 else intervals.around(value, values)
 
 
 def _outcomes(scores: Array, labels: Array) -> dict[str, Array]:
@@ -207,7 +207,7 @@ def _outcomes(scores: Array, labels: Array) -> dict[str, Array]:
     return {"scores": scores.astype(np.float32), "labels": labels.astype(np.int8)}
 
 
-def _metric(value: float, interval: stats.Interval | None) -> Metric:
+def _metric(value: float, interval: intervals.Interval | None) -> Metric:
     if interval is None:
         return Metric(value=value)
     return Metric(
@@ -256,7 +256,7 @@ def _detect(cell: Cell, loaded: Loaded, data_root: Path, work: Path, progress: P
     found = {}
     for name, value in result.metrics.items():
         interval = result.intervals.get(name)
-        found[name] = _metric(value, None if interval is None else stats.Interval(**interval))
+        found[name] = _metric(value, None if interval is None else intervals.Interval(**interval))
     detections = {"classes": result.classes, "config": result.config, "images": result.per_image}
     return Measured(
         found,

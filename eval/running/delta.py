@@ -12,7 +12,7 @@ import numpy as np
 from .. import datasets, features, protocols
 from ..errors import UserError
 from ..features.matrices import Array, Features
-from ..numbers import metrics, stats
+from ..numbers import intervals, metrics
 from ..protocols import Labelled, Protocol
 from ..tasks import Task
 from .cell import bootstrap
@@ -38,7 +38,7 @@ class Row:
     protocol: str
     metric: str
     value: float
-    interval: stats.Interval
+    interval: intervals.Interval
     delta: float | None
     selected: dict[str, Any]
     warnings: tuple[str, ...]
@@ -131,7 +131,7 @@ def compare(
         scores = fitted.scores(features)  # type: ignore[arg-type]
         value = metrics.METRICS[name](scores, labels)
         if name in ("top1", "top5"):
-            interval = stats.wilson(round(value * len(labels)), len(labels))
+            interval = intervals.wilson(round(value * len(labels)), len(labels))
         else:
             interval = bootstrap(name, value, scores, labels)
         base = next((row.value for row in rows if row.metric == name), value)

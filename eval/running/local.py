@@ -32,7 +32,16 @@ from .. import checkpoints, detection, tasks
 from ..checkpoints import Loaded, Passport
 from ..errors import UserError
 from ..results import records
-from ..results.records import Checkpoint, Data, Failure, Outcomes, Protocol, Record, Task, run_id
+from ..results.records import (
+    CheckpointEntry,
+    DataEntry,
+    Failure,
+    Outcomes,
+    ProtocolEntry,
+    Record,
+    TaskEntry,
+    run_id,
+)
 from ..results.render import percent
 from ..suites import Arm, Suite
 from .cell import Cell, Measured, Progress, manifest, measure
@@ -233,7 +242,7 @@ class Runner:
             self._say(f"{cell}: {_headline(record)} in {duration(record.seconds)}{left}")
 
     def _run_cell(
-        self, cell: Cell, loaded: Loaded, checkpoint: Checkpoint, began: str, clock: float
+        self, cell: Cell, loaded: Loaded, checkpoint: CheckpointEntry, began: str, clock: float
     ) -> Record | None:
         """Measure and record a cell, or None if it is done."""
         digest, _ = manifest(cell, self.data_root)
@@ -252,7 +261,7 @@ class Runner:
             task=_task(cell),
             protocol=_protocol(cell),
             seed=cell.seed,
-            data=Data(manifest=digest, counts=measured.counts),
+            data=DataEntry(manifest=digest, counts=measured.counts),
             metrics=measured.metrics,
             selected=plain(measured.selected),
             certificate=plain(measured.certificate),
@@ -272,7 +281,7 @@ class Runner:
     def _failed(
         self,
         cell: Cell,
-        checkpoint: Checkpoint,
+        checkpoint: CheckpointEntry,
         error: Exception,
         began: str,
         seconds: float,
@@ -291,7 +300,7 @@ class Runner:
                 task=_task(cell),
                 protocol=_protocol(cell),
                 seed=cell.seed,
-                data=Data(manifest=None),
+                data=DataEntry(manifest=None),
                 environment=describe(),
                 started=began,
                 seconds=round(seconds, 3),
@@ -345,7 +354,7 @@ class Runner:
             self.costs.learn(book.records)
             self.completed = {record.run_id for record in book.counting()}
 
-    def _known(self, source: Source) -> Checkpoint | None:
+    def _known(self, source: Source) -> CheckpointEntry | None:
         """A checkpoint as records describe it, or None if it has still to be pretrained."""
         ref = source.ref
         if source.arm:
@@ -359,7 +368,7 @@ class Runner:
             return None
         return describe_checkpoint(self._adapt(source, checkpoints.inspect(ref, **source.options)))
 
-    def _state(self, cell: Cell, checkpoint: Checkpoint | None) -> str:
+    def _state(self, cell: Cell, checkpoint: CheckpointEntry | None) -> str:
         if not self.data_root.is_dir():  # embedded data that a run would write
             return "to run"
         try:
@@ -477,13 +486,13 @@ def write_passport(out: Path, passport: Passport) -> None:
         file.write("\n")
 
 
-def describe_checkpoint(passport: Passport) -> Checkpoint:
+def describe_checkpoint(passport: Passport) -> CheckpointEntry:
     """The part of a passport that stands in every record."""
     extra = passport.extra
     recipe = extra.get("recipe")
     name = recipe.get("name") if isinstance(recipe, dict) else recipe
     about = {"recipe": name} | {key: extra.get(key) for key in ("seed", "epochs", "data", "git")}
-    return Checkpoint(
+    return CheckpointEntry(
         name=passport.name,
         sha256=passport.sha256,
         weights_sha256=passport.weights_sha256,
@@ -501,24 +510,24 @@ def describe_checkpoint(passport: Passport) -> Checkpoint:
     )
 
 
-def _nothing_known(source: Source) -> Checkpoint:
+def _nothing_known(source: Source) -> CheckpointEntry:
     names = ("sha256", "weights_sha256", "arch", "layout", "trained", "normalization", "method")
     nothing: dict[str, Any] = dict.fromkeys(names)
-    return Checkpoint(name=source.name, **nothing)
+    return CheckpointEntry(name=source.name, **nothing)
 
 
-def _task(cell: Cell) -> Task:
-    return Task(name=cell.task.name, version=cell.task.version, metric=cell.metric)
+def _task(cell: Cell) -> TaskEntry:
+    return TaskEntry(name=cell.task.name, version=cell.task.version, metric=cell.metric)
 
 
-def _protocol(cell: Cell) -> Protocol:
+def _protocol(cell: Cell) -> ProtocolEntry:
     how = cell.protocol
-    return Protocol(
+    return ProtocolEntry(
         name=how.name, version=how.version, overrides=plain(cell.overrides), params=plain(cell.params)
     )
 
 
-def _run_id(cell: Cell, checkpoint: Checkpoint, digest: str | None) -> str:
+def _run_id(cell: Cell, checkpoint: CheckpointEntry, digest: str | None) -> str:
     return run_id(checkpoint, _task(cell), _protocol(cell), digest, cell.seed)
 
 

@@ -7,7 +7,16 @@ from typing import Any
 
 import pytest
 
-from eval.results.records import Checkpoint, Data, Failure, Metric, Protocol, Record, Task, run_id
+from eval.results.records import (
+    CheckpointEntry,
+    DataEntry,
+    Failure,
+    Metric,
+    ProtocolEntry,
+    Record,
+    TaskEntry,
+    run_id,
+)
 
 MANIFEST = "d" * 64
 
@@ -37,7 +46,7 @@ def make_record() -> Callable[..., Record]:
         seconds: float = 2.0,
         **more: Any,
     ) -> Record:
-        checkpoint = Checkpoint(
+        checkpoint = CheckpointEntry(
             name=name,
             sha256="c" * 64,
             weights_sha256=weights * 64,
@@ -52,8 +61,8 @@ def make_record() -> Callable[..., Record]:
             },
             method="vicreg",
         )
-        about = Task(name=task, version=1, metric=metric)
-        how = Protocol(
+        about = TaskEntry(name=task, version=1, metric=metric)
+        how = ProtocolEntry(
             name=protocol,
             version=version,
             overrides=overrides or {},
@@ -72,7 +81,7 @@ def make_record() -> Callable[..., Record]:
             task=about,
             protocol=how,
             seed=seed,
-            data=Data(manifest=manifest, counts={"train": 80, "val": 20, "test": 100}),
+            data=DataEntry(manifest=manifest, counts={"train": 80, "val": 20, "test": 100}),
             metrics={} if failed else metrics,
             environment={"versions": {"mast": "0.1.0"}},
             started=started,

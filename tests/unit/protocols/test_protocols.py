@@ -14,7 +14,7 @@ from sklearn.svm import LinearSVC
 from eval import protocols, tasks
 from eval.errors import UserError
 from eval.features.matrices import Rows
-from eval.numbers import metrics, stats
+from eval.numbers import intervals, metrics
 from eval.protocols import Labelled
 from eval.protocols.knn import votes
 from eval.protocols.svm import low_shot_rows
@@ -54,7 +54,7 @@ def test_permuted_labels_give_chance(name: str) -> None:
     train, val, test = (Labelled(x[i::3], y[i::3], 4) for i in range(3))
     fitted = fit(name, train, val)
     hits = metrics.correct(fitted.scores(np.asarray(test.features)), test.labels)
-    interval = stats.wilson(int(hits.sum()), len(hits), 0.999)
+    interval = intervals.wilson(int(hits.sum()), len(hits), 0.999)
     assert interval.low <= 0.25 <= interval.high
 
 

@@ -1,8 +1,8 @@
-"""Intervals and comparisons. What varies is always named: examples, episodes, or seeds; they are never mixed."""
+"""Intervals. What varies is always named: examples, episodes, or seeds; they are never mixed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +34,7 @@ class Interval:
             raise ValueError(f"an interval from {self.low} to {self.high}")
 
 
-def _level(level: float) -> float:
+def check_level(level: float) -> float:
     if not 0 < level < 1:
         raise ValueError(f"level is {level}, it must lie in (0, 1)")
     return level
@@ -46,7 +46,7 @@ def wilson(successes: int, trials: int, level: float = 0.95) -> Interval:
     >>> wilson(8, 10).low  # doctest: +ELLIPSIS
     0.490...
     """
-    _level(level)
+    check_level(level)
     if trials < 1 or not 0 <= successes <= trials:
         raise ValueError(f"{successes} successes out of {trials}")
     z = float(scipy.stats.norm.ppf(0.5 + level / 2))
@@ -65,7 +65,7 @@ def t_interval(values: Sequence[float] | Array, level: float = 0.95) -> Interval
     Raises:
         ValueError: With fewer than two values: one run has no spread.
     """
-    _level(level)
+    check_level(level)
     data = np.asarray(values, dtype=np.float64)
     if data.ndim != 1 or len(data) < 2:
         raise ValueError(f"a t interval needs at least two values, got {data.size}")
@@ -98,7 +98,7 @@ def resample_counts(num_examples: int, resamples: int, seed: int) -> npt.NDArray
 
 def percentile(values: Array, level: float = 0.95, kind: str = "bootstrap") -> Interval:
     """The central share ``level`` of resampled values; undefined resamples (NaN) are left out."""
-    _level(level)
+    check_level(level)
     defined = np.asarray(values, dtype=np.float64)
     defined = defined[~np.isnan(defined)]
     if not len(defined):
@@ -118,7 +118,7 @@ def around(estimate: float, values: Array, level: float = 0.95) -> Interval:
         values: (R,) of resamples.
         level: Confidence level.
     """
-    _level(level)
+    check_level(level)
     defined = np.asarray(values, dtype=np.float64)
     defined = defined[~np.isnan(defined)]
     if len(defined) < 2:
@@ -156,93 +156,3 @@ def bootstrap(
     generator = np.random.default_rng(seed)
     drawn = [statistic(data[generator.integers(len(data), size=len(data))]) for _ in range(resamples)]
     return percentile(np.asarray(drawn), level)
-
-
-@dataclass(frozen=True)
-class Paired:
-    """Two checkpoints on the same examples or episodes.
-
-    Attributes:
-        difference: Mean of a - b.
-        interval: For that difference, over what the values are over.
-        p_value: Two-sided: exact McNemar for 0/1 values, else a t test of the differences.
-        wins: Number of entries where a is better.
-        losses: Number of entries where b is better.
-    """
-
-    difference: float
-    interval: Interval
-    p_value: float
-    wins: int
-    losses: int
-
-
-def paired(a: Sequence[float] | Array, b: Sequence[float] | Array, *, level: float = 0.95) -> Paired:
-    """Compare two checkpoints on the same examples (0/1 correctness) or episodes (accuracies).
-
-    Args:
-        a: (N,) values of one checkpoint.
-        b: (N,) values of the other, in the same order.
-        level: Confidence level.
-
-    Raises:
-        ValueError: If the two differ in length or hold fewer than two values.
-    """
-    first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    if first.shape != second.shape or first.ndim != 1 or len(first) < 2:
-        raise ValueError(f"paired values of shapes {first.shape} and {second.shape}: need the same N >= 2")
-    delta = first - second
-    wins, losses = int((delta > 0).sum()), int((delta < 0).sum())
-    base = t_interval(delta, level)
-    interval = Interval(base.low, base.high, "paired-t", level)
-    if np.isin(first, (0, 1)).all() and np.isin(second, (0, 1)).all():
-        p_value = float(scipy.stats.binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
-    elif delta.std() == 0:
-        p_value = 1.0 if delta[0] == 0 else 0.0
-    else:
-        p_value = float(scipy.stats.ttest_1samp(delta, 0.0).pvalue)
-    return Paired(float(delta.mean()), interval, p_value, wins, losses)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values adjusted for their number (Holm 1979), in the given order."""
-    values = np.asarray(p_values, dtype=np.float64)
-    order = np.argsort(values)
-    steps = values[order] * (len(values) - np.arange(len(values)))
-    adjusted = np.empty(len(values))
-    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
-    return [float(value) for value in adjusted]
-
-
-def rank_intervals(
-    values: Mapping[str, Array], *, level: float = 0.95, resamples: int = 2000, seed: int = 0
-) -> dict[str, Interval]:
-    """How far the rank of each checkpoint moves when the examples are redrawn; 1 is the highest mean.
-
-    Args:
-        values: For each checkpoint (N,) values on the same examples or episodes.
-        level: Confidence level.
-        resamples: Number of resamples.
-        seed: Seed of the resampling; all checkpoints see the same resamples.
-    """
-    names = list(values)
-    table = np.stack([np.asarray(values[name], dtype=np.float64) for name in names])  # (checkpoints, N)
-    generator = np.random.default_rng(seed)
-    ranks = np.empty((resamples, len(names)))
-    for index in range(resamples):
-        means = table[:, generator.integers(table.shape[1], size=table.shape[1])].mean(1)
-        ranks[index] = scipy.stats.rankdata(-means, method="average")
-    return {name: percentile(ranks[:, i], level, "bootstrap-rank") for i, name in enumerate(names)}
-
-
-def seed_ranks(
-    values: Mapping[str, Sequence[float]], *, level: float = 0.95, resamples: int = 2000, seed: int = 0
-) -> dict[str, Interval]:
-    """`rank_intervals` where pretraining seeds are redrawn, independently for each method."""
-    generator = np.random.default_rng(seed)
-    means = np.empty((resamples, len(values)))
-    for column, runs in enumerate(values.values()):
-        data = np.asarray(runs, dtype=np.float64)
-        means[:, column] = data[generator.integers(len(data), size=(resamples, len(data)))].mean(1)
-    ranks = scipy.stats.rankdata(-means, axis=1, method="average")
-    return {name: percentile(ranks[:, i], level, "bootstrap-rank-seeds") for i, name in enumerate(values)}
