@@ -22,9 +22,9 @@ def test_wilson_matches_scipy() -> None:
 def test_wilson_covers_as_it_promises() -> None:
     # Coverage averaged over rates is close to nominal; exact sums over the binomial, no simulation.
     n = 100
-    intervals = [intervals.wilson(k, n) for k in range(n + 1)]
+    found = [intervals.wilson(k, n) for k in range(n + 1)]
     coverage = [
-        sum(scipy.stats.binom.pmf(k, n, rate) for k, i in enumerate(intervals) if i.low <= rate <= i.high)
+        sum(scipy.stats.binom.pmf(k, n, rate) for k, i in enumerate(found) if i.low <= rate <= i.high)
         for rate in np.linspace(0.05, 0.95, 19)
     ]
     assert 0.94 < float(np.mean(coverage)) < 0.96
