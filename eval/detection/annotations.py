@@ -636,12 +636,14 @@ def _voc_image(
         box = [_xml_number(xml, element, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")]
         left, top, right, bottom = box
         inside = left >= 0 and top >= 0 and right <= width + TOLERANCE and bottom <= height + TOLERANCE
-        if not inside or right <= left or bottom <= top:
+        if not inside or right < left or bottom < top:
             raise UserError(
                 f"{xml}: the box ({left:g}, {top:g}, {right:g}, {bottom:g}) of a {called} is not inside its "
                 f"{width} x {height} image",
                 remedy="correct the box, or the size if that is wrong",
             )
+        if right == left or bottom == top:  # both ends are inside
+            tally.add("boxes are one pixel wide or high", f"{xml}: {called}")
         if whole_pixels and any(value != int(value) for value in box):
             tally.add("boxes have fractions, rounded to the whole pixels that the VOC metric counts", xml)
             box = [float(math.floor(value + 0.5)) for value in box]
