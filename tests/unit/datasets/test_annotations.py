@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as runs
 
-from eval.detection.annotations import _decoded_pixels, flag, image_size, number, read_coco, read_voc, whole
+from eval.datasets.coco import _decoded_pixels, read_coco
+from eval.datasets.values import flag, image_size, number, whole
+from eval.datasets.voc import read_voc
 from eval.errors import UserError
 
 WIDTH, HEIGHT = 100, 80
