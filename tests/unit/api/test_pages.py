@@ -22,7 +22,9 @@ def run(blocks: list[str], names: dict[str, Any]) -> dict[str, Any]:
     return names
 
 
-def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
     names = run(blocks, {"RESULTS": ROOT / "results" / "records"})
