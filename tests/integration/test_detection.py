@@ -147,7 +147,7 @@ def test_other_forms_run(root: Path, tmp_path: Path, protocol: str) -> None:
 def test_another_run_in_the_same_folder_is_refused(
     whole: tuple[Any, Path], root: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match=r"holds another run .it differs in seed"):
+    with pytest.raises(UserError, match=r"holds another run .it differs in config, seed"):
         run(root, whole[1], seed=7)
 
     def interrupt(stage: str, done: int, total: int) -> None:

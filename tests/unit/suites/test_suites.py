@@ -76,7 +76,7 @@ def test_what_is_wrong_is_told(tmp_path: Path, old: str, new: str, told: str) ->
         (
             "[linear, knn]",
             "[voc-fpn-tiny]",
-            "the protocol voc-fpn-tiny is for detection, and the task cifar10 is classification",
+            "voc-fpn-tiny is for detection, and the task cifar10 is classification",
         ),
         ("k: [5]", "kk: [5]", "did you mean k?"),
     ],
