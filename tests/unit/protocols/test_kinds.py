@@ -38,7 +38,7 @@ def fit(train: Labelled, val: Labelled, params: Params, seed: int, *, metric_nam
 
 KIND = frozen.kind(Params, fit, tasks=("classification",))
 '''
-BRIGHTNESS = '''"""A kind that is given images, not features: it answers with the mean brightness of the test images."""
+BRIGHTNESS = '''"""A kind on images, not features: it answers with the mean brightness of the test images."""
 
 from __future__ import annotations
 
@@ -123,5 +123,5 @@ def test_a_kind_from_outside_is_checked(outside: Path) -> None:
         with pytest.raises(UserError, match=told):
             protocols.get(str(outside / "wrong.yaml"))
     (outside / "wrong.yaml").write_text("{version: 1, kind: knn, source: x, params: {k: [5], tmp: 1}}")
-    with pytest.raises(UserError, match=r"protocol wrong: (unknown parameter 'tmp'|params\.temperature: Field required)"):
+    with pytest.raises(UserError, match=r"protocol wrong: params\.temperature: Field required"):
         protocols.get(str(outside / "wrong.yaml"))

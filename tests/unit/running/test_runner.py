@@ -9,12 +9,13 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from eval import suites
+from eval import datasets, suites
 from eval.errors import UserError
 from eval.results import records
 from eval.results.records import Record
@@ -141,6 +142,21 @@ def test_a_corrupt_image_fails_its_cells_with_its_name(
     summary = make_runner().run()
     assert (summary.done, summary.failed) == (0, 4)
     assert all(str(broken) in message for message in summary.errors)
+
+
+def test_a_run_opens_a_data_set_once(
+    make_runner: Callable[..., Runner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    load = datasets.load
+
+    def counting(name: str, *arguments: Any, **options: Any) -> Any:
+        opened.append(name)
+        return load(name, *arguments, **options)
+
+    monkeypatch.setattr(datasets, "load", counting)
+    assert make_runner().run().done == 4
+    assert opened == ["shades"]
 
 
 def test_other_data_is_another_run(make_runner: Callable[..., Runner], data: Path) -> None:
