@@ -11,7 +11,8 @@ from mast.errors import UserError
 from . import options, output
 
 if TYPE_CHECKING:
-    from ..running.local import Plan, Runner
+    from ..running.local import Runner
+    from ..running.plan import Plan
 
 
 def run_suite(name: str, arguments: argparse.Namespace) -> int:
@@ -26,7 +27,9 @@ def run_suite(name: str, arguments: argparse.Namespace) -> int:
         raise UserError(
             f"the suite {suite.name} needs --data-root", remedy="give the folder of data sets", code=2
         )
-    from ..running.local import claim, embedded, plan
+    from ..running.folder import claim
+    from ..running.local import embedded
+    from ..running.plan import plan
 
     todo = plan(suite)
     if data_root is None:
@@ -51,7 +54,7 @@ def run(todo: Plan, arguments: argparse.Namespace, data_root: Path, title: str) 
 
 
 def _print_forecast(cells: list[dict[str, Any]]) -> int:
-    from ..running.local import counted, duration
+    from ..running.costs import counted, duration
 
     for cell in cells:
         cost = "" if cell["seconds"] is None else f"  {duration(cell['seconds'])}"
@@ -72,7 +75,7 @@ def _run(runner: Runner, arguments: argparse.Namespace, data_root: Path, title: 
     summary = runner.run()
     from ..results import records, report, tables
     from ..results.render import render
-    from ..running.local import counted
+    from ..running.costs import counted
 
     files = []
     if summary.done + summary.skipped:

@@ -41,7 +41,7 @@ def add(verbs: options.Verbs) -> None:
         "--task", **options.MANY, required=True, help="names from `mast list tasks`, or files"
     )
     parser.add_argument(
-        "--protocol", **options.MANY, help="names from `mast list protocols` (default: each task's first)"
+        "--protocol", **options.MANY, help="names from `mast list protocols` (default: each task's default)"
     )
     parser.add_argument("--seeds", **options.MANY, type=int, help="evaluation seeds (default: 0)")
     parser.add_argument(

@@ -13,7 +13,7 @@ from ..checkpoints import references
 from ..errors import UserError
 
 if TYPE_CHECKING:
-    from .local import Plan
+    from .plan import Plan
 
 RANDOM = "random:"
 
@@ -25,7 +25,7 @@ class Request:
     Attributes:
         checkpoints: References, each ``REF`` or ``NAME=REF``.
         tasks: Names of tasks, or files.
-        protocols: Names of protocols, or files; each task's first when empty.
+        protocols: Names of protocols, or files; each task's default when empty.
         seeds: Evaluation seeds.
         overrides: Changes to the protocols' parameters.
         against: Further references, which the others are compared with.
@@ -53,14 +53,14 @@ def plan(request: Request) -> Plan:
     pairs = [
         (task, protocol)
         for task in request.tasks
-        for protocol in request.protocols or tasks.get(task).protocols[:1]
+        for protocol in request.protocols or [tasks.get(task).default]
     ]
     for task, protocol in pairs:
         tasks.resolve(task, protocol, request.overrides)
     for text in [*request.checkpoints, *request.against]:
         references.check(_split(text)[1])
 
-    from .local import Plan, Source, make_cell
+    from .plan import Plan, Source, make_cell
 
     named = _named(request)
     trained = next((name for name, ref in named.items() if not ref.startswith(RANDOM)), "")
