@@ -75,6 +75,7 @@ class Runner:
         self.opened = OpenData(data_root)
         self.costs = Costs()
         self.completed: set[str] = set()
+        self.ran: list[str] = []  # run ids of this plan's cells that have a result, done now or before
         self.passports: dict[str, Passport] = {}
         self.timed: dict[tuple[str, str, str], float] = {}
 
@@ -179,6 +180,7 @@ class Runner:
         data = self.opened.of(cell)
         key = run_id(cell, checkpoint, data.manifest)
         if key in self.completed:
+            self.ran.append(key)
             return None
         store, work = self.folder.features, self.folder.work(key)
         with live(str(cell), self.progress) as progress:
@@ -204,6 +206,7 @@ class Runner:
         for warning in record.warnings:
             self._say(f"{cell}: warning: {warning}")
         self.completed.add(key)
+        self.ran.append(key)
         self.costs.learn([record])
         return record
 
