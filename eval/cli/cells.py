@@ -31,7 +31,7 @@ def run_suite(name: str, arguments: argparse.Namespace) -> int:
     from ..running.local import embedded
     from ..running.plan import plan
 
-    todo = plan(suite)
+    todo = plan(suite, arguments.limit)
     if data_root is None:
         data_root = arguments.out / "data"
         if not arguments.dry_run:

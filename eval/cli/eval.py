@@ -65,6 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
         overrides=_changes(arguments.set),
         against=tuple(arguments.against),
         reading=options.reading_of(arguments),
+        limit=arguments.limit,
     )
     code = cells.run(request.plan(asked), arguments, arguments.data_root, "Evaluation")
     if arguments.against and not (arguments.dry_run or arguments.json):

@@ -98,6 +98,15 @@ class DetectionData:
             for a in d["annotations"]
         )
 
+    def limited(self, number: int) -> DetectionData:
+        """At most ``number`` images of each split, evenly spaced, for a smoke test."""
+
+        def some(split: Split) -> Split:
+            places = np.linspace(0, len(split.dicts) - 1, min(number, len(split.dicts))).round().astype(int)
+            return replace(split, dicts=[split.dicts[place] for place in places])
+
+        return replace(self, train=some(self.train), test=some(self.test))
+
     def drawn(self, *, images: int | None = None, shots: int | None = None, seed: int = 0) -> DetectionData:
         """The data set with the training part that a cell uses; all of it where nothing asks for less.
 

@@ -74,6 +74,11 @@ class Params(Strict):
     extraction: Extraction = Extraction()
 
     @classmethod
+    def smoke(cls, limit: int) -> dict[str, Any]:
+        """Changes that make a run short, for a smoke test with at most ``limit`` examples of each split."""
+        return {}
+
+    @classmethod
     def changed(cls, values: Mapping[str, Any], changes: Mapping[str, Any], name: str) -> dict[str, Any]:
         """The values of a protocol with some of them replaced; "a.b" reaches into a nested one.
 

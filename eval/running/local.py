@@ -72,7 +72,7 @@ class Runner:
         self.data_root = data_root
         self.folder = RunFolder(out, todo.name)
         self.progress = progress
-        self.opened = OpenData(data_root)
+        self.opened = OpenData(data_root, todo.limit)
         self.costs = Costs()
         self.completed: set[str] = set()
         self.ran: list[str] = []  # run ids of this plan's cells that have a result, done now or before
@@ -196,7 +196,7 @@ class Runner:
             metrics={name: metric(estimate) for name, estimate in measured.metrics.items()},
             selected=plain(measured.selected),
             certificate=plain(measured.certificate),
-            warnings=list(measured.warnings),
+            warnings=[*measured.warnings, *self._smoke()],
             outcomes=keep(self.folder.root, measured),
             environment=describe(),
             started=began,
@@ -243,7 +243,8 @@ class Runner:
         """Get a checkpoint, pretraining it if it is an arm, and keep its passport beside the records."""
         ref = source.ref
         if source.arm:
-            recipe, clock = load_recipe(source.arm.recipe, source.arm.overrides), time.monotonic()
+            recipe = load_recipe(source.arm.recipe, source.arm.overrides, self.plan.limit)
+            clock = time.monotonic()
             fresh = not self.folder.published(source.arm).parent.is_dir()
             self._say(f"{source.name}: pretraining ({source.arm.recipe} {' '.join(source.arm.overrides)})")
             folder = self.folder.published(source.arm).parent
@@ -273,6 +274,10 @@ class Runner:
         return self.passports[source.name]
 
     # -- what is known already --------------------------------------------------------------------------------
+
+    def _smoke(self) -> list[str]:
+        limit = self.plan.limit
+        return [] if limit is None else [f"a smoke test: at most {limit} examples of each split were used"]
 
     def _recall(self) -> None:
         if self.folder.records.is_file():
