@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from mast.files import sha256_file
 
 from .. import datasets, scenes
 from ..datasets import ImageDataset
 from ..datasets.base import IMAGE_SUFFIXES
+from ..detection.names import table
 from ..errors import UserError
 
 SHOWN = 20  # problems told one by one
@@ -36,11 +36,9 @@ def verify(name: str, data_root: Path, *, workers: int = 4) -> dict[str, Any]:
         ``name``, ``ok``, ``problems`` (one sentence each), ``against`` (what it was held against, beside itself),
         ``classes`` (their number), ``counts`` (of each split), ``manifest`` (SHA-256).
     """
-    detection = yaml.safe_load(
-        (Path(__file__).parents[1] / "detection" / "datasets.yaml").read_text(encoding="utf-8")
-    )["datasets"]
+    detection = table().datasets
     if name in detection and name not in datasets.known():
-        return _detection(name, data_root, detection[name]["layout"])
+        return _detection(name, data_root, detection[name].layout)
     dataset = datasets.load(name, data_root)
     against, problems = list[str](), list[str]()
     for what, found in (
