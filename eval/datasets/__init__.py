@@ -9,9 +9,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from mast.images import decode
+
 from ..definitions import build, read_yaml
 from ..errors import UserError, unknown
-from .base import ImageDataset, Labels, Pool, Split, carve, decode
+from .base import ImageDataset, Labels, Pool, Split, carve
 from .factors import derive
 from .folders import LAYOUTS, any_layout
 

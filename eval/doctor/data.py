@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from mast.files import sha256_file
+from mast.images import is_image
 
 from .. import datasets, scenes
 from ..datasets import ImageDataset
-from ..datasets.base import IMAGE_SUFFIXES
 from ..detection.names import table
 from ..errors import UserError
 
@@ -97,7 +97,7 @@ def _listed(dataset: ImageDataset, workers: int) -> list[str] | None:
     for number, line in enumerate((root / SUMS).read_text(encoding="utf-8").splitlines(), start=1):
         if not (match := re.fullmatch(r"([0-9a-f]{64}) [ *](?:\./)?(.+)", line)):
             raise UserError(f"{root / SUMS}:{number}: not a line of sha256sum", remedy="restore the file")
-        if Path(match[2]).suffix.lower() in IMAGE_SUFFIXES | {".csv"}:
+        if is_image(Path(match[2]).name) or match[2].endswith(".csv"):
             sums[match[2]] = match[1]
 
     def state(path: str) -> str:
