@@ -550,16 +550,17 @@ def _carry_out(todo: Plan, arguments: argparse.Namespace, data_root: Path, title
             print(f"{counted(stuck, 'cell')} cannot be run as things stand, for the reason beside it.")
         return 0
     summary = runner.run()
-    from ..results import records, report, tables
+    from ..results import report, tables
     from ..results.render import render
 
-    files = []
+    built, files = None, []
     if summary.done + summary.skipped:
-        files = report.publish(arguments.out, title=title, data_root=data_root)
+        built = tables.read([arguments.out], title=title)
+        files = report.publish(built, arguments.out, data_root=data_root)
     if arguments.json:
         _print_json({**vars(summary), "files": [str(path) for path in files]})
-    elif files:
-        print(render(tables.build(records.read([arguments.out]), title=title), "text"))
+    elif built is not None:
+        print(render(built, "text"))
         print(f"{counted(summary.done, 'cell')} run, {summary.skipped} done before, {summary.failed} failed.")
         print("Open:")
         for path in files[:5]:
@@ -572,22 +573,23 @@ def _carry_out(todo: Plan, arguments: argparse.Namespace, data_root: Path, title
 
 def table(arguments: argparse.Namespace) -> int:
     """``mast table``."""
-    from ..results import records, report, tables
+    from ..results import tables
     from ..results.render import render
 
     if arguments.out:
         _writable(arguments.out)
-    book = records.read(arguments.places)
-    for problem in book.problems:
+    built = tables.read(arguments.places, more=arguments.published, title=arguments.title)
+    for problem in built.book.problems:
         print(problem, file=sys.stderr)
-    published = tables.read_published([*report.published_files(arguments.places), *arguments.published])
-    built = tables.build(book, published, title=arguments.title)
     if not built.sections:
         raise UserError(
             f"no records in {', '.join(map(str, arguments.places))}", remedy="name the --out folder of a run"
         )
-    text = report.standalone(built) if arguments.format == "html" else render(built, arguments.format)
-    return _deliver(text, arguments)
+    if arguments.format == "html":
+        from ..results.report import standalone
+
+        return _deliver(standalone(built), arguments)
+    return _deliver(render(built, arguments.format), arguments)
 
 
 def _deliver(text: str, arguments: argparse.Namespace) -> int:
@@ -667,10 +669,12 @@ def delta(arguments: argparse.Namespace) -> int:
 
 def report(arguments: argparse.Namespace) -> int:
     """``mast report``."""
+    from ..results import tables
     from ..results.report import write
 
     _writable(arguments.out)
-    write(arguments.place, arguments.out, title=arguments.title, data_root=arguments.data_root)
+    built = tables.read([arguments.place], title=arguments.title)
+    write(built, arguments.place, arguments.out, data_root=arguments.data_root)
     print(arguments.out)
     return 0
 

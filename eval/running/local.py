@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 from mast.config import load_recipe
 from mast.console import bar
 from mast.errors import Interrupted
-from mast.files import atomic_write, canonical_json
+from mast.files import atomic_write
 from mast.train import PUBLISHED, pretrain
 
 from .. import checkpoints, detection, tasks
@@ -200,7 +200,7 @@ class Runner:
         """Seconds of a detection cell by some iterations of it; cells of one kind on one architecture share them."""
         ref = str(self._published(source.arm)) if source.arm else source.ref
         loaded = checkpoints.load(ref, **source.options)
-        key = (loaded.passport.arch, cell.task.name, canonical_json([_protocol(cell).model_dump()]))
+        key = (loaded.passport.arch, cell.task.name, _protocol(cell).identity)
         if key not in self.timed:
             told = detection.forecast(
                 loaded, cell.task, cell.protocol, data_root=self.data_root, overrides=cell.overrides
