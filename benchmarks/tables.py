@@ -9,6 +9,7 @@ weights, seeds and values, so that they are as long as real ones. They have no o
 from __future__ import annotations
 
 import argparse
+import resource
 import subprocess
 import sys
 import tempfile
@@ -81,12 +82,14 @@ def main() -> None:
         for name, code in VERBS.items():
             start = f"import pathlib, resource, sys; place = pathlib.Path({str(place)!r}); "
             end = "; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
-            clock = time.perf_counter()
+            clock, used = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
             done = subprocess.run(
                 [sys.executable, "-c", start + code + end], capture_output=True, text=True, check=True
             )
-            seconds = time.perf_counter() - clock
-            print(f"{name:<8} {seconds:6.1f} s  {int(done.stdout) / 2**20:5.2f} GiB", flush=True)
+            seconds, after = time.perf_counter() - clock, resource.getrusage(resource.RUSAGE_CHILDREN)
+            cpu = after.ru_utime + after.ru_stime - used.ru_utime - used.ru_stime
+            memory = int(done.stdout) / 2**20
+            print(f"{name:<8} {seconds:6.1f} s  {cpu:6.1f} s of CPU  {memory:5.2f} GiB", flush=True)
 
 
 if __name__ == "__main__":

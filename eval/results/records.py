@@ -7,13 +7,15 @@ code.
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import gzip
 import hashlib
 import io
 import json
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -72,12 +74,17 @@ class CheckpointEntry(_Part, frozen=True, dict=True):
         return hashlib.sha256(self.identity.encode()).hexdigest()
 
 
-class TaskEntry(_Part, frozen=True):
+class TaskEntry(_Part, frozen=True, dict=True):
     """Which data and which headline metric."""
 
     name: Text
     version: int
     metric: Text
+
+    @cached_property
+    def identity(self) -> str:
+        """What decides the numbers, as canonical JSON."""
+        return canonical_json({"name": self.name, "version": self.version})
 
 
 class ProtocolEntry(_Part, frozen=True, dict=True):
@@ -201,9 +208,12 @@ def run_id(
     Returns:
         A SHA-256 in hexadecimal, taken over canonical JSON.
     """
-    about = canonical_json({"manifest": manifest})[1:-1]
-    task_ = canonical_json({"seed": seed, "task": {"name": task.name, "version": task.version}})[1:-1]
-    whole = f'{{"checkpoint":{checkpoint.identity},{about},"protocol":{protocol.identity},{task_}}}'
+    # Canonical JSON put together from parts that keep theirs, since records share them.
+    data = f'"{manifest}"' if manifest else "null"
+    whole = (
+        f'{{"checkpoint":{checkpoint.identity},"manifest":{data},"protocol":{protocol.identity},'
+        f'"seed":{seed},"task":{task.identity}}}'
+    )
     return hashlib.sha256(whole.encode()).hexdigest()
 
 
@@ -395,13 +405,26 @@ def read(places: Iterable[Path]) -> Book:
         UserError: If a line is JSON but no record of a known schema, naming file, line and keys.
     """
     book, reader = Book(), Reader()
-    for place in places:
-        for path in record_files(place):
-            _read_file(path, reader, book)
-            for root in path.parents[:3]:
-                if (root / "outcomes").is_dir() and root not in book.roots:
-                    book.roots.append(root)
+    with _no_collection():
+        for place in places:
+            for path in record_files(place):
+                _read_file(path, reader, book)
+                for root in path.parents[:3]:
+                    if (root / "outcomes").is_dir() and root not in book.roots:
+                        book.roots.append(root)
     return book
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep the garbage collector from walking over all records again and again while they are read."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _read_file(path: Path, reader: Reader, book: Book) -> None:

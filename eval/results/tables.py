@@ -153,14 +153,16 @@ class Section:
             for row in self.rows
             if all((row, column) in self.cells for column in self.headline)
         }
-        spans = {row: np.mean([cell.span for cell in cells], axis=0) for row, cells in whole.items()}
+        if not whole:
+            return {}
+        means = np.mean([[cell.value for cell in cells] for cells in whole.values()], axis=1)
+        lows, highs = np.mean([[cell.span for cell in cells] for cells in whole.values()], axis=1).T
+        surely_better = len(whole) - np.searchsorted(np.sort(lows), highs, side="right")
+        surely_worse = np.searchsorted(np.sort(highs), lows, side="left")
+        best, worst = 1 + surely_better, len(whole) - surely_worse
         return {
-            row: (
-                float(np.mean([cell.value for cell in cells])),
-                1 + sum(low > spans[row][1] for low, _ in spans.values()),
-                len(spans) - sum(high < spans[row][0] for _, high in spans.values()),
-            )
-            for row, cells in whole.items()
+            row: (float(mean), int(first), int(last))
+            for row, mean, first, last in zip(whole, means, best, worst, strict=True)
         }
 
     def leaders(self, column: Column) -> frozenset[Row]:
