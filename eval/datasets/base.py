@@ -131,13 +131,14 @@ class Split:
     def limited(self, number: int) -> Split:
         """At most ``number`` images, in the split's order, as a split whose pool holds nothing else.
 
-        Classes take turns, so that small splits keep as many classes as they can.
+        Of single labels, the first classes only, so many that each can have four images; they take turns.
         """
         if len(self) <= number:
             return self
-        turns = np.zeros(len(self), dtype=np.int64)
+        turns = np.arange(len(self))
         if self.labels.ndim == 1:
-            for label in np.unique(self.labels):
+            turns = np.full(len(self), len(self))
+            for label in np.unique(self.labels)[: max(2, number // 4)]:
                 places = np.flatnonzero(self.labels == label)
                 turns[places] = np.arange(len(places))
         keep = np.sort(np.lexsort((np.arange(len(self)), turns))[:number])

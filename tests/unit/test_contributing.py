@@ -51,13 +51,13 @@ def test_every_marker_is_explained() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", sorted(set(re.findall(r"`((?:eval|tests|pretrained|\.ci)/[\w./]+?)(?::\w+)?`", TEXT)))
+    "path", sorted(set(re.findall(r"`((?:eval|mast|tests|pretrained|\.ci)/[\w./]+?)(?::\w+)?`", TEXT)))
 )
 def test_what_it_names_is_there(path: str) -> None:
     assert (ROOT / path).exists()
 
 
-NAMED = sorted(set(re.findall(r"`(eval/[\w./]+\.py):(\w+)`", TEXT)))
+NAMED = sorted(set(re.findall(r"`((?:eval|mast)/[\w./]+\.py):(\w+)`", TEXT)))
 
 
 def test_it_names_places() -> None:
