@@ -24,6 +24,7 @@ def add(verbs: options.Verbs) -> None:
         "having", nargs="*", metavar="WORD", help="show only what has every one of these words"
     )
     parser.set_defaults(words=words)
+    options.include(parser)
     options.json(parser)
 
 

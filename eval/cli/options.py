@@ -85,6 +85,18 @@ def checkpoint(parser: Parser) -> None:
     reading(parser)
 
 
+def include(parser: Parser) -> None:
+    """``--include``; `entry.main` passes it on."""
+    parser.add_argument(
+        "--include",
+        **MANY,
+        type=Path,
+        default=[],
+        metavar="DIR",
+        help="use your own definitions by name: a folder with tasks/, protocols/, suites/ or layouts/",
+    )
+
+
 def limit(parser: Parser) -> None:
     """``--limit``."""
     parser.add_argument(
@@ -107,6 +119,7 @@ def running(parser: Parser) -> None:
     parser.add_argument(
         "--out", type=Path, required=True, help="the folder of the run; a run that is there continues"
     )
+    include(parser)
     limit(parser)
     parser.add_argument(
         "--dry-run", action="store_true", help="print what would run and how long it would take"
