@@ -170,7 +170,7 @@ class Runner:
                 continue
             summary.done += 1
             left = self.costs.left([*cells[number + 1 :], *waiting], len(arms))
-            self._say(f"{cell}: {headline(record)} in {duration(record.seconds)}{left}")
+            self._say(f"{cell}: {headline(record)}{_size(cell, record)} in {duration(record.seconds)}{left}")
 
     def _run_cell(
         self, cell: Cell, loaded: Loaded, checkpoint: CheckpointEntry, began: str, clock: float
@@ -313,6 +313,14 @@ class Runner:
     def _say(self, line: str) -> None:
         if self.progress:
             print(line, file=sys.stderr, flush=True)
+
+
+def _size(cell: Cell, record: Record) -> str:
+    """The side of the images that the network saw; a detector's protocol has sizes of its own."""
+    if cell.task.kind not in ("classification", "multilabel"):
+        return ""
+    side = cell.protocol.settings.extraction.image_size or record.checkpoint.preprocessing["input_size"]
+    return f" at {side} px"
 
 
 @contextmanager
