@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -32,11 +32,15 @@ class Params(HeadParams):
     """Parameters of training on images.
 
     Attributes:
+        schedule: Of `HeadParams`, by epoch; or ``cosine-by-step``.
+        drop_last: Whether an epoch leaves out the images that fill no whole batch.
         lr: Pairs of rates, of backbone and head, for a batch of 256, scaled linearly; of several, val chooses one.
         freeze: Whether the backbone stays as it is.
         subset: The labelled part of train: None for all, a share, or the path of a list of file names.
     """
 
+    schedule: Literal["cosine", "cosine-by-step", "step"]  # type: ignore[assignment]
+    drop_last: bool = False
     lr: Annotated[tuple[Rates, ...], Listed]
     freeze: bool
     subset: float | str | None

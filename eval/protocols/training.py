@@ -93,9 +93,20 @@ def joined(first: Split, second: Split) -> list[tuple[Split, int]]:
     return [(split, index) for split in (first, second) for index in range(len(split))]
 
 
-def _learning_share(params: Params, epoch: int) -> float:
+def learning_share(params: Params, epoch: int, step: int, steps: int) -> float:
+    """The share of the peak learning rate.
+
+    Args:
+        params: ``schedule`` is ``cosine`` (torch's CosineAnnealingLR, stepped once an epoch), ``cosine-by-step``
+            (lightly's: 0 in the last step) or ``step`` (a factor ``gamma`` at each of ``milestones``).
+        epoch: From 0.
+        step: From 0, over all epochs.
+        steps: Of all epochs.
+    """
     if params.schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * epoch / params.epochs))
+    if params.schedule == "cosine-by-step":
+        return 0.5 * (1 + math.cos(math.pi * step / (steps - 1))) if steps > 1 else 0.0
     return float(params.gamma ** sum(epoch >= milestone for milestone in params.milestones))
 
 
@@ -126,7 +137,7 @@ class Trainer:
         self.head = nn.Linear(dim, num_classes).to(self.device)
         with torch.no_grad():
             self.head.weight.copy_(self.heads.weight[0].T)
-            self.head.bias.zero_()
+            self.head.bias.copy_(self.heads.bias[0])
         self.optimizer = torch.optim.SGD(
             [
                 {"params": list(self.backbone.parameters()), "peak": rates[0][0] * scale},
@@ -138,8 +149,15 @@ class Trainer:
             nesterov=params.nesterov,
         )
 
-    def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _order(self, epoch: int) -> Array:
+        """The images of an epoch, in a new order, without the last batch where the protocol drops a short one."""
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.images))
+        size = self.params.batch_size
+        whole = len(order) // size * size if self.params.drop_last and len(order) >= size else len(order)
+        return order[:whole]
+
+    def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        order = self._order(epoch)
         size, crop = self.params.batch_size, self.preprocess.crop
 
         def one(index: int) -> tuple[Array, int]:
@@ -160,15 +178,9 @@ class Trainer:
                 )
 
     def _modules(self) -> dict[str, Any]:
-        heads = {"weight": self.heads.weight, "bias": self.heads.bias, "mean": self.heads.mean}
-        heads |= {
-            "std": self.heads.std,
-            "momentum0": self.heads.momenta[0],
-            "momentum1": self.heads.momenta[1],
-        }
         model = {} if self.frozen else self.backbone.state_dict()
         return {
-            "heads": heads,
+            "heads": self.heads.state(),
             "backbone": model,
             "head": self.head.state_dict(),
             "sgd": self.optimizer.state_dict(),
@@ -182,22 +194,19 @@ class Trainer:
             self.backbone.load_state_dict(saved["backbone"])
         self.head.load_state_dict(saved["head"])
         self.optimizer.load_state_dict(saved["sgd"])
-        heads = saved["heads"]
-        self.heads.weight, self.heads.bias = heads["weight"].to(self.device), heads["bias"].to(self.device)
-        self.heads.mean, self.heads.std = heads["mean"].to(self.device), heads["std"].to(self.device)
-        self.heads.momenta = [heads["momentum0"].to(self.device), heads["momentum1"].to(self.device)]
+        self.heads.load({name: value.to(self.device) for name, value in saved["heads"].items()})
         return int(saved["epoch"])
 
     def train(self) -> None:
         """Train to the last epoch, from the last finished one where there is one."""
         epochs, start = self.params.epochs, self._resume()
-        steps = -(-len(self.images) // self.params.batch_size)
+        steps = -(-len(self._order(0)) // self.params.batch_size)
         for epoch in range(start, epochs):
-            share = _learning_share(self.params, epoch)
             self.backbone.train(not self.frozen)
-            for group in self.optimizer.param_groups:
-                group["lr"] = group["peak"] * share
             for step, (images, labels) in enumerate(self._batches(epoch)):
+                share = learning_share(self.params, epoch, epoch * steps + step, epochs * steps)
+                for group in self.optimizer.param_groups:
+                    group["lr"] = group["peak"] * share
                 if self.frozen:
                     with torch.no_grad():
                         self.heads.step(self.backbone.features(images), labels, share)  # type: ignore[operator]
@@ -227,7 +236,7 @@ class Trainer:
                 )
                 if self.frozen:
                     x = self.heads.normalise(x, train=False)
-                    logits = torch.einsum("bd,hdc->hbc", x, self.heads.weight) + self.heads.bias[:, None]
+                    logits = self.heads.logits(x)
                 else:
                     logits = self.head(x)[None]
             found.append(logits.cpu().numpy())

@@ -130,6 +130,55 @@ def test_an_interrupted_run_goes_on(splits: tuple[Split, Split, Split], tmp_path
     np.testing.assert_array_equal(again.scores(splits[2]), whole)
 
 
+@pytest.mark.parametrize("name", ["linear-vissl", "linear-lightly"])
+def test_an_interrupted_probe_with_a_head_of_its_own_goes_on(
+    splits: tuple[Split, Split, Split], tmp_path: Path, name: str
+) -> None:
+    """What a head learns beside its weights is kept as well."""
+    test_an_interrupted_run_goes_on(splits, tmp_path, name)
+
+
+def test_schedules_are_those_of_the_peers() -> None:
+    """lightly's CosineWarmupScheduler without warm-up, by its formula; torch's CosineAnnealingLR once an epoch."""
+    lightly = protocols.get("linear-lightly").override({"epochs": 3}).settings
+    found = [training.learning_share(lightly, step // 4, step, 12) for step in range(12)]
+    expected = [(np.cos(np.pi * step / 11) + 1) / 2 for step in range(11)] + [0.0]
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+    assert training.learning_share(lightly, 0, 0, 1) == 0
+    vicreg = protocols.get("linear-vicreg").override({"epochs": 3}).settings
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 3)
+    for epoch in range(3):
+        assert training.learning_share(vicreg, epoch, 4 * epoch, 12) == pytest.approx(
+            scheduler.get_last_lr()[0]
+        )
+        optimizer.step()
+        scheduler.step()
+
+
+def test_short_batches_are_dropped_where_the_protocol_says_so(
+    splits: tuple[Split, Split, Split], tmp_path: Path
+) -> None:
+    steps: list[tuple[int, int]] = []
+    run(
+        splits,
+        "linear-lightly",
+        tmp_path,
+        progress=lambda _, done, total: steps.append((done, total)),
+        batch_size=30,
+    )
+    assert steps[-1] == (6, 6)  # 64 images make two whole batches of 30, in three epochs
+    few: list[tuple[int, int]] = []
+    run(
+        splits,
+        "linear-lightly",
+        tmp_path / "few",
+        progress=lambda _, done, total: few.append((done, total)),
+        batch_size=99,
+    )
+    assert few[-1] == (3, 3)  # fewer images than a batch are used all the same
+
+
 def test_crops_are_torchvisions() -> None:
     from torchvision.transforms import RandomResizedCrop
 

@@ -290,13 +290,13 @@ def test_sgd_heads_are_torchs_sgd() -> None:
 
     from eval.protocols.heads import Heads
 
-    params = protocols.get("linear-sgd-vissl").override({"batchnorm": False}).settings
+    params = protocols.get("linear-sgd-vissl").override({"batchnorm": False, "affine": False}).settings
     heads = Heads([0.1, 0.5], 4, 3, params, seed=0)
     start = heads.weight[1].clone()
     layer = torch.nn.Linear(4, 3)
     with torch.no_grad():
         layer.weight.copy_(start.T)
-        layer.bias.zero_()
+        layer.bias.copy_(heads.bias[1])
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.5, momentum=0.9, nesterov=True, weight_decay=5e-4)
     generator = torch.Generator().manual_seed(1)
     for _ in range(5):
@@ -307,6 +307,40 @@ def test_sgd_heads_are_torchs_sgd() -> None:
         heads.step(x, y, 1.0)
     torch.testing.assert_close(heads.weight[1], layer.weight.T.detach(), atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(heads.bias[1], layer.bias.detach(), atol=1e-6, rtol=1e-5)
+
+
+def test_vissls_head_is_trained_as_vissl_trains_it() -> None:
+    """BatchNorm2d with its defaults, not decayed, then nn.Linear, decayed with its bias; Nesterov."""
+    import torch
+
+    from eval.protocols.heads import Heads
+
+    heads = Heads([0.1, 0.5], 4, 3, protocols.get("linear-sgd-vissl").settings, seed=0)
+    bound = 4**-0.5
+    assert 0 < heads.bias.abs().max() <= bound
+    assert 0.5 * bound < heads.weight.abs().max() <= bound
+    norm, layer = torch.nn.BatchNorm2d(4), torch.nn.Linear(4, 3)
+    with torch.no_grad():
+        layer.weight.copy_(heads.weight[1].T)
+        layer.bias.copy_(heads.bias[1])
+    groups = [
+        {"params": norm.parameters(), "weight_decay": 0.0},
+        {"params": layer.parameters(), "weight_decay": 5e-4},
+    ]
+    optimizer = torch.optim.SGD(groups, lr=0.5, momentum=0.9, nesterov=True)
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(6):
+        x, y = 3 * torch.randn(16, 4, generator=generator) + 1, torch.randint(3, (16,), generator=generator)
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(layer(norm(x[:, :, None, None]).flatten(1)), y).backward()
+        optimizer.step()
+        heads.step(x, y, 1.0)
+    norm.eval()
+    expected = layer(norm(x[:, :, None, None]).flatten(1)).detach().numpy()
+    np.testing.assert_allclose(heads.scores(x.numpy(), 1), expected, atol=1e-5)
+    torch.testing.assert_close(
+        heads.logits(heads.normalise(x, train=False))[1].numpy(), expected, atol=1e-5, rtol=1e-5
+    )
 
 
 def test_batch_norm_is_torchs() -> None:
