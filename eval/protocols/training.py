@@ -47,50 +47,59 @@ def augment(image: Image.Image, size: int, interpolation: str, generator: np.ran
     return pixels[:, ::-1] if generator.random() < 0.5 else pixels
 
 
-def subset(split: Split, wanted: float | str | None, seed: int = 0) -> Split:
-    """The labelled part of train.
+Images = list[tuple[Split, int]]
+
+
+def joined(*splits: Split) -> Images:
+    """Every image of some splits."""
+    return [(split, index) for split in splits for index in range(len(split))]
+
+
+def subset(images: Images, wanted: float | str, seed: int = 0) -> Images:
+    """The labelled part of the images.
 
     Args:
-        split: Train.
-        wanted: None for all; a fraction, the same share of every class and at least one image; or the path of a list
-            of file names, such as SimCLR's ``imagenet_subsets/1percent.txt``.
+        images: All that could be labelled.
+        wanted: A fraction, the same share of every class and at least one image; or a list of file names, such as
+            SimCLR's ``imagenet_subsets/1percent.txt``: its path, or its place below one of the images' folders.
         seed: Seed of the draw.
 
     Raises:
-        UserError: If the list cannot be read or names a file that train lacks.
+        UserError: If the list cannot be read or names a file that is not there.
     """
-    if wanted is None:
-        return split
     if isinstance(wanted, str):
-        try:
-            names = Path(wanted).read_text(encoding="utf-8").split()
-        except OSError as error:
-            raise UserError(
-                f"{wanted}: cannot be read: {error.strerror}",
-                remedy="download imagenet_subsets from google-research/simclr",
-            ) from error
-        where = {path.name: index for index, path in enumerate(split.paths)}
+        names = _list(wanted, images).split()
+        where = {split.paths[index].name: (split, index) for split, index in images}
         for name in names:
             if name not in where:
                 raise UserError(
-                    f"{wanted} names {name}, which train lacks", remedy="use the list of this data set"
+                    f"{wanted} names {name}, which train and val lack", remedy="use the list of this data set"
                 )
-        return split.subset(np.array([where[name] for name in names]))
+        return [where[name] for name in names]
     if not 0 < float(wanted) <= 1:
         raise UserError(
             f"subset is {wanted}", remedy="give a share in (0, 1] or a list of file names", code=2
         )
+    labels = np.array([split.labels[index] for split, index in images])
     generator = np.random.default_rng(seed)
     rows = [
         generator.permutation(group)[: max(1, round(float(wanted) * len(group)))]
-        for group in (np.flatnonzero(split.labels == label) for label in np.unique(split.labels))
+        for group in (np.flatnonzero(labels == label) for label in np.unique(labels))
     ]
-    return split.subset(np.sort(np.concatenate(rows)))
+    return [images[row] for row in np.sort(np.concatenate(rows))]
 
 
-def joined(first: Split, second: Split) -> list[tuple[Split, int]]:
-    """Every image of two splits."""
-    return [(split, index) for split in (first, second) for index in range(len(split))]
+def _list(wanted: str, images: Images) -> str:
+    """The text of a list of file names."""
+    folders = images[0][0].paths[0].absolute().parents if images else ()
+    places = [Path(wanted), *(folder / wanted for folder in folders)]
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        raise UserError(
+            f"{wanted}: no such list of file names, here or beside the images",
+            remedy="put imagenet_subsets of google-research/simclr into the folder of data sets",
+        )
+    return found.read_text(encoding="utf-8")
 
 
 def learning_share(params: Params, epoch: int, step: int, steps: int) -> float:
@@ -117,7 +126,7 @@ class Trainer:
         self,
         backbone: nn.Module,
         preprocess: Preprocess,
-        images: list[tuple[Split, int]],
+        images: Images,
         num_classes: int,
         params: Params,
         rates: list[tuple[float, float]],

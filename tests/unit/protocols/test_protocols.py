@@ -116,7 +116,7 @@ def test_labelled_checks_itself() -> None:
         ("finetune", "lr", [[[0, 0.1]]], [0.1, "fast"]),
         ("finetune", "epochs", [3], [2.5, "many"]),
         ("finetune", "weight_decay", [0, 0.1], ["none"]),
-        ("semi-vicreg-1pct", "subset", [0.02, None, "1percent.txt"], [[1]]),
+        ("semi-1pct", "subset", [0.02, None, "1percent.txt"], [[1]]),
         ("svm-low-shot-4", "shots", [8], ["few", 1.5]),
         ("fewshot", "head", ["ridge"], [3, "oracle"]),
         ("fewshot", "transform", ["l2"], ["zca"]),
