@@ -159,11 +159,13 @@ class Labelled:
         features: (N, D) float32; an array, or `Rows` that stay on disk.
         labels: (N,) int in [0, num_classes), or (N, num_classes) with 1, 0 and -1 (difficult).
         num_classes: Number of classes.
+        names: (N,) the images' file names, for kinds whose result depends on the order of train and val together.
     """
 
     features: Features
     labels: Array
     num_classes: int
+    names: Array | None = None
 
     def __post_init__(self) -> None:
         if self.features.ndim != 2 or len(self.features) != len(self.labels):
@@ -191,6 +193,7 @@ class Labelled:
             stack([self.features, other.features]),
             np.concatenate([self.labels, other.labels]),
             self.num_classes,
+            None if self.names is None or other.names is None else np.concatenate([self.names, other.names]),
         )
 
     def targets(self, *, difficult: float = 0.0) -> npt.NDArray[np.float64]:
@@ -241,10 +244,13 @@ class Context:
         """(N, D) features of a split, as the protocol's parameters ask for them."""
         return self.extract(split, self.params.extraction)
 
-    def labelled(self, *splits: str) -> Labelled:
-        """Features and labels of splits, one after the other."""
-        labels = np.concatenate([self.data.splits[split].labels for split in splits])
-        return Labelled(stack([self.features(split) for split in splits]), labels, self.data.num_classes)
+    def labelled(self, *splits: str, names: bool = False) -> Labelled:
+        """Features and labels of splits, one after the other; with the images' file names where asked."""
+        parts = [self.data.splits[split] for split in splits]
+        labels = np.concatenate([part.labels for part in parts])
+        files = np.array([path.name for part in parts for path in part.paths]) if names else None
+        features = stack([self.features(split) for split in splits])
+        return Labelled(features, labels, self.data.num_classes, files)
 
 
 # -- what a kind returns ---------------------------------------------------------------------------------------

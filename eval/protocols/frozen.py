@@ -18,11 +18,21 @@ if TYPE_CHECKING:
 Fit = Callable[..., Fitted]
 
 
-def kind(params: type[Params], fit: Fit, *, tasks: tuple[str, ...], family: str = "") -> Kind:
-    """A kind whose work is ``fit(train, val, params, seed, *, metric_name) -> Fitted``."""
+def kind(
+    params: type[Params], fit: Fit, *, tasks: tuple[str, ...], family: str = "", names: bool = False
+) -> Kind:
+    """A kind whose work is ``fit(train, val, params, seed, *, metric_name) -> Fitted``.
+
+    Args:
+        params: Its parameters.
+        fit: Its work.
+        tasks: The kinds of tasks it serves.
+        family: As of `Kind`.
+        names: Whether ``fit`` is to know the images' file names.
+    """
 
     def measure(context: Context) -> Measured:
-        train, val = context.labelled("train"), context.labelled("val")
+        train, val = context.labelled("train", names=names), context.labelled("val", names=names)
         fitted = fit(train, val, context.params, context.seed, metric_name=context.metric)
         labels = context.data.splits["test"].labels
         return score(fitted, context.features("test"), labels, context.metric, context.data.counts)

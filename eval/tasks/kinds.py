@@ -62,7 +62,9 @@ _BOX, _MASK = (
 )
 KINDS = {
     "classification": TaskKind(("top1", "top5", "mean_per_class"), _images, "linear"),
-    "multilabel": TaskKind(("map11", "map11_ericsson2021", "map_area"), _images, "linear"),
+    "multilabel": TaskKind(
+        ("map11", "map11_ericsson2021", "map11_devkit", "map_area", "map_area_vissl"), _images, "linear"
+    ),
     "detection": TaskKind(_BOX, _boxes, "coco-fpn-1x"),
     "instance_segmentation": TaskKind((*_BOX, *_MASK), _masks, "coco-fpn-1x"),
 }

@@ -258,14 +258,76 @@ def test_svm_is_visslis() -> None:
     assert [[0.1, 1.0][i] for i in table.argmax(1)] == fitted.selected["cost"]
 
 
-def test_low_shot_rows() -> None:
-    labels = np.zeros((40, 4), np.float32)
-    labels[np.arange(40), np.arange(40) % 4] = 1
-    rows = low_shot_rows(labels, 2, 3, np.random.default_rng(0))
-    # Three positives, and three negatives from each of the three other classes.
-    assert np.bincount(rows % 4).tolist() == [3, 3, 3, 3]
-    other = low_shot_rows(labels, 2, 3, np.random.default_rng(1))
+def test_low_shot_samples_are_visslis() -> None:
+    """`create_low_shot_samples.py`: k positives, and (C - 1) k of everything that is negative, none difficult."""
+    generator = np.random.default_rng(0)
+    labels = (generator.random((400, 4)) < 0.3).astype(np.float32)
+    labels[generator.random((400, 4)) < 0.05] = -1
+    rows = low_shot_rows(labels, 2, 5, np.random.default_rng(0))
+    assert np.unique(labels[rows, 2], return_counts=True)[1].tolist() == [15, 5]
+    assert len(np.unique(rows)) == 20
+    other = low_shot_rows(labels, 2, 5, np.random.default_rng(1))
     assert rows.tolist() != other.tolist()
+    # Every negative is as likely as any other, whatever else it shows.
+    counts = np.zeros(400)
+    for seed in range(2000):
+        counts[low_shot_rows(labels, 2, 5, np.random.default_rng(seed))] += 1
+    negative = labels[:, 2] == 0
+    expected = 2000 * 15 / negative.sum()
+    assert np.abs(counts[negative] - expected).max() < 5 * expected**0.5
+    few = labels.copy()
+    few[3:, 2] = 0
+    few[:3, 2] = 1
+    assert (few[low_shot_rows(few, 2, 5, np.random.default_rng(0)), 2] == 1).sum() == 3
+
+
+def test_low_shot_svms_are_fitted_on_the_sample_and_chosen_on_the_rest() -> None:
+    x, y = clusters(240, 6, 3, spread=1.5)
+    labels = np.eye(3, dtype=np.float32)[y]
+    train, val = Labelled(x[:150], labels[:150], 3), Labelled(x[150:], labels[150:], 3)
+    protocol = protocols.get("svm-low-shot-4").override({"costs": [0.001, 1.0]})
+    fitted = protocols.fit(protocol, train, val, seed=3)
+    unit = x.astype(np.float64) / (np.linalg.norm(x.astype(np.float64), axis=1) + 1e-5)[:, None]
+    generator = np.random.default_rng(3)
+    rows = [low_shot_rows(labels, column, 4, generator) for column in range(3)]
+    values, scores = [], []
+    for cost in (0.001, 1.0):
+        models = [
+            LinearSVC(
+                C=cost,
+                class_weight={1: 2, -1: 1},
+                loss="squared_hinge",
+                dual=True,
+                max_iter=2000,
+                random_state=3,
+            ).fit(unit[rows[c]], 2 * labels[rows[c], c].astype(int) - 1)
+            for c in range(3)
+        ]
+        rest = [np.setdiff1d(np.arange(240), rows[c]) for c in range(3)]
+        points = [
+            metrics.average_precision(models[c].decision_function(unit[rest[c]]), labels[rest[c], c])
+            for c in range(3)
+        ]
+        values.append(np.mean(points))
+        scores.append(np.stack([model.decision_function(unit) for model in models], 1))
+    assert fitted.selected["value"] == pytest.approx(values)
+    assert fitted.selected["cost"] == [0.001, 1.0][int(np.argmax(values))]
+    np.testing.assert_allclose(fitted.scores(x), scores[int(np.argmax(values))], atol=1e-6)
+
+
+def test_svm_folds_go_over_the_sorted_list() -> None:
+    """VISSL's list of train and val is sorted by name; folds are cut from it in that order."""
+    x, y = clusters(180, 6, 3, spread=2.5)
+    labels = np.eye(3, dtype=np.float32)[y]
+    names = np.array([f"{number:06}.jpg" for number in np.random.default_rng(1).permutation(180)])
+    order = np.argsort(names)
+    protocol = protocols.get("svm-vissl").override({"costs": [0.1, 1.0]})
+    parts = [slice(0, 90), slice(90, 180)]
+    ours = protocols.fit(protocol, *(Labelled(x[p], labels[p], 3, names[p]) for p in parts))
+    theirs = protocols.fit(protocol, *(Labelled(x[order][p], labels[order][p], 3) for p in parts))
+    assert ours.selected["value"] == theirs.selected["value"]
+    unsorted = protocols.fit(protocol, *(Labelled(x[p], labels[p], 3) for p in parts))
+    assert ours.selected["value"] != unsorted.selected["value"]
 
 
 def test_svm_leaves_out_classes_too_small_for_its_folds() -> None:
