@@ -24,9 +24,10 @@ from torch import Tensor, nn
 from mast.checkpoint import load_state, save_state
 from mast.files import canonical_json
 
+from ..checkpoints import Backbone, Passport
 from ..datasets import Split
 from ..errors import UserError
-from ..features import RESAMPLING, Passport, Preprocess
+from ..features import RESAMPLING, Preprocess
 from .base import Array, Params, metric, select
 from .sgd import Heads
 
@@ -130,7 +131,7 @@ class _Trainer:
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Backbone,
         preprocess: Preprocess,
         images: list[tuple[Split, int]],
         num_classes: int,
@@ -145,7 +146,7 @@ class _Trainer:
         self.seed, self.state, self.progress = seed, state, progress
         self.frozen = bool(params["freeze"])
         self.device = next(self.backbone.parameters()).device
-        dim = int(self.backbone.feature_dim)  # type: ignore[arg-type]
+        dim = self.backbone.feature_dim
         scale = int(params["batch_size"]) / 256
         heads = [head * scale for _, head in rates]
         self.heads = Heads(heads, dim, num_classes, params, seed)
@@ -226,10 +227,10 @@ class _Trainer:
             for step, (images, labels) in enumerate(self._batches(epoch)):
                 if self.frozen:
                     with torch.no_grad():
-                        self.heads.step(self.backbone.features(images), labels, share)  # type: ignore[operator]
+                        self.heads.step(self.backbone.features(images), labels, share)
                 else:
                     self.optimizer.zero_grad()
-                    logits = self.head(self.backbone.features(images))  # type: ignore[operator]
+                    logits = self.head(self.backbone.features(images))
                     loss = nn.functional.cross_entropy(logits, labels)
                     if not bool(torch.isfinite(loss)):
                         raise UserError(
@@ -248,7 +249,7 @@ class _Trainer:
             rows = split.rows[start : start + 64]
             pixels = np.stack([self.preprocess.image(split.pool.read(int(row))) for row in rows])
             with torch.inference_mode():
-                x = self.backbone.features(  # type: ignore[operator]
+                x = self.backbone.features(
                     self.preprocess.normalise(torch.from_numpy(pixels).to(self.device))
                 )
                 if self.frozen:
@@ -261,7 +262,7 @@ class _Trainer:
 
 
 def run(
-    backbone: nn.Module,
+    backbone: Backbone,
     passport: Passport,
     train: Split,
     val: Split,
@@ -277,7 +278,7 @@ def run(
     """Train on images, choose on val where there is a choice, and return what scores test images.
 
     Args:
-        backbone: Not changed: a copy is trained. It has ``features`` and ``feature_dim``.
+        backbone: Not changed: a copy is trained.
         passport: Its passport.
         train: Training images, of which ``params["subset"]`` is used.
         val: For the choice of learning rates.

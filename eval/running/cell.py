@@ -110,7 +110,7 @@ def measure(
 
     def of(split: str) -> Features:
         return features.extract(
-            loaded.backbone,  # type: ignore[arg-type]
+            loaded.backbone,
             loaded.passport,
             dataset.splits[split],
             store=out / "features",

@@ -86,7 +86,7 @@ def measure(
     dataset = datasets.load(task.dataset, data_root, label=task.label, derived=task.derived)
     found = {
         name: features.extract(
-            loaded.backbone,  # type: ignore[arg-type]
+            loaded.backbone,
             loaded.passport,
             split,
             store=store,
