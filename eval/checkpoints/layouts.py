@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from ..errors import UserError, unknown
-from .passport import normalization as _normalization
+from .normalization import Normalization
 
 _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_fpw_module", "_module"}
 """Parts of a name that DistributedDataParallel, compile, FSDP and Classy Vision put in. They mean nothing."""
@@ -33,7 +33,7 @@ class Layout:
         drop: Start of a key (a regular expression) and why it is left out.
         copies: Start of a key and the start of the one that must hold the same tensor; a difference is an error.
         rename: Regular expressions and replacements that lead to torchvision's or timm's names, in order.
-        transform: Name of a function of `transforms` for what renaming cannot do.
+        transform: Name of a function of `tensor_edits` for what renaming cannot do.
         encoder: ``online`` or ``ema``, as the authors' evaluation takes it.
         variants: Further copies in the file: name and prefix, or the whole path ``a.b:prefix``.
         stem: What a 3x3 first convolution means: ``cifar``, ``cifar2`` or ``half``; none asks for ``--arch``.
@@ -42,7 +42,8 @@ class Layout:
         interpolation: ``bicubic`` or ``bilinear``.
         refuse: Why files of this kind cannot be used at all.
         explicit: Only used when asked for by name or by the registry, because content cannot tell it.
-        options: What the architecture needs to know beyond shapes (see `families`).
+        assumed: Files of many origins look like this, so that preprocessing is a guess.
+        options: What the architecture needs to know beyond shapes (see `architectures.build`).
     """
 
     name: str
@@ -59,11 +60,12 @@ class Layout:
     encoder: str = "online"
     variants: dict[str, str] = field(default_factory=dict)
     stem: str = ""
-    normalization: dict[str, Any] = field(default_factory=_normalization)
+    normalization: Normalization = field(default_factory=Normalization)
     input_size: int = 224
     interpolation: str = "bilinear"
     refuse: str = ""
     explicit: bool = False
+    assumed: bool = False
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -109,7 +111,7 @@ def _entry(name: str, entry: Mapping[str, Any], renames: Mapping[str, Any]) -> L
     fields["rename"] = tuple((a, b) for a, b in (renames[rename] if isinstance(rename, str) else rename))
     for key in ("marks", "absent"):
         fields[key] = tuple(fields.get(key, ()))
-    fields["normalization"] = _normalization(**fields.get("normalization", {}))
+    fields["normalization"] = Normalization(**fields.get("normalization", {}))
     return Layout(name=name, **fields)
 
 

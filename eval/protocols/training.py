@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mast.checkpoint import load_state, save_state
 
+from ..checkpoints import Backbone
 from ..datasets import Split
 from ..errors import UserError
 from ..features import RESAMPLING, Preprocess
@@ -124,7 +125,7 @@ class Trainer:
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Backbone,
         preprocess: Preprocess,
         images: Images,
         num_classes: int,
@@ -139,7 +140,7 @@ class Trainer:
         self.seed, self.state, self.progress = seed, state, progress
         self.frozen = params.freeze
         self.device = next(self.backbone.parameters()).device
-        dim = int(self.backbone.feature_dim)  # type: ignore[arg-type]
+        dim = self.backbone.feature_dim
         scale = params.batch_size / 256
         heads = [head * scale for _, head in rates]
         self.heads = Heads(heads, dim, num_classes, params, seed)
@@ -218,10 +219,10 @@ class Trainer:
                     group["lr"] = group["peak"] * share
                 if self.frozen:
                     with torch.no_grad():
-                        self.heads.step(self.backbone.features(images), labels, share)  # type: ignore[operator]
+                        self.heads.step(self.backbone.features(images), labels, share)
                 else:
                     self.optimizer.zero_grad()
-                    logits = self.head(self.backbone.features(images))  # type: ignore[operator]
+                    logits = self.head(self.backbone.features(images))
                     loss = nn.functional.cross_entropy(logits, labels)
                     if not bool(torch.isfinite(loss)):
                         raise UserError(
@@ -240,7 +241,7 @@ class Trainer:
             rows = split.rows[start : start + 64]
             pixels = np.stack([self.preprocess.image(split.pool.read(int(row))) for row in rows])
             with torch.inference_mode():
-                x = self.backbone.features(  # type: ignore[operator]
+                x = self.backbone.features(
                     self.preprocess.normalise(torch.from_numpy(pixels).to(self.device))
                 )
                 if self.frozen:
