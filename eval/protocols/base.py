@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -49,16 +49,26 @@ class Extraction(Strict):
     Attributes:
         image_size: Side of the input in pixels.
         resize: Short side before the centre crop: pixels, or a multiple of the crop when below 8.
-        squash: Resize to a square, ignoring the aspect ratio.
+        squash: Resize to a square, ignoring the aspect ratio; ``after`` the short side, and instead of the crop.
+        interpolation: Of the resizing, and of random crops in training.
+        normalization: ``imagenet`` for ImageNet's constants on every checkpoint that has constants at all.
+        pooling: What is read off the backbone, see `eval.features.pooled`.
     """
 
     image_size: Count | None = None
     resize: int | float | None = None
-    squash: bool = False
+    squash: bool | Literal["after"] = False
+    interpolation: Literal["bilinear", "bicubic"] | None = None
+    normalization: Literal["imagenet"] | None = None
+    pooling: Literal["average", "res5-6x6"] = "average"
 
     def options(self) -> dict[str, Any]:
-        """What `features.extract` and `Preprocess.of` take."""
+        """What `features.extract` takes."""
         return self.model_dump(exclude_unset=True)
+
+    def pixels(self) -> dict[str, Any]:
+        """What `Preprocess.of` takes."""
+        return self.model_dump(exclude_unset=True, exclude={"pooling"})
 
 
 class Params(Strict):
@@ -311,7 +321,8 @@ class Fitted:
 # -- what a kind offers ----------------------------------------------------------------------------------------
 
 
-def _whole(data: Any, params: Any, seed: int) -> Any:
+def whole(data: Any, params: Any, seed: int) -> Any:
+    """All of a task's data."""
     return data
 
 
@@ -333,7 +344,7 @@ class Kind:
     tasks: tuple[str, ...]
     measure: Callable[[Context], Measured]
     fit: Callable[..., Fitted] | None = None
-    data: Callable[[Any, Any, int], Any] = _whole
+    data: Callable[[Any, Any, int], Any] = whole
     forecast: Callable[[Context], float] | None = None
     family: str = ""
 

@@ -79,7 +79,7 @@ def run(context: Context) -> Finetuned:
     if train.labels.ndim != 1:
         raise UserError("fine-tuning needs one class an image", remedy="choose a classification task", code=2)
     loaded = context.loaded
-    preprocess = Preprocess.of(loaded.passport, **params.extraction.options())
+    preprocess = Preprocess.of(loaded.passport, **params.extraction.pixels())
     everything = joined(train, val)
     # A share of the labels is drawn from all of them, as SimCLR's lists are; what it leaves is never trained on.
     whole = params.subset is None

@@ -85,13 +85,16 @@ class Heads:
     Attributes:
         weight: (H, D, C).
         bias: (H, C).
-        factor: (H, D) of the affine normalisation; None without it.
-        shift: (H, D), likewise.
-        mean: (D,) running mean of the features.
-        std: (D,) running standard deviation.
+        factor: (H, D / area) of the affine normalisation; None without it.
+        shift: (H, D / area), likewise.
+        mean: (D / area,) running mean of the features.
+        std: (D / area,) running standard deviation.
+        area: Positions of a channel that are features of their own and are normalised as one, as BatchNorm2d does.
     """
 
-    def __init__(self, rates: list[float], dim: int, classes: int, params: HeadParams, seed: int) -> None:
+    def __init__(
+        self, rates: list[float], dim: int, classes: int, params: HeadParams, seed: int, *, area: int = 1
+    ) -> None:
         import torch
 
         device = choose_device()
@@ -107,14 +110,15 @@ class Heads:
             bias = torch.zeros(classes)
         self.weight = start.to(device).repeat(len(rates), 1, 1)
         self.bias = bias.to(device).repeat(len(rates), 1)
-        self.factor = torch.ones(len(rates), dim, device=device) if params.affine else None
-        self.shift = torch.zeros(len(rates), dim, device=device) if params.affine else None
+        self.factor = torch.ones(len(rates), dim // area, device=device) if params.affine else None
+        self.shift = torch.zeros(len(rates), dim // area, device=device) if params.affine else None
         self.rates = torch.tensor(rates, device=device)
         self.momenta = [torch.zeros_like(value) for value in self._learnt()]
-        self.mean = torch.zeros(dim, device=device)
-        self.std = torch.ones(dim, device=device)
+        self.mean = torch.zeros(dim // area, device=device)
+        self.std = torch.ones(dim // area, device=device)
         self.params = params
         self.device = device
+        self.area = area
 
     def _learnt(self) -> list[torch.Tensor]:
         affine = [] if self.factor is None or self.shift is None else [self.factor, self.shift]
@@ -137,17 +141,22 @@ class Heads:
         if not self.params.batchnorm:
             return x
         if train and len(x) > 1:
-            mean, var = x.mean(0), x.var(0, unbiased=False)
+            channels = x.view(len(x), -1, self.area)
+            mean, var = channels.mean((0, 2)), channels.var((0, 2), unbiased=False)
             self.mean += 0.1 * (mean - self.mean)
-            self.std = (self.std**2 + 0.1 * (x.var(0) - self.std**2)).sqrt()
-            return (x - mean) / (var + 1e-5).sqrt()
-        return (x - self.mean) / (self.std**2 + 1e-5).sqrt()
+            self.std = (self.std**2 + 0.1 * (channels.var((0, 2)) - self.std**2)).sqrt()
+            return (x - self._wide(mean)) / (self._wide(var) + 1e-5).sqrt()
+        return (x - self._wide(self.mean)) / (self._wide(self.std) ** 2 + 1e-5).sqrt()
+
+    def _wide(self, channels: torch.Tensor) -> torch.Tensor:
+        """A number a channel (..., D / area) as a number a feature (..., D)."""
+        return channels if self.area == 1 else channels.repeat_interleave(self.area, -1)
 
     def _inputs(self, x: torch.Tensor) -> torch.Tensor:
         """(H, B, D) what each head reads, or (B, D) where all read the same."""
         if self.factor is None or self.shift is None:
             return x
-        return x * self.factor[:, None] + self.shift[:, None]
+        return x * self._wide(self.factor)[:, None] + self._wide(self.shift)[:, None]
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
         """(H, B, C) of normalised features (B, D)."""
@@ -172,7 +181,8 @@ class Heads:
         decays = [self.params.weight_decay, self.params.weight_decay]
         if z.ndim == 3:
             back = torch.einsum("hbc,hdc->hbd", residual, self.weight)
-            gradients += [(back * x).sum(1), back.sum(1)]
+            sums = [(back * x).sum(1), back.sum(1)]  # (H, D) each
+            gradients += [total.view(len(total), -1, self.area).sum(2) for total in sums]
             decays += [0.0, 0.0]
         momentum = self.params.momentum
         learnt = zip(self._learnt(), gradients, self.momenta, decays, strict=True)
@@ -190,7 +200,7 @@ class Heads:
         for _, block in blocks(features):
             x = self.normalise(torch.from_numpy(np.array(block)).to(self.device), train=False)
             if self.factor is not None and self.shift is not None:
-                x = x * self.factor[head] + self.shift[head]
+                x = x * self._wide(self.factor[head]) + self._wide(self.shift[head])
             found.append((x @ self.weight[head] + self.bias[head]).cpu().numpy())
         return np.concatenate(found)
 

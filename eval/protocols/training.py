@@ -19,7 +19,7 @@ from mast.checkpoint import load_state, save_state
 from ..checkpoints import Backbone
 from ..datasets import Split
 from ..errors import UserError
-from ..features import RESAMPLING, Preprocess
+from ..features import RESAMPLING, Preprocess, pooled
 from .base import Array, Progress
 from .heads import Heads
 
@@ -140,10 +140,13 @@ class Trainer:
         self.seed, self.state, self.progress = seed, state, progress
         self.frozen = params.freeze
         self.device = next(self.backbone.parameters()).device
-        dim = self.backbone.feature_dim
+        self.pooling = params.extraction.pooling
+        with torch.no_grad():
+            pixels = torch.zeros(1, 3, preprocess.crop, preprocess.crop, device=self.device)
+            dim = pooled(self.backbone, pixels, self.pooling).shape[1]
         scale = params.batch_size / 256
         heads = [head * scale for _, head in rates]
-        self.heads = Heads(heads, dim, num_classes, params, seed)
+        self.heads = Heads(heads, dim, num_classes, params, seed, area=dim // self.backbone.feature_dim)
         self.head = nn.Linear(dim, num_classes).to(self.device)
         with torch.no_grad():
             self.head.weight.copy_(self.heads.weight[0].T)
@@ -219,10 +222,10 @@ class Trainer:
                     group["lr"] = group["peak"] * share
                 if self.frozen:
                     with torch.no_grad():
-                        self.heads.step(self.backbone.features(images), labels, share)
+                        self.heads.step(pooled(self.backbone, images, self.pooling), labels, share)
                 else:
                     self.optimizer.zero_grad()
-                    logits = self.head(self.backbone.features(images))
+                    logits = self.head(pooled(self.backbone, images, self.pooling))
                     loss = nn.functional.cross_entropy(logits, labels)
                     if not bool(torch.isfinite(loss)):
                         raise UserError(
@@ -241,9 +244,8 @@ class Trainer:
             rows = split.rows[start : start + 64]
             pixels = np.stack([self.preprocess.image(split.pool.read(int(row))) for row in rows])
             with torch.inference_mode():
-                x = self.backbone.features(
-                    self.preprocess.normalise(torch.from_numpy(pixels).to(self.device))
-                )
+                images = self.preprocess.normalise(torch.from_numpy(pixels).to(self.device))
+                x = pooled(self.backbone, images, self.pooling)
                 if self.frozen:
                     x = self.heads.normalise(x, train=False)
                     logits = self.heads.logits(x)
