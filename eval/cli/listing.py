@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..protocols import Protocol
+
 from collections.abc import Callable
 
 Rows = list[dict[str, str]]
@@ -23,7 +28,12 @@ def _protocols() -> list[tuple[str, str]]:
     from .. import protocols
 
     found = map(protocols.get, protocols.names())
-    return [(how.name, f"v{how.version}, {how.kind}: {how.description or how.source}") for how in found]
+    return [(how.name, _about(how)) for how in found]
+
+
+def _about(how: Protocol) -> str:
+    mark = f" [not verified: {how.unverified}]" if how.unverified else ""
+    return f"v{how.version}, {how.kind}: {how.description or how.source}{mark}"
 
 
 def _checkpoints() -> list[tuple[str, str]]:
