@@ -73,17 +73,18 @@ def _print_forecast(cells: list[dict[str, Any]]) -> int:
 
 def _run(runner: Runner, arguments: argparse.Namespace, data_root: Path, title: str) -> int:
     summary = runner.run()
-    from ..results import records, report, tables
+    from ..results import report, tables
     from ..results.render import render
     from ..running.costs import counted
 
-    files = []
+    table, files = None, []
     if summary.done + summary.skipped:
-        files = report.publish(arguments.out, title=title, data_root=data_root)
+        table = tables.read([arguments.out], title=title)
+        files = report.publish(table, arguments.out, data_root=data_root)
     if arguments.json:
         output.as_json({**vars(summary), "files": [str(path) for path in files]})
-    elif files:
-        print(render(tables.build(records.read([arguments.out]), title=title), "text"))
+    elif table is not None:
+        print(render(table, "text"))
         print(f"{counted(summary.done, 'cell')} run, {summary.skipped} done before, {summary.failed} failed.")
         print("Open:")
         for path in files[:5]:

@@ -74,7 +74,7 @@ def of_comparison(comparison: Comparison) -> pd.DataFrame:
         {
             "task": line.task,
             "tasks": line.tasks,
-            "protocol": line.protocol,
+            "protocol": str(line.protocol),
             "metric": line.metric,
             "first": pair[0],
             "second": pair[1],

@@ -16,7 +16,6 @@ from typing import Any
 from mast.config import load_recipe
 from mast.console import bar
 from mast.errors import Interrupted
-from mast.files import canonical_json
 from mast.train import pretrain
 
 from .. import checkpoints
@@ -133,7 +132,7 @@ class Runner:
             return None
         ref = str(self.folder.published(source.arm)) if source.arm else source.ref
         loaded = checkpoints.load(ref, **source.options)
-        key = (loaded.passport.arch, cell.task.name, canonical_json([protocol_entry(cell).model_dump()]))
+        key = (loaded.passport.arch, cell.task.name, protocol_entry(cell).identity)
         if key not in self.timed:
             data, work = self.opened.of(cell), self.folder.work("forecast")
             self.timed[key] = forecast(context(cell, loaded, data, store=self.folder.features, work=work))
