@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .extraction import extract
+from .extraction import extract, extract_pool
 from .preprocess import RESAMPLING, Preprocess
 
-__all__ = ["RESAMPLING", "Preprocess", "extract"]
+__all__ = ["RESAMPLING", "Preprocess", "extract", "extract_pool"]
