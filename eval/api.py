@@ -13,16 +13,16 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from mast.images import walk
+
 from . import checkpoints, features
-from .checkpoints import Passport
+from .checkpoints import Backbone, Passport
 from .datasets import Pool, decode
-from .datasets.base import IMAGE_SUFFIXES
 from .errors import UserError
 from .results import records
 
 if TYPE_CHECKING:
     import pandas as pd
-    from torch import nn
 
 Place = str | os.PathLike[str]
 Images = Place | Sequence[Place | Image.Image] | npt.NDArray[np.uint8]
@@ -35,7 +35,7 @@ def load_backbone(
     arch: str | None = None,
     trust_pickle: bool = False,
     device: str | None = None,
-) -> tuple[nn.Module, Passport]:
+) -> tuple[Backbone, Passport]:
     """Load a checkpoint; every tensor of the backbone is filled from the file, or this fails.
 
     Args:
@@ -63,7 +63,7 @@ def load_backbone(
 
 
 def extract(
-    backbone: str | nn.Module,
+    backbone: str | Backbone,
     images: Images,
     *,
     passport: Passport | None = None,
@@ -109,7 +109,7 @@ def extract(
     preprocess = features.Preprocess.of(passport, image_size=image_size, resize=resize, squash=squash)
     with tempfile.TemporaryDirectory() as scratch:
         found = features.extract_pool(
-            backbone,  # type: ignore[arg-type]
+            backbone,
             passport,
             _pool(images),
             preprocess,
@@ -118,7 +118,7 @@ def extract(
             workers=workers,
             progress=progress,
         )
-        return np.array(found["features"])
+        return np.array(found)
 
 
 def compare(
@@ -181,10 +181,10 @@ def _pool(images: Images) -> Pool:
     if isinstance(images, str | os.PathLike):
         place = Path(images)
         if place.is_dir():
-            found = sorted(path for path in place.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+            found = walk(place).images
             if not found:
                 raise UserError(f"{place}: no images below this folder", remedy="name a folder of images")
-            return Pool(place.name, tuple(found), place)
+            return Pool(place.name, found, place)
         return Pool(place.name, (place,), place.parent)
     if isinstance(images, np.ndarray):
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import types
+import functools
+import inspect
+import typing
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
 from . import yaml
 from .augment import Augmentation
@@ -83,10 +85,21 @@ class ViewsConfig(Strict):
         if name not in AUGMENTATIONS:
             raise unknown("augmentation", name, AUGMENTATIONS)
         size = {"size": self.size} if name == "crop" else {}
-        try:
-            return AUGMENTATIONS[name](**size, **params)
-        except TypeError as error:
-            raise UserError(f"augmentation '{name}': {error}", code=2) from error
+        checked = yaml.build(_parameters(name), size | params, where=f"augmentation '{name}'")
+        return AUGMENTATIONS[name](**checked.model_dump())
+
+
+@functools.cache
+def _parameters(name: str) -> type[BaseModel]:
+    """What an augmentation's constructor takes, as a model."""
+    function = AUGMENTATIONS[name].__init__
+    hints = typing.get_type_hints(function)
+    fields: dict[str, Any] = {
+        key: (hints[key], ... if parameter.default is inspect.Parameter.empty else parameter.default)
+        for key, parameter in inspect.signature(function).parameters.items()
+        if key != "self"
+    }
+    return create_model(name, __base__=Strict, **fields)
 
 
 class Masks(Strict):
@@ -239,32 +252,14 @@ def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def parse_recipe(values: dict[str, Any], source: str) -> Recipe:
+def parse_recipe(values: Any, source: str) -> Recipe:
     """Check a recipe given as plain data."""
+    recipe = yaml.build(Recipe, values, where=source)
     try:
-        recipe = Recipe.model_validate(values)
         recipe.views.build()
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "recipe"
-        if first["type"] == "extra_forbidden":
-            raise UserError(f"{source}: {unknown('key', place, _keys(Recipe))}", code=2) from error
-        raise UserError(f"{source}: {place}: {first['msg']} (found {first['input']!r})", code=2) from error
+    except UserError as error:
+        raise UserError(f"{source}: {error.message}", remedy=error.remedy, code=error.code) from error
     return recipe
-
-
-def _keys(model: type[BaseModel], prefix: str = "") -> list[str]:
-    names = []
-    for name, field in model.model_fields.items():
-        names.append(prefix + name)
-        kind = field.annotation
-        if (
-            isinstance(kind, type)
-            and not isinstance(kind, types.GenericAlias)
-            and issubclass(kind, BaseModel)
-        ):
-            names += _keys(kind, f"{prefix}{name}.")
-    return names
 
 
 def _set(values: dict[str, Any], override: str) -> None:

@@ -6,7 +6,6 @@ Both answer for any image by its number, so the order of an epoch is known in ad
 
 from __future__ import annotations
 
-import io
 import os
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -27,9 +26,9 @@ from .augment import Crop
 from .config import Data
 from .console import bar
 from .errors import UserError
+from .images import class_folders, decode, is_image
 from .views import ViewPlan
 
-EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff"}
 Labels = NDArray[np.int64]
 Job = tuple[NDArray[np.int64], ViewPlan]
 
@@ -56,19 +55,7 @@ class Files:
         Raises:
             UserError: If it cannot be decoded.
         """
-        try:
-            with Image.open(io.BytesIO(self.read(index))) as image:
-                return image.convert("RGB")
-        except (
-            UnidentifiedImageError,
-            OSError,
-            ValueError,
-            SyntaxError,
-            Image.DecompressionBombError,
-        ) as error:
-            raise UserError(
-                f"{self.names[index]}: cannot be decoded ({error})", remedy="replace or remove the file"
-            ) from error
+        return decode(self.read(index), self.names[index])
 
 
 @dataclass(frozen=True)
@@ -237,16 +224,11 @@ def list_images(folder: Path) -> Files:
     """
     if not folder.is_dir():
         raise UserError(f"no folder of images at {folder}", remedy="give its parent as --data-root")
-    classes = sorted(path.name for path in folder.iterdir() if path.is_dir())
-    paths, labels = list[Path](), list[int]()
-    for label, name in enumerate(classes):
-        found = sorted(p for p in (folder / name).rglob("*") if p.suffix.lower() in EXTENSIONS)
-        paths += found
-        labels += [label] * len(found)
-    if not paths:
+    found = class_folders(folder)
+    if not found.paths:
         raise UserError(f"no images in the class folders of {folder}", remedy="expected <class>/<image>.jpg")
-    names = tuple(map(str, paths))
-    return Files(_PathReader(names), names, np.array(labels, dtype=np.int64), tuple(classes))
+    names = tuple(map(str, found.paths))
+    return Files(_PathReader(names), names, found.labels, found.classes)
 
 
 @dataclass(frozen=True)
@@ -278,7 +260,7 @@ def list_shards(folder: Path, *, progress: bool = True) -> Files:
                 for member in archive:
                     key = f"{number}/{member.name.partition('.')[0]}"
                     suffix = PurePosixPath(member.name).suffix.lower()
-                    if member.isfile() and suffix in EXTENSIONS:
+                    if member.isfile() and is_image(PurePosixPath(member.name).name):
                         places.append((number, member.offset_data, member.size))
                         names.append(f"{shard}:{member.name}")
                         keys.append(key)

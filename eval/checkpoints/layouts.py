@@ -6,16 +6,25 @@ import functools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from importlib import resources
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
-import yaml
+from pydantic import BeforeValidator
 
+from ..definitions import build, read_yaml
 from ..errors import UserError, unknown
 from .normalization import Normalization
 
+FILE = Path(__file__).with_name("layouts.yaml")
 _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_fpw_module", "_module"}
 """Parts of a name that DistributedDataParallel, compile, FSDP and Classy Vision put in. They mean nothing."""
+
+
+def _paths(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+
+
+_Paths = Annotated[tuple[str, ...], BeforeValidator(_paths)]  # a single path may stand there alone
 
 
 @dataclass(frozen=True)
@@ -49,7 +58,7 @@ class Layout:
     name: str
     title: str
     source: str
-    at: tuple[tuple[str, ...], ...] = (("",),)
+    at: tuple[_Paths, ...] = (("",),)
     prefix: str = ""
     marks: tuple[str, ...] = ()
     absent: tuple[str, ...] = ()
@@ -89,30 +98,27 @@ class Extract:
 
 
 @functools.cache
-def table() -> dict[str, Layout]:
-    """All layouts by name, in the order in which equals are preferred."""
-    text = resources.files(__package__).joinpath("layouts.yaml").read_text("utf-8")
-    document = yaml.safe_load(text)
-    renames = document["renames"]
-    return {name: _entry(name, entry, renames) for name, entry in document["layouts"].items()}
+def _document() -> dict[str, Any]:
+    return read_yaml(FILE)
 
 
 @functools.cache
+def table() -> dict[str, Layout]:
+    """All layouts by name, in the order in which equals are preferred."""
+    document = _document()
+    return {name: _entry(name, entry, document["renames"]) for name, entry in document["layouts"].items()}
+
+
 def _beside() -> dict[str, str]:
-    text = resources.files(__package__).joinpath("layouts.yaml").read_text("utf-8")
-    return dict(yaml.safe_load(text)["beside"])
+    return dict(_document()["beside"])
 
 
 def _entry(name: str, entry: Mapping[str, Any], renames: Mapping[str, Any]) -> Layout:
-    fields = dict(entry)
-    at = fields.pop("at", [""])
-    fields["at"] = tuple((path,) if isinstance(path, str) else tuple(path) for path in at)
-    rename = fields.pop("rename", [])
-    fields["rename"] = tuple((a, b) for a, b in (renames[rename] if isinstance(rename, str) else rename))
-    for key in ("marks", "absent"):
-        fields[key] = tuple(fields.get(key, ()))
+    fields = {"name": name, **entry}
+    if isinstance(rename := fields.get("rename"), str):
+        fields["rename"] = renames[rename]
     fields["normalization"] = Normalization(**fields.get("normalization", {}))
-    return Layout(name=name, **fields)
+    return build(Layout, fields, where=f"{FILE}, {name}")
 
 
 def get(name: str) -> Layout:

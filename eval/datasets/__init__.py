@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from mast.images import decode
 
 from ..definitions import build, read_yaml
 from ..errors import UserError, unknown
-from .base import ImageDataset, Labels, Pool, Split, carve, decode
+from .base import ImageDataset, Labels, Pool, Split, carve
 from .factors import derive
 from .folders import LAYOUTS, any_layout
 
@@ -29,8 +32,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class Known:
+class Known(BaseModel):
     """A data set that has a name.
 
     Attributes:
@@ -44,11 +46,13 @@ class Known:
         download: torchvision's class that downloads it, where its layout is not read through that class.
     """
 
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
     folder: str
-    layout: str
+    layout: Literal["folders", "voc", "torchvision", "unsplit", "imagenet", "cub200", "listed"]
     source: str
-    options: dict[str, Any] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
+    options: dict[str, Any] = {}
+    counts: dict[Literal["train", "val", "test"], int] = {}
     classes: int = 0
     otherwise: str = ""
     download: str = ""

@@ -15,10 +15,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from mast.files import canonical_json
+from mast.images import decode
 
 from ..errors import UserError
 
-IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"))
 # Above this many bytes a pool is identified by names and sizes: hashing ImageNet takes longer than a probe.
 HASH_LIMIT = 4 << 30
 
@@ -36,25 +36,6 @@ def _sha256(path: Path, status: os.stat_result) -> str:
                 f"{path}: cannot be read: {error.strerror}", remedy="check permissions"
             ) from error
     return _hashes[key]
-
-
-def decode(path: Path) -> Image.Image:
-    """Read an image as RGB.
-
-    Raises:
-        UserError: If the file is not an image or is damaged.
-    """
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{path}: the image is gone", remedy="restore it or take it out of the list"
-        ) from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(
-            f"{path}: cannot be decoded as an image: {error}", remedy="replace or delete the file"
-        ) from error
 
 
 @dataclass(frozen=True)

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import csv
+import unicodedata
 import xml.etree.ElementTree
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from mast import images
+
 from ..errors import UserError, unknown
-from .base import IMAGE_SUFFIXES, ImageDataset, Pool, Split, complete
+from .base import ImageDataset, Pool, Split, complete
 
 SPLITS = ("train", "val", "test")
+SPLIT_FOLDERS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
     "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
-
-
-def _folders(path: Path) -> list[Path]:
-    return sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
 def class_folders(name: str, root: Path) -> ImageDataset:
@@ -29,42 +33,79 @@ def class_folders(name: str, root: Path) -> ImageDataset:
     Raises:
         UserError: If train or test is missing, a class folder holds no image, or classes differ.
     """
+    places = _places(root)
     for required in ("train", "test"):
-        if not (root / required).is_dir():
+        if required not in places:
             raise UserError(
                 f"{root}: the split '{required}' is missing",
                 remedy=f"put class folders under {root / required}",
             )
-    classes = [folder.name for folder in _folders(root / "train")]
+    found = {part: images.class_folders(place) for part, place in places.items()}
+    classes = found["train"].classes
     if not classes:
         raise UserError(
-            f"{root / 'train'}: holds no class folders", remedy="one folder a class, images inside"
+            f"{places['train']}: holds no class folders", remedy="one folder a class, images inside"
         )
+    forms = _forms(places["train"], classes)
     splits: dict[str, Split] = {}
-    for part in SPLITS:
-        if not (root / part).is_dir():
-            continue
-        paths: list[Path] = []
-        labels: list[int] = []
-        for folder in _folders(root / part):
-            if folder.name not in classes:
-                error = unknown("class", folder.name, classes)
-                raise UserError(f"{folder}: a class that train does not have", remedy=error.remedy)
-            images = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-            if not images:
-                raise UserError(
-                    f"{folder}: the class '{folder.name}' holds no images in split '{part}'",
-                    remedy="add images or delete the folder",
-                )
-            paths += images
-            labels += [classes.index(folder.name)] * len(images)
-        if not paths:
+    for part, listed in found.items():
+        if listed.empty:
             raise UserError(
-                f"{root / part}: holds no class folders", remedy="one folder a class, images inside"
+                f"{places[part] / listed.empty[0]}: the class '{listed.empty[0]}' holds no images",
+                remedy="add images or delete the folder",
             )
-        pool = Pool(f"{name}/{part}", tuple(paths), root)
-        splits[part] = Split(part, pool.paths, np.array(labels, dtype=np.int64), pool)
+        numbers = []
+        for own in _forms(places[part], listed.classes):
+            if own not in forms:
+                error = unknown("class", own, forms)
+                raise UserError(
+                    f"{places[part] / own}: a class that train does not have", remedy=error.remedy
+                )
+            numbers.append(forms[own])
+        if not listed.paths:
+            raise UserError(
+                f"{places[part]}: holds no class folders", remedy="one folder a class, images inside"
+            )
+        pool = Pool(f"{name}/{part}", listed.paths, root)
+        labels = np.array(numbers, dtype=np.int64)[listed.labels]
+        splits[part] = Split(part, pool.paths, labels, pool)
     return complete(name, classes, splits)
+
+
+def _places(root: Path) -> dict[str, Path]:
+    """The folders of the splits, by what people call them.
+
+    Raises:
+        UserError: If two folders could be the same split.
+    """
+    places: dict[str, Path] = {}
+    for folder in images.subfolders(root):
+        for part, names in SPLIT_FOLDERS.items():
+            if folder.name.lower() in names:
+                if part in places:
+                    raise UserError(
+                        f"{root}: both {places[part].name} and {folder.name} could be the split '{part}'",
+                        remedy="rename or remove one",
+                    )
+                places[part] = folder
+    return {part: places[part] for part in SPLITS if part in places}
+
+
+def _forms(folder: Path, classes: Sequence[str]) -> dict[str, int]:
+    """Class numbers by their names in Unicode's composed form: file systems and archives write accents differently.
+
+    Raises:
+        UserError: If two folders' names are the same text.
+    """
+    forms: dict[str, int] = {}
+    for number, given in enumerate(classes):
+        form = unicodedata.normalize("NFC", given)
+        if form in forms:
+            raise UserError(
+                f"{folder}: two class folders are called '{form}', written in two ways", remedy="merge them"
+            )
+        forms[form] = number
+    return forms
 
 
 def csv_manifest(name: str, path: Path, label: str | None) -> ImageDataset:
@@ -180,7 +221,7 @@ def voc_classification(name: str, root: Path) -> ImageDataset:
 def any_layout(name: str, root: Path, label: str | None) -> ImageDataset:
     """Read a folder of the user's: labels.csv where a label column is asked for or it is all there is."""
     manifest = root if root.suffix == ".csv" else root / "labels.csv"
-    has_folders = (root / "train").is_dir() and bool(_folders(root / "train"))
+    has_folders = (root / "train").is_dir() and bool(images.subfolders(root / "train"))
     if manifest.is_file() and (label is not None or not has_folders):
         return csv_manifest(name, manifest, label)
     if label is not None:

@@ -11,8 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from mast.images import class_folders
+
 from ..errors import UserError
-from .base import IMAGE_SUFFIXES, ImageDataset, Pool, Split, carve, complete
+from .base import ImageDataset, Pool, Split, carve, complete
 
 # How torchvision's classes call our splits.
 SPLIT_NAMES: dict[str, dict[str, str]] = {
@@ -101,22 +103,13 @@ def torchvision_classes(
 
 def _listing(root: Path) -> tuple[list[str], list[Path], npt.NDArray[np.int64]]:
     """Classes, images and labels of ``root/<class>/**/<image>``."""
-    classes = sorted(
-        entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")
-    )
-    paths: list[Path] = []
-    labels: list[int] = []
-    for label, item in enumerate(classes):
-        found = sorted(path for path in (root / item).rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-        if not found:
-            raise UserError(
-                f"{root / item}: the class '{item}' holds no images", remedy="add images or delete it"
-            )
-        paths += found
-        labels += [label] * len(found)
-    if not paths:
+    found = class_folders(root)
+    if found.empty:
+        where = root / found.empty[0]
+        raise UserError(f"{where}: the class holds no images", remedy="add images or delete the folder")
+    if not found.paths:
         raise UserError(f"{root}: holds no class folders", remedy="one folder a class, images inside")
-    return classes, paths, np.array(labels, dtype=np.int64)
+    return list(found.classes), list(found.paths), found.labels
 
 
 def unsplit(name: str, root: Path, options: dict[str, Any]) -> ImageDataset:

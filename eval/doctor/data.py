@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from mast.files import sha256_file
+from mast.images import is_image
 
 from .. import datasets, scenes
 from ..datasets import ImageDataset
-from ..datasets.base import IMAGE_SUFFIXES
+from ..detection.names import table
 from ..errors import UserError
 
 SHOWN = 20  # problems told one by one
@@ -35,11 +35,9 @@ def verify(name: str, data_root: Path, *, workers: int = 4) -> dict[str, Any]:
         ``name``, ``ok``, ``problems`` (one sentence each), ``against`` (what it was held against, beside itself),
         ``classes`` (their number), ``counts`` (of each split), ``manifest`` (SHA-256).
     """
-    detection = yaml.safe_load(
-        (Path(__file__).parents[1] / "detection" / "datasets.yaml").read_text(encoding="utf-8")
-    )["datasets"]
+    detection = table().datasets
     if name in detection and name not in datasets.known():
-        return _detection(name, data_root, detection[name]["layout"])
+        return _detection(name, data_root, detection[name].layout)
     dataset = datasets.load(name, data_root)
     against, problems = list[str](), list[str]()
     for what, found in (
@@ -97,7 +95,7 @@ def _listed(dataset: ImageDataset, workers: int) -> list[str] | None:
     for number, line in enumerate((root / SUMS).read_text(encoding="utf-8").splitlines(), start=1):
         if not (match := re.fullmatch(r"([0-9a-f]{64}) [ *](?:\./)?(.+)", line)):
             raise UserError(f"{root / SUMS}:{number}: not a line of sha256sum", remedy="restore the file")
-        if Path(match[2]).suffix.lower() in IMAGE_SUFFIXES | {".csv"}:
+        if is_image(Path(match[2]).name) or match[2].endswith(".csv"):
             sums[match[2]] = match[1]
 
     def state(path: str) -> str:

@@ -6,6 +6,7 @@ their own (`eval.detection.selfcheck`), which may crash without taking the repor
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -45,6 +46,7 @@ _REMEDIES = (
         "install the torchvision of this torch: pip install --force-reinstall torch torchvision",
     ),
     ("CUDA", "check the driver with `nvidia-smi`; CUDA_VISIBLE_DEVICES= runs on the CPU meanwhile"),
+    ("No usable temporary", "point TMPDIR at a folder that can be written"),
     ("No space left", "free some disk space, or point TMPDIR at a larger disk"),
     ("not 100", "python -m eval.doctor.install --check"),
 )
@@ -72,6 +74,10 @@ def report(quick: bool = False) -> dict[str, Any]:
     ]
     if checks[-1]["status"] == "failed" and install.locate() is None:
         checks += [_result(f"Detectron2 {name}", "skipped", "no Detectron2") for name in selfcheck.CHECKS]
+    elif checks[3]["status"] == "failed":
+        checks += [
+            _result(f"Detectron2 {name}", "skipped", "no temporary folder") for name in selfcheck.CHECKS
+        ]
     elif quick:
         checks += [_result(f"Detectron2 {name}", "skipped", "quick") for name in selfcheck.CHECKS]
     else:
@@ -229,7 +235,7 @@ def _torchvision() -> str:
 
 
 def _temporary_folder() -> str:
-    folder = tempfile.gettempdir()
+    folder = tempfile.gettempdir()  # an error where none can be written
     with tempfile.TemporaryFile() as file:
         file.write(b"mast")
     free = shutil.disk_usage(folder).free
@@ -393,7 +399,9 @@ def _memory() -> dict[str, int | None]:
 
 
 def _disk() -> dict[str, dict[str, Any]]:
-    folders = {"working folder": os.getcwd(), "temporary folder": tempfile.gettempdir()}
+    folders = {"working folder": os.getcwd()}
+    with contextlib.suppress(FileNotFoundError):  # there is none; its own check tells
+        folders["temporary folder"] = tempfile.gettempdir()
     usage = {name: (folder, shutil.disk_usage(folder)) for name, folder in folders.items()}
     return {
         name: {"path": folder, "free": disk.free, "total": disk.total}

@@ -66,19 +66,52 @@ def extract(
     Raises:
         UserError: If an image cannot be decoded, the store cannot be written, or features are not finite.
     """
-    pool = split.pool
+    found = extract_pool(
+        backbone,
+        passport,
+        split.pool,
+        Preprocess.of(
+            passport,
+            image_size=image_size,
+            resize=resize,
+            squash=squash,
+            interpolation=interpolation,
+            normalization=normalization,
+        ),
+        store=store,
+        pooling=pooling,
+        batch_size=batch_size,
+        workers=workers,
+        dtype=dtype,
+        progress=progress,
+    )
+    if len(split) == len(split.pool) and np.array_equal(split.rows, np.arange(len(split))):
+        return found if found.nbytes <= COPY else Rows([(found, None)])
+    return take(found, split.rows)
+
+
+def extract_pool(
+    backbone: Backbone,
+    passport: Passport,
+    pool: Pool,
+    preprocess: Preprocess,
+    *,
+    store: str | Path,
+    pooling: str = "average",
+    batch_size: int = 64,
+    workers: int = 2,
+    dtype: str = "float32",
+    progress: Progress | None = None,
+) -> npt.NDArray[np.float32]:
+    """Features of every image of a pool; arguments and errors are those of `extract`.
+
+    Returns:
+        (N, D) float32, memory-mapped and read-only, rows in the pool's order.
+    """
     if dtype not in ("float32", "bfloat16"):
         raise UserError(f"features in '{dtype}'", remedy="choose float32 or bfloat16", code=2)
     if not len(pool):
         raise UserError(f"{pool.name}: holds no images", remedy="add images")
-    preprocess = Preprocess.of(
-        passport,
-        image_size=image_size,
-        resize=resize,
-        squash=squash,
-        interpolation=interpolation,
-        normalization=normalization,
-    )
     identity = {
         "format": 1,
         "weights": passport.weights_sha256,
@@ -91,10 +124,7 @@ def extract(
     with entry.lock():
         if not entry.whole():
             _fill(entry, backbone, pool, preprocess, pooling, batch_size, workers, dtype, progress)
-    found = entry.read()
-    if len(split) == len(pool) and np.array_equal(split.rows, np.arange(len(split))):
-        return found if found.nbytes <= COPY else Rows([(found, None)])
-    return take(found, split.rows)
+    return entry.read()
 
 
 def pooled(backbone: Backbone, images: torch.Tensor, pooling: str = "average") -> torch.Tensor:

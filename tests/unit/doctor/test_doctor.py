@@ -162,3 +162,17 @@ def test_a_full_disk_and_small_shared_memory_are_warnings(monkeypatch: pytest.Mo
         shared = doctor._check("shared memory", doctor._shared_memory)
         assert (shared["status"], "--shm-size" in shared["remedy"]) == ("warning", True)
         assert "has 64 MiB" in shared["detail"]
+
+
+def test_a_machine_without_a_temporary_folder_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr("tempfile.gettempdir", none)
+    report = doctor.report()
+    check = by_name(report)["temporary folder"]
+    assert (check["status"], report["ok"]) == ("failed", False)
+    assert "TMPDIR" in check["remedy"]
+    assert list(report["disk"]) == ["working folder"]
+    assert by_name(report)["Detectron2 import"]["detail"] == "no temporary folder"
+    assert "temporary folder" in doctor.render(report)
