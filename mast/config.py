@@ -127,7 +127,10 @@ class Masks(Strict):
 
 
 class Optimizer(Strict):
-    """``lars`` as in VICReg's code (with ``eta``), ``sgd`` or ``adamw``. Rate: ``base_lr * batch_size / 256``."""
+    """``lars`` as in VICReg's code (with ``eta``), ``sgd`` or ``adamw``. Rate: ``base_lr * batch_size / 256``.
+
+    It changes with every step, or with ``rate_by: epoch`` only where an epoch begins.
+    """
 
     name: Literal["lars", "sgd", "adamw"]
     base_lr: float
@@ -136,6 +139,7 @@ class Optimizer(Strict):
     eta: float = 0.001
     warmup_epochs: float = 10.0
     final_lr: Fraction = 0.001
+    rate_by: Literal["step", "epoch"] = "step"
 
 
 class Recipe(Strict):

@@ -176,7 +176,8 @@ def _train(
     )
     with _stop_signals() as received, shown:
         while step < steps:
-            rate = learning_rate(step, steps, warmup, peak, config.final_lr)
+            at = step if config.rate_by == "step" else step - step % steps_per_epoch
+            rate = learning_rate(at, steps, warmup, peak, config.final_lr)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             for each in optimizers.values():

@@ -43,6 +43,19 @@ def test_trains_and_publishes(tmp_path, data_root, small, is_mast):
     assert lines == passport["history"]
 
 
+def test_a_rate_by_epochs_is_torchs_cosine(tmp_path, data_root, small):
+    """AugSelf steps CosineAnnealingLR once an epoch; the log has the rate of each epoch's last step."""
+    changes = ["optimizer.warmup_epochs=0", "optimizer.final_lr=0", "optimizer.rate_by=epoch"]
+    path = pretrain(small(*changes), tmp_path, data_root=data_root, progress=False)
+    found = [line["lr"] for line in read_published(path)[1]["history"]]
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=found[0])
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 3)
+    for rate in found:
+        assert rate == pytest.approx(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+
+
 @pytest.mark.parametrize(
     "overrides",
     [
