@@ -18,6 +18,7 @@ from mast.images import walk
 from . import checkpoints, features
 from .checkpoints import Backbone, Passport
 from .datasets import Pool, decode
+from .device import device as best_device
 from .errors import UserError
 from .results import records
 
@@ -54,10 +55,8 @@ def load_backbone(
     Raises:
         UserError: If the file cannot be found or read, or leaves a tensor of the backbone unfilled.
     """
-    import torch
-
     loaded = checkpoints.load(ref, layout=layout, arch=arch, trust_pickle=trust_pickle)
-    backbone = loaded.backbone.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    backbone = loaded.backbone.to(device or str(best_device()))
     object.__setattr__(backbone, "passport", loaded.passport)
     return backbone, loaded.passport
 

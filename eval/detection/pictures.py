@@ -17,7 +17,7 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from .. import tasks
-from .data import prepare, register
+from .data import DetectionData, register
 from .evaluate import Evaluation, evaluate
 from .intervals import paired
 
@@ -57,13 +57,10 @@ class Gallery:
     """
 
     def __init__(self, task: str, data_root: Path, *, side: int = SIDE, score: float = SCORE) -> None:
-        about = tasks.get(task)
         self.side, self.score = side, score
-        self.masks = about.kind == "instance_segmentation"
-        self._folder = (
-            tempfile.TemporaryDirectory()
-        )  # as long as the data: a completed annotation file lies there
-        self.data = prepare(about.dataset, data_root, masks=self.masks).drawn()
+        # As long as the data: a completed annotation file lies there.
+        self._folder = tempfile.TemporaryDirectory()
+        self.data: DetectionData = tasks.get(task).open(data_root).drawn()
 
     def evaluate(self, outcome: Outcome) -> Evaluation:
         """The numbers of kept detections, computed anew.
@@ -77,7 +74,7 @@ class Gallery:
             raise ValueError("these detections are of other test images or classes")
         register(self.data, Path(self._folder.name))
         predictions = [{**entry, "image_id": known[str(entry["image_id"])]} for entry in outcome["images"]]
-        return evaluate(predictions, self.data, masks=self.masks)
+        return evaluate(predictions, self.data, masks=self.data.masks)
 
     def compare(self, first: Outcome, second: Outcome, metric: str) -> dict[str, float | str]:
         """How much better the second is, by a bootstrap over test images that both see alike; see `paired`."""
