@@ -13,10 +13,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from mast.images import walk
+
 from . import checkpoints, features
 from .checkpoints import Passport
 from .datasets import Pool, decode
-from .datasets.base import IMAGE_SUFFIXES
 from .errors import UserError
 from .results import records
 
@@ -181,10 +182,10 @@ def _pool(images: Images) -> Pool:
     if isinstance(images, str | os.PathLike):
         place = Path(images)
         if place.is_dir():
-            found = sorted(path for path in place.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+            found = walk(place).images
             if not found:
                 raise UserError(f"{place}: no images below this folder", remedy="name a folder of images")
-            return Pool(place.name, tuple(found), place)
+            return Pool(place.name, found, place)
         return Pool(place.name, (place,), place.parent)
     if isinstance(images, np.ndarray):
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:

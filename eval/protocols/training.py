@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mast.checkpoint import load_state, save_state
 
-from ..datasets import Split
+from ..datasets import Split, listed
 from ..errors import UserError
 from ..features import RESAMPLING, Preprocess
 from .base import Array, Progress
@@ -62,20 +62,7 @@ def subset(split: Split, wanted: float | str | None, seed: int = 0) -> Split:
     if wanted is None:
         return split
     if isinstance(wanted, str):
-        try:
-            names = Path(wanted).read_text(encoding="utf-8").split()
-        except OSError as error:
-            raise UserError(
-                f"{wanted}: cannot be read: {error.strerror}",
-                remedy="download imagenet_subsets from google-research/simclr",
-            ) from error
-        where = {path.name: index for index, path in enumerate(split.paths)}
-        for name in names:
-            if name not in where:
-                raise UserError(
-                    f"{wanted} names {name}, which train lacks", remedy="use the list of this data set"
-                )
-        return split.subset(np.array([where[name] for name in names]))
+        return listed(split, Path(wanted))
     if not 0 < float(wanted) <= 1:
         raise UserError(
             f"subset is {wanted}", remedy="give a share in (0, 1] or a list of file names", code=2
