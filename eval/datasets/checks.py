@@ -19,10 +19,14 @@ if TYPE_CHECKING:
     from .base import ImageDataset, Pool, Split
 
 # Files that look like images and are not read; a text file beside the images is none of our business.
-LIKE_IMAGES = frozenset(  # noqa: RUF005
-    (".gif", ".heic", ".heif", ".avif", ".jfif", ".jpe", ".jp2", ".jxl", ".tga", ".svg", ".eps", ".psd", ".dng")
-    + (".cr2", ".nef", ".arw", ".raw", ".npy", ".npz", ".dcm", ".nii", ".exr", ".hdr", ".zip", ".tar", ".gz")
-)  # fmt: skip
+LIKE_IMAGES = frozenset(
+    f".{ending}"
+    for endings in (
+        "gif heic heif avif jfif jpe jp2 jxl tga svg eps psd dng cr2 nef arw",
+        "raw npy npz dcm nii exr hdr zip tar gz",
+    )
+    for ending in endings.split()
+)
 SHOWN = 3  # names in a message
 _headers: dict[tuple[str, int, int], Header | UserError] = {}
 

@@ -34,7 +34,7 @@ def verify(name: str, data_root: Path, *, workers: int = 4) -> dict[str, Any]:
 
     Returns:
         ``name``, ``ok``, ``problems`` (one sentence each), ``warnings`` (what a run says too), ``against`` (what it
-        was held against, beside itself), ``classes`` (their number), ``counts`` (of each split), ``manifest`` (SHA-256).
+        was held against, beside itself), ``classes`` (their number), ``counts`` (of each split), ``manifest``.
     """
     detection = table().datasets
     if name in detection and name not in datasets.known():

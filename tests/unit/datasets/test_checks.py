@@ -310,7 +310,7 @@ def test_what_a_csv_file_gets_wrong_is_told_with_its_line(lists: Path, change: o
         "./cat/{0}.png",
         "/cat/{0}.png ",
         "cat\\{0}.png",
-        "\ufeffcat/{0}.png",
+        "MARK",
     ],
 )
 def test_a_list_takes_the_images_that_it_names(root: Path, tmp_path: Path, form: str) -> None:
