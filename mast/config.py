@@ -40,11 +40,13 @@ class Data(Strict):
         store_size: Image files and shards: every image is decoded once, its short side brought to this, its centre
             kept as a square. Without it worker processes decode every image in every epoch and cut both crops
             from the whole of it: for sets that do not fit into memory.
+        limit: Use at most this many images, evenly spaced; all when null.
     """
 
     folder: str
     format: Literal["images", "folders", "shards", "cifar10", "cifar100", "stl10"] = "folders"
     store_size: Positive | None = None
+    limit: Positive | None = None
 
 
 class ViewsConfig(Strict):
@@ -208,16 +210,23 @@ def recipe_names() -> list[str]:
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
-def load_recipe(name: str | Path, overrides: list[str] | None = None) -> Recipe:
+def load_recipe(name: str | Path, overrides: list[str] | None = None, limit: int | None = None) -> Recipe:
     """Read a recipe by name or path and apply ``key=value`` overrides, with dots into nested parts.
 
-    A recipe may name another one as its ``base`` and say only what is different; null takes a key away.
+    A recipe may name another one as its ``base`` and say only what is different; null takes a key away. With
+    ``limit`` it becomes a smoke test: one epoch of at most so many images.
 
     Raises:
         UserError: For an unknown name, key, or value, naming what was expected.
     """
     values = _read(name)
     for override in overrides or []:
+        _set(values, override)
+    recipe = parse_recipe(values, str(name))
+    if limit is None:
+        return recipe
+    short = [f"data.limit={limit}", "epochs=1", f"batch_size={min(recipe.batch_size, limit)}", "accumulate=1"]
+    for override in [*short, "optimizer.warmup_epochs=0", "stop_on_collapse=false"]:
         _set(values, override)
     return parse_recipe(values, str(name))
 

@@ -50,6 +50,12 @@ class Files:
     labels: Labels
     classes: tuple[str, ...]
 
+    def some(self, count: int) -> Files:
+        """At most ``count`` of them, evenly spaced."""
+        rows = _spaced(len(self.labels), count)
+        names = tuple(self.names[row] for row in rows)
+        return Files(_Some(self.read, rows), names, self.labels[rows], self.classes)
+
     def open(self, index: int) -> Image.Image:
         """Decode an image.
 
@@ -72,6 +78,11 @@ class Bank:
     images: NDArray[np.uint8]
     labels: Labels
     classes: tuple[str, ...]
+
+    def some(self, count: int) -> Bank:
+        """At most ``count`` of them, evenly spaced."""
+        rows = _spaced(len(self.labels), count)
+        return Bank(self.images[rows], self.labels[rows], self.classes)
 
     def feed(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Tensor]]:
         """Every job with its images, ``(B, 3, S, S)`` bytes."""
@@ -180,8 +191,10 @@ def load(
                 remedy="leave it out",
                 code=2,
             )
-        return bank
+        return bank if data.limit is None else bank.some(data.limit)
     files = list_files(data, root, progress=progress)
+    if data.limit is not None:
+        files = files.some(data.limit)
     if data.store_size is not None:
         return decode_all(
             files, data.store_size, workers=workers, progress=progress, title=f"decode {folder.name}"
@@ -200,21 +213,24 @@ def sample(data: Data, root: Path, size: int, count: int) -> Bank:
     folder = root / data.folder
     if data.format in ARRAYS:
         bank = ARRAYS[data.format](folder)
-        rows = _spaced(len(bank.labels), count)
-        return Bank(bank.images[rows], bank.labels[rows], bank.classes)
+        return bank.some(count)
     files = list_files(data, root, progress=False)
-    rows = _spaced(len(files.labels), count)
-    some = Files(
-        lambda index: files.read(int(rows[index])),
-        tuple(files.names[row] for row in rows),
-        files.labels[rows],
-        files.classes,
-    )
-    return decode_all(some, data.store_size or size, progress=False)
+    return decode_all(files.some(count), data.store_size or size, progress=False)
 
 
 def _spaced(size: int, count: int) -> NDArray[np.int64]:
     return np.linspace(0, size - 1, min(size, count)).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class _Some:
+    """Reads some of the images that another reader reads; a worker process can be given it."""
+
+    read: Callable[[int], bytes]
+    rows: NDArray[np.int64]
+
+    def __call__(self, index: int) -> bytes:
+        return self.read(int(self.rows[index]))
 
 
 def list_files(data: Data, root: Path, *, progress: bool = True) -> Files:

@@ -182,7 +182,7 @@ def _train(
     autocast = torch.autocast(world.device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
     batches = source.feed(jobs(step))
     saved_at = time.monotonic()
-    title = f"pretrain {recipe.name} ({recipe.method})"
+    title = f"{recipe.name} ({recipe.method})"
     size = recipe.batch_size
     shown = bar(
         total=steps * size, initial=step * size, desc=title, unit="img", unit_scale=True, disable=not progress
@@ -224,10 +224,11 @@ def _train(
             step += 1
             for name, value in values.items():
                 sums[name] = sums.get(name, 0.0) + value
+            epoch = -(-step // steps_per_epoch)
+            shown.set_description(f"{title} epoch {epoch} of {recipe.epochs}", refresh=False)
             shown.set_postfix({name: f"{value:.3g}" for name, value in values.items()}, refresh=False)
             shown.update(size)
             if step % steps_per_epoch == 0:
-                epoch = step // steps_per_epoch
                 found = figures(outcome.features, outcome.embeddings, learner.masks)
                 means = {name: value / steps_per_epoch for name, value in sums.items()}
                 if world.rank == 0:

@@ -11,7 +11,7 @@ from mast.errors import UserError
 from . import cells, options
 
 if TYPE_CHECKING:
-    from ..running.request import Request
+    from ..results.records import Book
 
 
 def add(verbs: options.Verbs) -> None:
@@ -72,11 +72,18 @@ def run(arguments: argparse.Namespace) -> int:
         overrides=_changes(arguments.set),
         against=tuple(arguments.against),
         reading=options.reading_of(arguments),
+        limit=arguments.limit,
     )
-    code = cells.run(request.plan(asked), arguments, arguments.data_root, "Evaluation")
-    if arguments.against and not (arguments.dry_run or arguments.json):
-        _compare(asked, arguments)
-    return code
+
+    def differences(book: Book) -> None:
+        """Print the difference of every checkpoint to those of ``--against``, on the same examples and episodes."""
+        from ..results import compare
+
+        if pairs := request.pairs(asked, {record.checkpoint.name for record in book.counting()}):
+            print(compare.markdown(compare.build(book, pairs)))
+
+    then = differences if arguments.against else None
+    return cells.run(request.plan(asked), arguments, arguments.data_root, "Evaluation", then)
 
 
 def _changes(given: list[str]) -> dict[str, Any]:
@@ -90,13 +97,3 @@ def _changes(given: list[str]) -> dict[str, Any]:
             raise UserError(f"--set {change}: not of the form key=value", code=2)
         changes[key] = yaml.parse(value, f"--set {change}")
     return changes
-
-
-def _compare(asked: Request, arguments: argparse.Namespace) -> None:
-    """Print the difference of every checkpoint to those of ``--against``, on the same examples and episodes."""
-    from ..results import compare, records
-    from ..running import request
-
-    book = records.read([arguments.out])
-    if pairs := request.pairs(asked, {record.checkpoint.name for record in book.counting()}):
-        print(compare.markdown(compare.build(book, pairs)))

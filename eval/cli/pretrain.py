@@ -35,6 +35,7 @@ def add(verbs: options.Verbs) -> None:
         "--workers", type=int, help="decoding workers (default: this process's share of the cores)"
     )
     parser.add_argument("--tensorboard", action="store_true", help="write logs for TensorBoard too")
+    options.limit(parser)
     options.quiet(parser)
 
 
@@ -42,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     from mast.config import load_recipe
     from mast.train import pretrain
 
-    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    recipe = load_recipe(arguments.recipe, arguments.overrides, arguments.limit)
     try:
         written = pretrain(
             recipe,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +39,11 @@ class Params(base.Params):
     ridge: Positive
     interval: Literal["t", "normal"]
     splits: Annotated[tuple[Literal["train", "val", "test"], ...], Listed]
+
+    @classmethod
+    def smoke(cls, limit: int) -> dict[str, Any]:
+        """Episodes that a few images of two classes can fill."""
+        return {"way": 2, "shots": 1, "queries": 1, "episodes": limit}
 
 
 def episodes(pool: Labelled, params: Params, seed: int) -> npt.NDArray[np.float64]:
@@ -77,4 +82,4 @@ def measure(context: Context) -> Measured:
     )
 
 
-KIND = Kind(Params, ("classification",), measure)
+KIND = Kind(Params, ("classification",), measure, images=False)

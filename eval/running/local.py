@@ -16,7 +16,6 @@ from typing import Any
 from mast.config import load_recipe
 from mast.console import bar
 from mast.errors import Interrupted
-from mast.files import canonical_json
 from mast.train import pretrain
 
 from .. import checkpoints
@@ -72,10 +71,11 @@ class Runner:
         self.data_root = data_root
         self.folder = RunFolder(out, todo.name)
         self.progress = progress
-        self.opened = OpenData(data_root)
+        self.opened = OpenData(data_root, todo.limit)
         self.costs = Costs()
         self.completed: set[str] = set()
         self.told: set[str] = set()
+        self.ran: list[str] = []  # run ids of this plan's cells that have a result, done now or before
         self.passports: dict[str, Passport] = {}
         self.timed: dict[tuple[str, str, str], float] = {}
 
@@ -134,7 +134,7 @@ class Runner:
             return None
         ref = str(self.folder.published(source.arm)) if source.arm else source.ref
         loaded = checkpoints.load(ref, **source.options)
-        key = (loaded.passport.arch, cell.task.name, canonical_json([protocol_entry(cell).model_dump()]))
+        key = (loaded.passport.arch, cell.task.name, protocol_entry(cell).identity)
         if key not in self.timed:
             data, work = self.opened.of(cell), self.folder.work("forecast")
             self.timed[key] = forecast(context(cell, loaded, data, store=self.folder.features, work=work))
@@ -180,6 +180,7 @@ class Runner:
         data = self._open(cell)
         key = run_id(cell, checkpoint, data.manifest)
         if key in self.completed:
+            self.ran.append(key)
             return None
         store, work = self.folder.features, self.folder.work(key)
         with live(str(cell), self.progress) as progress:
@@ -195,7 +196,7 @@ class Runner:
             metrics={name: metric(estimate) for name, estimate in measured.metrics.items()},
             selected=plain(measured.selected),
             certificate=plain(measured.certificate),
-            warnings=list(dict.fromkeys([*data.warnings, *measured.warnings])),
+            warnings=list(dict.fromkeys([*data.warnings, *measured.warnings, *self._smoke()])),
             outcomes=keep(self.folder.root, measured),
             environment=describe(),
             started=began,
@@ -206,6 +207,7 @@ class Runner:
             if warning not in data.warnings:
                 self._say(f"{cell}: warning: {warning}")
         self.completed.add(key)
+        self.ran.append(key)
         self.costs.learn([record])
         return record
 
@@ -242,7 +244,8 @@ class Runner:
         """Get a checkpoint, pretraining it if it is an arm, and keep its passport beside the records."""
         ref = source.ref
         if source.arm:
-            recipe, clock = load_recipe(source.arm.recipe, source.arm.overrides), time.monotonic()
+            recipe = load_recipe(source.arm.recipe, source.arm.overrides, self.plan.limit)
+            clock = time.monotonic()
             fresh = not self.folder.published(source.arm).parent.is_dir()
             self._say(f"{source.name}: pretraining ({source.arm.recipe} {' '.join(source.arm.overrides)})")
             folder = self.folder.published(source.arm).parent
@@ -272,6 +275,10 @@ class Runner:
         return self.passports[source.name]
 
     # -- what is known already --------------------------------------------------------------------------------
+
+    def _smoke(self) -> list[str]:
+        limit = self.plan.limit
+        return [] if limit is None else [f"a smoke test: at most {limit} examples of each split were used"]
 
     def _recall(self) -> None:
         if self.folder.records.is_file():
