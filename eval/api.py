@@ -17,14 +17,13 @@ from mast.files import canonical_json
 from mast.images import walk
 
 from . import checkpoints, features
-from .checkpoints import Passport
+from .checkpoints import Backbone, Passport
 from .datasets import Pool, decode
 from .errors import UserError
 from .results import records
 
 if TYPE_CHECKING:
     import pandas as pd
-    from torch import nn
 
 Place = str | os.PathLike[str]
 Images = Place | Sequence[Place | Image.Image] | npt.NDArray[np.uint8]
@@ -37,7 +36,7 @@ def load_backbone(
     arch: str | None = None,
     trust_pickle: bool = False,
     device: str | None = None,
-) -> tuple[nn.Module, Passport]:
+) -> tuple[Backbone, Passport]:
     """Load a checkpoint; every tensor of the backbone is filled from the file, or this fails.
 
     Args:
@@ -65,7 +64,7 @@ def load_backbone(
 
 
 def extract(
-    backbone: str | nn.Module,
+    backbone: str | Backbone,
     images: Images,
     *,
     passport: Passport | None = None,
@@ -111,7 +110,7 @@ def extract(
     preprocess = features.Preprocess.of(passport, image_size=image_size, resize=resize, squash=squash)
     with tempfile.TemporaryDirectory() as scratch:
         found = features.extract_pool(
-            backbone,  # type: ignore[arg-type]
+            backbone,
             passport,
             _pool(images),
             preprocess,
@@ -120,7 +119,7 @@ def extract(
             workers=workers,
             progress=progress,
         )
-        return np.array(found["features"])
+        return np.array(found)
 
 
 def evaluate(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mast.checkpoint import load_state, save_state
 
+from ..checkpoints import Backbone
 from ..datasets import Split, listed
 from ..errors import UserError
 from ..features import RESAMPLING, Preprocess
@@ -91,7 +92,7 @@ class Trainer:
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Backbone,
         preprocess: Preprocess,
         images: list[tuple[Split, int]],
         num_classes: int,
@@ -106,7 +107,7 @@ class Trainer:
         self.seed, self.state, self.progress = seed, state, progress
         self.frozen = params.freeze
         self.device = next(self.backbone.parameters()).device
-        dim = int(self.backbone.feature_dim)  # type: ignore[arg-type]
+        dim = self.backbone.feature_dim
         scale = params.batch_size / 256
         heads = [head * scale for _, head in rates]
         self.heads = Heads(heads, dim, num_classes, params, seed)
@@ -187,10 +188,10 @@ class Trainer:
             for step, (images, labels) in enumerate(self._batches(epoch)):
                 if self.frozen:
                     with torch.no_grad():
-                        self.heads.step(self.backbone.features(images), labels, share)  # type: ignore[operator]
+                        self.heads.step(self.backbone.features(images), labels, share)
                 else:
                     self.optimizer.zero_grad()
-                    logits = self.head(self.backbone.features(images))  # type: ignore[operator]
+                    logits = self.head(self.backbone.features(images))
                     loss = nn.functional.cross_entropy(logits, labels)
                     if not bool(torch.isfinite(loss)):
                         raise UserError(
@@ -209,7 +210,7 @@ class Trainer:
             rows = split.rows[start : start + 64]
             pixels = np.stack([self.preprocess.image(split.pool.read(int(row))) for row in rows])
             with torch.inference_mode():
-                x = self.backbone.features(  # type: ignore[operator]
+                x = self.backbone.features(
                     self.preprocess.normalise(torch.from_numpy(pixels).to(self.device))
                 )
                 if self.frozen:

@@ -39,7 +39,7 @@ def context(
     def extract(split: str, extraction: Extraction) -> Features:
         loaded.backbone.to(device())
         return features.extract(
-            loaded.backbone,  # type: ignore[arg-type]
+            loaded.backbone,
             loaded.passport,
             data.splits[split],
             store=store,

@@ -85,7 +85,7 @@ def measure(
     dataset = task.open(data_root)
     found = {
         name: features.extract(
-            loaded.backbone,  # type: ignore[arg-type]
+            loaded.backbone,
             loaded.passport,
             split,
             store=store,

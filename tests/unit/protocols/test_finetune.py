@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from eval import protocols
+from eval.checkpoints import Normalization
 from eval.datasets import Split
 from eval.errors import UserError
 from eval.numbers import metrics
@@ -21,7 +22,7 @@ from eval.protocols.base import Context
 
 PASSPORT: Any = SimpleNamespace(
     weights_sha256="a" * 64,
-    normalization={"mean": [0.5] * 3, "std": [0.25] * 3, "range": "0..1", "channels": "RGB"},
+    normalization=Normalization((0.5,) * 3, (0.25,) * 3),
     input_size=16,
     interpolation="bilinear",
 )
