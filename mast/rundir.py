@@ -201,9 +201,14 @@ def passport(recipe: Recipe, source: Source, history: History) -> dict[str, Any]
 
 
 def git_stamp() -> str:
-    """The commit of the checkout this file lies in; outside of one ``MAST_REVISION``, which containers set, or ""."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return os.environ.get("MAST_REVISION", "")
+    """The state of this code: a build's own stamp, else the commit of its checkout, else ``MAST_REVISION``, or ""."""
+    package = Path(__file__).parent
+    if (package / "REVISION").is_file():  # a wheel; hatch_build.py wrote it
+        return (package / "REVISION").read_text(encoding="utf-8").strip()
+    if (package.parent / ".git").exists():  # of this code, and not of a project that it is installed in
+        command = ["git", "-C", str(package), "describe", "--always", "--dirty", "--abbrev=12"]
+        try:
+            return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        except (OSError, subprocess.CalledProcessError):
+            pass  # no git here, or a checkout of another owner
+    return os.environ.get("MAST_REVISION", "")
