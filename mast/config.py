@@ -34,16 +34,19 @@ class Data(Strict):
 
     Attributes:
         folder: Where they lie under the data root.
-        format: ``folders`` of classes (labels are used by the probe only), tar ``shards`` as webdataset writes
-            them, or the authors' files of ``cifar10``, ``cifar100`` (training part) or ``stl10`` (train, unlabeled).
-        store_size: Folders and shards: every image is decoded once, its short side brought to this, its centre
+        format: ``images`` below a folder at any depth, without labels; ``folders`` of classes (labels are used by
+            the probe only); tar ``shards`` as webdataset writes them; or the authors' files of ``cifar10``,
+            ``cifar100`` (training part) or ``stl10`` (train, unlabeled).
+        store_size: Image files and shards: every image is decoded once, its short side brought to this, its centre
             kept as a square. Without it worker processes decode every image in every epoch and cut both crops
             from the whole of it: for sets that do not fit into memory.
+        limit: Use at most this many images, evenly spaced; all when null.
     """
 
     folder: str
-    format: Literal["folders", "shards", "cifar10", "cifar100", "stl10"] = "folders"
+    format: Literal["images", "folders", "shards", "cifar10", "cifar100", "stl10"] = "folders"
     store_size: Positive | None = None
+    limit: Positive | None = None
 
 
 class ViewsConfig(Strict):
@@ -146,6 +149,9 @@ class Recipe(Strict):
     """Everything that decides a run's weights.
 
     Attributes:
+        name: Its name, which stands in the passport.
+        description: One line for ``mast list recipes``.
+        source: Where its numbers come from.
         method: ``vicreg``, or ``mast`` (masks, and uncertainty unless switched off).
         expander: Widths of the expander's layers.
         accumulate: Parts of a batch that are forwarded one after another before a step. Gradients are averaged,
@@ -160,8 +166,8 @@ class Recipe(Strict):
     """
 
     name: str
-    description: str
-    source: str
+    description: str = ""
+    source: str = ""
     method: Literal["vicreg", "mast"]
     arch: str
     data: Data
@@ -197,7 +203,7 @@ class Recipe(Strict):
             raise ValueError(f"masks.block: {len(views.augmentations)} blocks of {masks.block:g} exceed 1")
         if self.batch_size % self.accumulate:
             raise ValueError(f"accumulate: {self.batch_size} images do not part into {self.accumulate}")
-        streams = self.data.store_size is None and self.data.format in ("folders", "shards")
+        streams = self.data.store_size is None and self.data.format in ("images", "folders", "shards")
         if streams and next(iter(views.augmentations), "") != "crop":
             raise ValueError("data.store_size: without it the views' first augmentation has to be crop")
         return self
@@ -208,16 +214,23 @@ def recipe_names() -> list[str]:
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
-def load_recipe(name: str | Path, overrides: list[str] | None = None) -> Recipe:
+def load_recipe(name: str | Path, overrides: list[str] | None = None, limit: int | None = None) -> Recipe:
     """Read a recipe by name or path and apply ``key=value`` overrides, with dots into nested parts.
 
-    A recipe may name another one as its ``base`` and say only what is different; null takes a key away.
+    A recipe may name another one as its ``base`` and say only what is different; null takes a key away. With
+    ``limit`` it becomes a smoke test: one epoch of at most so many images.
 
     Raises:
         UserError: For an unknown name, key, or value, naming what was expected.
     """
     values = _read(name)
     for override in overrides or []:
+        _set(values, override)
+    recipe = parse_recipe(values, str(name))
+    if limit is None:
+        return recipe
+    short = [f"data.limit={limit}", "epochs=1", f"batch_size={min(recipe.batch_size, limit)}", "accumulate=1"]
+    for override in [*short, "optimizer.warmup_epochs=0", "stop_on_collapse=false"]:
         _set(values, override)
     return parse_recipe(values, str(name))
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
-from ..definitions import build, read_yaml
+from ..definitions import build, files, read_yaml
 from ..errors import UserError, unknown
 from .normalization import Normalization
 
@@ -102,23 +102,35 @@ def _document() -> dict[str, Any]:
     return read_yaml(FILE)
 
 
-@functools.cache
 def table() -> dict[str, Layout]:
-    """All layouts by name, in the order in which equals are preferred."""
+    """All layouts by name, in the order in which equals are preferred: the package's, then included ones."""
+    return _table(tuple(files(Path(__file__).with_name("layouts")).values()))
+
+
+@functools.cache
+def _table(own: tuple[Path, ...]) -> dict[str, Layout]:
     document = _document()
-    return {name: _entry(name, entry, document["renames"]) for name, entry in document["layouts"].items()}
+    entries = [(str(FILE), document["layouts"]), *((str(path), {path.stem: read_yaml(path)}) for path in own)]
+    found: dict[str, Layout] = {}
+    for where, layouts in entries:
+        for name, entry in layouts.items():
+            if name in found:
+                raise UserError(f"{where}: the layout '{name}' is defined twice", remedy="rename one", code=2)
+            found[name] = _entry(name, entry, document["renames"], where)
+    return found
 
 
 def _beside() -> dict[str, str]:
     return dict(_document()["beside"])
 
 
-def _entry(name: str, entry: Mapping[str, Any], renames: Mapping[str, Any]) -> Layout:
+def _entry(name: str, entry: Mapping[str, Any], renames: Mapping[str, Any], where: str) -> Layout:
     fields = {"name": name, **entry}
     if isinstance(rename := fields.get("rename"), str):
         fields["rename"] = renames[rename]
-    fields["normalization"] = Normalization(**fields.get("normalization", {}))
-    return build(Layout, fields, where=f"{FILE}, {name}")
+    layout = build(Layout, fields, where=f"{where}, {name}")
+    # Its numbers stand in passports as the file has them: 0 and not 0.0.
+    return replace(layout, normalization=Normalization(**fields.get("normalization", {})))
 
 
 def get(name: str) -> Layout:

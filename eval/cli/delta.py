@@ -25,6 +25,7 @@ def add(verbs: options.Verbs) -> None:
     )
     parser.add_argument("--data-root", type=Path, required=True, help="the folder that holds the data sets")
     parser.add_argument("--out", type=Path, required=True, help="the folder of a run, for its feature store")
+    options.include(parser)
     options.json(parser)
 
 

@@ -84,6 +84,11 @@ class Params(Strict):
     extraction: Extraction = Extraction()
 
     @classmethod
+    def smoke(cls, limit: int) -> dict[str, Any]:
+        """Changes that make a run short, for a smoke test with at most ``limit`` examples of each split."""
+        return {}
+
+    @classmethod
     def changed(cls, values: Mapping[str, Any], changes: Mapping[str, Any], name: str) -> dict[str, Any]:
         """The values of a protocol with some of them replaced; "a.b" reaches into a nested one.
 
@@ -338,6 +343,7 @@ class Kind:
         data: From a task's data, parameters and the seed to the part that a cell uses; all of it for most kinds.
         forecast: Seconds that a cell would take, by trying a little of it; None where only records tell.
         family: The name under which `mast delta` finds it.
+        images: Whether it needs images and the backbone; False where features and labels are enough.
     """
 
     params: type[Params]
@@ -347,6 +353,7 @@ class Kind:
     data: Callable[[Any, Any, int], Any] = whole
     forecast: Callable[[Context], float] | None = None
     family: str = ""
+    images: bool = True
 
 
 # -- tools of the kinds ----------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +43,11 @@ class Params(base.Params):
     splits: Annotated[tuple[Literal["train", "val", "test"], ...], Listed]
     short: Literal["leave out", "resample"] = "leave out"
 
+    @classmethod
+    def smoke(cls, limit: int) -> dict[str, Any]:
+        """Episodes that a few images of two classes can fill."""
+        return {"way": 2, "shots": 1, "queries": 1, "episodes": limit}
+
 
 def episodes(pool: Labelled, params: Params, seed: int) -> npt.NDArray[np.float64]:
     """Accuracy in every episode, (E,), with the head of ``params.head``.
@@ -81,4 +86,4 @@ def measure(context: Context) -> Measured:
     )
 
 
-KIND = Kind(Params, ("classification",), measure)
+KIND = Kind(Params, ("classification",), measure, images=False)

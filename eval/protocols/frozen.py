@@ -48,7 +48,7 @@ def kind(
         measured = score(fitted, context.features("test"), labels, context.metric, context.data.counts)
         return replace(measured, warnings=measured.warnings + caveats(context))
 
-    return Kind(params, tasks, measure, fit=fit, data=data, family=family)
+    return Kind(params, tasks, measure, fit=fit, data=data, family=family, images=False)
 
 
 def fit(protocol: Protocol, train: Labelled, val: Labelled, *, seed: int = 0, metric: str = "top1") -> Fitted:

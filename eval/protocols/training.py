@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mast.checkpoint import load_state, save_state
 
 from ..checkpoints import Backbone
-from ..datasets import Split
+from ..datasets import Split, listed
 from ..errors import UserError
 from ..features import RESAMPLING, Preprocess, pooled
 from .base import Array, Progress
@@ -69,14 +69,9 @@ def subset(images: Images, wanted: float | str, seed: int = 0) -> Images:
         UserError: If the list cannot be read or names a file that is not there.
     """
     if isinstance(wanted, str):
-        names = _list(wanted, images).split()
-        where = {split.paths[index].name: (split, index) for split, index in images}
-        for name in names:
-            if name not in where:
-                raise UserError(
-                    f"{wanted} names {name}, which train and val lack", remedy="use the list of this data set"
-                )
-        return [where[name] for name in names]
+        paths = tuple(split.paths[index] for split, index in images)
+        together = Split("train and val", paths, np.zeros(len(paths), dtype=np.int64))
+        return [images[int(row)] for row in listed(together, _find(wanted, images)).rows]
     if not 0 < float(wanted) <= 1:
         raise UserError(
             f"subset is {wanted}", remedy="give a share in (0, 1] or a list of file names", code=2
@@ -90,8 +85,8 @@ def subset(images: Images, wanted: float | str, seed: int = 0) -> Images:
     return [images[row] for row in np.sort(np.concatenate(rows))]
 
 
-def _list(wanted: str, images: Images) -> str:
-    """The text of a list of file names."""
+def _find(wanted: str, images: Images) -> Path:
+    """A list of file names by its path, or by its place below one of the images' folders."""
     folders = images[0][0].paths[0].absolute().parents if images else ()
     places = [Path(wanted), *(folder / wanted for folder in folders)]
     found = next((place for place in places if place.is_file()), None)
@@ -100,7 +95,7 @@ def _list(wanted: str, images: Images) -> str:
             f"{wanted}: no such list of file names, here or beside the images",
             remedy="put imagenet_subsets of google-research/simclr into the folder of data sets",
         )
-    return found.read_text(encoding="utf-8")
+    return found
 
 
 def learning_share(params: Params, epoch: int, step: int, steps: int) -> float:

@@ -10,6 +10,7 @@ import pytest
 from detectron2.structures import BoxMode
 from pycocotools import mask as rle
 
+from eval import tasks
 from eval.detection import Gallery
 from eval.detection.pictures import mistakes
 
@@ -58,7 +59,7 @@ def truth(gallery: Gallery, *, without: int | None = None) -> dict[str, Any]:
         for annotation in about["annotations"]:
             box = BoxMode.convert(list(annotation["bbox"]), annotation["bbox_mode"], BoxMode.XYWH_ABS)
             detection = {"category": annotation["category_id"], "bbox": box, "score": 0.9}
-            if gallery.data.masks:
+            if gallery.masks:
                 mask = annotation["segmentation"]
                 if isinstance(mask, list):
                     mask = rle.merge(rle.frPyObjects(mask, about["height"], about["width"]))
@@ -75,8 +76,8 @@ def _text(counts: Any) -> str:
 
 @pytest.mark.parametrize("task", ["scenes-voc", "scenes-coco"])
 def test_numbers_come_back_and_failures_come_first(task: str, scenes_root: Path) -> None:
-    gallery, other = Gallery(task, scenes_root), Gallery("scenes-voc", scenes_root)
-    metric = "mask_ap50" if gallery.data.masks else "box_ap50"
+    gallery, other = (Gallery(tasks.get(name).open(scenes_root).drawn()) for name in (task, "scenes-voc"))
+    metric = "mask_ap50" if gallery.masks else "box_ap50"
     whole, lacking = truth(gallery), truth(gallery, without=3)
     assert gallery.evaluate(whole).metrics[metric] == pytest.approx(1.0)  # after the other was prepared too
     assert gallery.evaluate(lacking).metrics[metric] < 1.0
@@ -89,7 +90,7 @@ def test_numbers_come_back_and_failures_come_first(task: str, scenes_root: Path)
     shown = gallery.spread(whole, 3)
     assert len(shown) == 3
     assert all(len(picture.found) == len(picture.truth) for picture in shown)
-    assert all((found.mask is not None) == gallery.data.masks for picture in shown for found in picture.found)
+    assert all((found.mask is not None) == gallery.masks for picture in shown for found in picture.found)
     assert all(picture.image.dtype == np.uint8 and max(picture.image.shape) <= 240 for picture in shown)
     with pytest.raises(ValueError, match="other test images or classes"):
         other.evaluate({**whole, "images": whole["images"][1:]})
