@@ -17,14 +17,14 @@ from mast.files import canonical_json
 from mast.images import walk
 
 from . import checkpoints, features
-from .checkpoints import Passport
+from .checkpoints import Backbone, Passport
 from .datasets import Pool, decode
+from .device import device as best_device
 from .errors import UserError
 from .results import records
 
 if TYPE_CHECKING:
     import pandas as pd
-    from torch import nn
 
 Place = str | os.PathLike[str]
 Images = Place | Sequence[Place | Image.Image] | npt.NDArray[np.uint8]
@@ -37,7 +37,7 @@ def load_backbone(
     arch: str | None = None,
     trust_pickle: bool = False,
     device: str | None = None,
-) -> tuple[nn.Module, Passport]:
+) -> tuple[Backbone, Passport]:
     """Load a checkpoint; every tensor of the backbone is filled from the file, or this fails.
 
     Args:
@@ -56,16 +56,14 @@ def load_backbone(
     Raises:
         UserError: If the file cannot be found or read, or leaves a tensor of the backbone unfilled.
     """
-    import torch
-
     loaded = checkpoints.load(ref, layout=layout, arch=arch, trust_pickle=trust_pickle)
-    backbone = loaded.backbone.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    backbone = loaded.backbone.to(device or str(best_device()))
     object.__setattr__(backbone, "passport", loaded.passport)  # beside torch's own attributes
     return backbone, loaded.passport
 
 
 def extract(
-    backbone: str | nn.Module,
+    backbone: str | Backbone,
     images: Images,
     *,
     passport: Passport | None = None,
@@ -111,7 +109,7 @@ def extract(
     preprocess = features.Preprocess.of(passport, image_size=image_size, resize=resize, squash=squash)
     with tempfile.TemporaryDirectory() as scratch:
         found = features.extract_pool(
-            backbone,  # type: ignore[arg-type]
+            backbone,
             passport,
             _pool(images),
             preprocess,
@@ -120,7 +118,7 @@ def extract(
             workers=workers,
             progress=progress,
         )
-        return np.array(found["features"])
+        return np.array(found)
 
 
 def evaluate(

@@ -34,16 +34,17 @@ class Data(Strict):
 
     Attributes:
         folder: Where they lie under the data root.
-        format: ``folders`` of classes (labels are used by the probe only), tar ``shards`` as webdataset writes
-            them, or the authors' files of ``cifar10``, ``cifar100`` (training part) or ``stl10`` (train, unlabeled).
-        store_size: Folders and shards: every image is decoded once, its short side brought to this, its centre
+        format: ``images`` below a folder at any depth, without labels; ``folders`` of classes (labels are used by
+            the probe only); tar ``shards`` as webdataset writes them; or the authors' files of ``cifar10``,
+            ``cifar100`` (training part) or ``stl10`` (train, unlabeled).
+        store_size: Image files and shards: every image is decoded once, its short side brought to this, its centre
             kept as a square. Without it worker processes decode every image in every epoch and cut both crops
             from the whole of it: for sets that do not fit into memory.
         limit: Use at most this many images, evenly spaced; all when null.
     """
 
     folder: str
-    format: Literal["folders", "shards", "cifar10", "cifar100", "stl10"] = "folders"
+    format: Literal["images", "folders", "shards", "cifar10", "cifar100", "stl10"] = "folders"
     store_size: Positive | None = None
     limit: Positive | None = None
 
@@ -129,7 +130,10 @@ class Masks(Strict):
 
 
 class Optimizer(Strict):
-    """``lars`` as in VICReg's code (with ``eta``), ``sgd`` or ``adamw``. Rate: ``base_lr * batch_size / 256``."""
+    """``lars`` as in VICReg's code (with ``eta``), ``sgd`` or ``adamw``. Rate: ``base_lr * batch_size / 256``.
+
+    It changes with every step, or with ``rate_by: epoch`` only where an epoch begins.
+    """
 
     name: Literal["lars", "sgd", "adamw"]
     base_lr: float
@@ -138,12 +142,16 @@ class Optimizer(Strict):
     eta: float = 0.001
     warmup_epochs: float = 10.0
     final_lr: Fraction = 0.001
+    rate_by: Literal["step", "epoch"] = "step"
 
 
 class Recipe(Strict):
     """Everything that decides a run's weights.
 
     Attributes:
+        name: Its name, which stands in the passport.
+        description: One line for ``mast list recipes``.
+        source: Where its numbers come from.
         method: ``vicreg``, or ``mast`` (masks, and uncertainty unless switched off).
         expander: Widths of the expander's layers.
         accumulate: Parts of a batch that are forwarded one after another before a step. Gradients are averaged,
@@ -158,8 +166,8 @@ class Recipe(Strict):
     """
 
     name: str
-    description: str
-    source: str
+    description: str = ""
+    source: str = ""
     method: Literal["vicreg", "mast"]
     arch: str
     data: Data
@@ -195,7 +203,7 @@ class Recipe(Strict):
             raise ValueError(f"masks.block: {len(views.augmentations)} blocks of {masks.block:g} exceed 1")
         if self.batch_size % self.accumulate:
             raise ValueError(f"accumulate: {self.batch_size} images do not part into {self.accumulate}")
-        streams = self.data.store_size is None and self.data.format in ("folders", "shards")
+        streams = self.data.store_size is None and self.data.format in ("images", "folders", "shards")
         if streams and next(iter(views.augmentations), "") != "crop":
             raise ValueError("data.store_size: without it the views' first augmentation has to be crop")
         return self

@@ -16,3 +16,9 @@ def bar(*args: Any, **kwargs: Any) -> Any:
     live = sys.stderr.isatty()
     shown = {"dynamic_ncols": live, "mininterval": 0.2 if live else 10.0, "bar_format": FORMAT}
     return tqdm(*args, **{**shown, **kwargs})
+
+
+def say(line: str, on: bool) -> None:
+    """Write a line to standard error, where somebody is to read along."""
+    if on:
+        print(line, file=sys.stderr, flush=True)

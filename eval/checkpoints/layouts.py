@@ -13,7 +13,7 @@ from pydantic import BeforeValidator
 
 from ..definitions import build, files, read_yaml
 from ..errors import UserError, unknown
-from .passport import normalization as _normalization
+from .normalization import Normalization
 
 FILE = Path(__file__).with_name("layouts.yaml")
 _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_fpw_module", "_module"}
@@ -42,7 +42,7 @@ class Layout:
         drop: Start of a key (a regular expression) and why it is left out.
         copies: Start of a key and the start of the one that must hold the same tensor; a difference is an error.
         rename: Regular expressions and replacements that lead to torchvision's or timm's names, in order.
-        transform: Name of a function of `transforms` for what renaming cannot do.
+        transform: Name of a function of `tensor_edits` for what renaming cannot do.
         encoder: ``online`` or ``ema``, as the authors' evaluation takes it.
         variants: Further copies in the file: name and prefix, or the whole path ``a.b:prefix``.
         stem: What a 3x3 first convolution means: ``cifar``, ``cifar2`` or ``half``; none asks for ``--arch``.
@@ -51,7 +51,8 @@ class Layout:
         interpolation: ``bicubic`` or ``bilinear``.
         refuse: Why files of this kind cannot be used at all.
         explicit: Only used when asked for by name or by the registry, because content cannot tell it.
-        options: What the architecture needs to know beyond shapes (see `families`).
+        assumed: Files of many origins look like this, so that preprocessing is a guess.
+        options: What the architecture needs to know beyond shapes (see `architectures.build`).
     """
 
     name: str
@@ -68,11 +69,12 @@ class Layout:
     encoder: str = "online"
     variants: dict[str, str] = field(default_factory=dict)
     stem: str = ""
-    normalization: dict[str, Any] = field(default_factory=_normalization)
+    normalization: Normalization = field(default_factory=Normalization)
     input_size: int = 224
     interpolation: str = "bilinear"
     refuse: str = ""
     explicit: bool = False
+    assumed: bool = False
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -126,8 +128,9 @@ def _entry(name: str, entry: Mapping[str, Any], renames: Mapping[str, Any], wher
     fields = {"name": name, **entry}
     if isinstance(rename := fields.get("rename"), str):
         fields["rename"] = renames[rename]
-    fields["normalization"] = _normalization(**fields.get("normalization", {}))
-    return build(Layout, fields, where=f"{where}, {name}")
+    layout = build(Layout, fields, where=f"{where}, {name}")
+    # Its numbers stand in passports as the file has them: 0 and not 0.0.
+    return replace(layout, normalization=Normalization(**fields.get("normalization", {})))
 
 
 def get(name: str) -> Layout:

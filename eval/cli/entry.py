@@ -19,6 +19,7 @@ from .options import Handler, Parser, Verbs
 VERBS = (
     "demo",
     "pretrain",
+    "recipe",
     "inspect",
     "convert",
     "eval",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mast.errors import UserError
@@ -38,7 +39,10 @@ def add(verbs: options.Verbs) -> None:
         "mast5-imagenette96, ...",
     )
     parser.add_argument(
-        "--task", **options.MANY, required=True, help="names from `mast list tasks`, or files"
+        "--task",
+        **options.MANY,
+        required=True,
+        help="names from `mast list tasks`, files, folder:DIR or csv:FILE",
     )
     parser.add_argument(
         "--protocol", **options.MANY, help="names from `mast list protocols` (default: each task's default)"
@@ -52,8 +56,11 @@ def add(verbs: options.Verbs) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from ..datasets import Place
     from ..running import request
 
+    if arguments.data_root is None and all(Place.read(task) for task in arguments.task):
+        arguments.data_root = Path()
     if arguments.data_root is None:
         raise UserError("mast eval needs --data-root", remedy="give the folder of data sets", code=2)
     options.folder(arguments.data_root)

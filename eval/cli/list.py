@@ -60,7 +60,8 @@ def _protocols() -> Rows:
     from .. import protocols
 
     for how in map(protocols.get, protocols.names()):
-        yield how.name, f"v{how.version}, {how.kind}: {how.description or how.source}"
+        mark = f" [not verified: {how.unverified}]" if how.unverified else ""
+        yield how.name, f"v{how.version}, {how.kind}: {how.description or how.source}{mark}"
 
 
 def _checkpoints() -> Rows:

@@ -74,6 +74,7 @@ class Runner:
         self.opened = OpenData(data_root, todo.limit)
         self.costs = Costs()
         self.completed: set[str] = set()
+        self.told: set[str] = set()
         self.ran: list[str] = []  # run ids of this plan's cells that have a result, done now or before
         self.passports: dict[str, Passport] = {}
         self.timed: dict[tuple[str, str, str], float] = {}
@@ -176,7 +177,7 @@ class Runner:
         self, cell: Cell, loaded: Loaded, checkpoint: CheckpointEntry, began: str, clock: float
     ) -> Record | None:
         """Measure and record a cell, or None if it is done."""
-        data = self.opened.of(cell)
+        data = self._open(cell)
         key = run_id(cell, checkpoint, data.manifest)
         if key in self.completed:
             self.ran.append(key)
@@ -195,7 +196,7 @@ class Runner:
             metrics={name: metric(estimate) for name, estimate in measured.metrics.items()},
             selected=plain(measured.selected),
             certificate=plain(measured.certificate),
-            warnings=[*measured.warnings, *self._smoke()],
+            warnings=list(dict.fromkeys([*data.warnings, *measured.warnings, *self._smoke()])),
             outcomes=keep(self.folder.root, measured),
             environment=describe(),
             started=began,
@@ -203,7 +204,8 @@ class Runner:
         )
         records.append(self.folder.records, record)
         for warning in record.warnings:
-            self._say(f"{cell}: warning: {warning}")
+            if warning not in data.warnings:
+                self._say(f"{cell}: warning: {warning}")
         self.completed.add(key)
         self.ran.append(key)
         self.costs.learn([record])
@@ -304,11 +306,20 @@ class Runner:
         if not self.data_root.is_dir():  # embedded data that a run would write
             return "to run"
         try:
-            digest = self.opened.of(cell).manifest
+            digest = self._open(cell).manifest
         except UserError as error:
             return f"data missing or broken: {error}"
         done = checkpoint is not None and run_id(cell, checkpoint, digest) in self.completed
         return "done" if done else "to run"
+
+    def _open(self, cell: Cell) -> Any:
+        """A cell's data; what is odd about a data set is told when it is first opened."""
+        data = self.opened.of(cell)
+        for warning in data.warnings:
+            if warning not in self.told:
+                self.told.add(warning)
+                self._say(f"warning: {warning}")
+        return data
 
     def _say(self, line: str) -> None:
         if self.progress:
