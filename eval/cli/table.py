@@ -33,6 +33,11 @@ def run(arguments: argparse.Namespace) -> int:
         output.check_writable(arguments.out)
     built = tables.read(arguments.places, more=arguments.published, title=arguments.title)
     output.problems(built.book.problems)
+    from .. import protocols, tasks
+
+    for same in built.absent:  # not measured, or misspelt
+        tasks.get(same.task)
+        protocols.get(same.protocol)
     if not built.sections:
         raise UserError(
             f"no records in {', '.join(map(str, arguments.places))}", remedy="name the --out folder of a run"

@@ -70,8 +70,8 @@ def read(paths: Iterable[Path]) -> list[Published]:
     """Read published numbers: CSV files with the columns of `COLUMNS`, values in percent.
 
     Raises:
-        UserError: For a file with other columns, a value outside 0 to 100, a number without a source, or a
-            ``same_as`` of another form.
+        UserError: For a file with other columns, a value outside 0 to 100 or like a fraction, a number without a
+            source, or a ``same_as`` of another form.
     """
     return [item for path in paths for item in _read_file(path)]
 
@@ -105,5 +105,7 @@ def _entry(line: list[str], file: str) -> Published:
         percent = -1.0
     if not 0 <= percent <= 100 or not source.strip():
         raise ValueError("a number needs a value from 0 to 100 and a source")
+    if 0 < percent <= 1:
+        raise ValueError(f"{value} looks like a fraction; values are in percent")
     same = SameAs.parse(same_as) if same_as else None
     return Published(method, backbone, task, metric, percent / 100, source, same, file)

@@ -146,6 +146,11 @@ class Outcomes(_Part, frozen=True, gc=False):
     path: Text
     sha256: Sha256
 
+    @property
+    def of_detection(self) -> bool:
+        """Whether it holds detections instead of arrays."""
+        return self.path.endswith(".json.gz")
+
 
 class Failure(_Part, frozen=True):
     """Why a cell has no result."""
@@ -245,6 +250,10 @@ _LINE: Final = msgspec.json.Decoder(
         kw_only=True,
     )
 )
+
+
+class MissingOutcomes(UserError):
+    """A record's outcomes file is not there."""
 
 
 class Torn(ValueError):
@@ -365,7 +374,8 @@ class Book:
             A dict of arrays for ``.npz``, the decoded value for ``.json.gz``.
 
         Raises:
-            UserError: If the record has none, or the file is absent or altered.
+            MissingOutcomes: If the file is absent.
+            UserError: If the record has none, or the file was altered.
         """
         cell = f"{record.checkpoint.name} on {record.task.name}"
         if record.outcomes is None:
@@ -373,7 +383,7 @@ class Book:
         for root in self.roots:
             if (path := root / record.outcomes.path).is_file():
                 return read_outcomes(path, record.outcomes.sha256)
-        raise UserError(
+        raise MissingOutcomes(
             f"{cell}: the outcomes file {record.outcomes.path} is missing",
             remedy=f"looked in {', '.join(map(str, self.roots))}; copy it there or run the cell again",
         )

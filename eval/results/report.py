@@ -17,8 +17,9 @@ from mast.files import atomic_write, canonical_json, sha256_file
 
 from ..errors import UserError
 from . import figures, pages, render
+from .parts import Row, Section
 from .records import Book, Record
-from .tables import Row, Section, Table
+from .tables import Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -171,7 +172,7 @@ def _gains(table: Table) -> Iterator[Drawn]:
         if first is None:
             continue
         part, note = _few(section, first)
-        figure = figures.differences(part, table.book, first)
+        figure = figures.differences(part, table.standings.witness, first)
         if figure is not None:
             text = f"{section.title}: difference to {first.label}, paired 95 % intervals.{note}"
             yield Drawn(f"difference-{number}-{_slug(section.title)}", figure, text)
