@@ -46,7 +46,7 @@ def latex(text: str) -> str:
 def _greek(sign: str) -> str:
     if sign in _LATIN:
         return _LATIN[sign]
-    found = re.fullmatch(r"GREEK (SMALL|CAPITAL) LETTER (\w+)", unicodedata.name(sign, ""))
+    found = re.fullmatch(r"GREEK (SMALL|CAPITAL) LETTER (FINAL SIGMA|\w+)", unicodedata.name(sign, ""))
     if not found:
         return sign
     name = {"LAMDA": "lambda", "FINAL SIGMA": "varsigma"}.get(found[2], found[2].lower())

@@ -18,13 +18,17 @@ class Heading:
         name: Such as ``linear v1``, or ``Published: vicreg-table1``.
         overrides: What was overridden, such as ``epochs=10``.
         note: What tells it from another section of the same name and overrides.
+        shown: What a reader wants to see instead.
     """
 
     name: str
     overrides: str = ""
     note: str = ""
+    shown: str = ""
 
     def __str__(self) -> str:
+        if self.shown:
+            return self.shown
         overrides = f" ({self.overrides})" if self.overrides else ""
         return f"{self.name}{overrides}" + (f" [{self.note}]" if self.note else "")
 
@@ -39,6 +43,7 @@ class Row:
         label: The name, with the start of a hash where a name stands for several weights.
         control: Whether its weights are random on purpose.
         published: Whether it stands for published numbers and was not measured here.
+        cite: The BibTeX key of its publication, if it is known.
     """
 
     name: str
@@ -46,6 +51,7 @@ class Row:
     label: str
     control: bool = False
     published: bool = False
+    cite: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,7 @@ class Column:
         task, version, manifest, metric: As in records.
         headline: Whether it is the task's own metric, which counts for mean and rank.
         note: What tells it from another column of the same task and metric.
+        shown: What a reader wants to see instead.
     """
 
     task: str
@@ -64,11 +71,12 @@ class Column:
     metric: str
     headline: bool
     note: str = ""
+    shown: str = ""
 
     @property
     def label(self) -> str:
         """Such as ``cifar10 top1``."""
-        return f"{self.task} {self.metric}" + (f" ({self.note})" if self.note else "")
+        return self.shown or f"{self.task} {self.metric}" + (f" ({self.note})" if self.note else "")
 
 
 @dataclass(frozen=True)

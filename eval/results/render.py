@@ -7,15 +7,17 @@ import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Literal
 
+import numpy as np
 from markupsafe import Markup
 
 from ..errors import unknown
 from . import escape, pages
 from .parts import Cell, Column, Row, Section
 from .standing import Summary
-from .tables import Table
+from .tables import Spread, Table
 
 DASH: Final = "–"
 TIE: Final = "≈"
@@ -78,6 +80,7 @@ class Line:
     control: bool
     cells: list[Shown | None]
     summary: list[str]
+    cite: str = ""
 
 
 def lines(table: Table, section: Section) -> list[Line]:
@@ -90,11 +93,11 @@ def lines(table: Table, section: Section) -> list[Line]:
     sources = {source: number for number, source in enumerate(table.sources, start=1)}
     for row in section.rows:
         cells = [
-            _shown(section.cells.get((row, column)), sources, marks.get((row, column), ""))
+            _shown(section.cells.get((row, column)), sources, marks.get((row, column), ""), table.spread)
             for column in section.columns
         ]
         ends = _ends(summary.get(row, Summary(math.nan))) if has_summary(section) else []
-        found.append(Line(row.label, row.control, cells, ends))
+        found.append(Line(row.label, row.control, cells, ends, row.cite))
     return found
 
 
@@ -147,14 +150,24 @@ def heads(section: Section) -> list[str]:
     ]
 
 
-def _shown(cell: Cell | None, sources: Mapping[str, int], mark: Literal["best", "tie", ""]) -> Shown | None:
+def _shown(
+    cell: Cell | None, sources: Mapping[str, int], mark: Literal["best", "tie", ""], spread: Spread
+) -> Shown | None:
     if cell is None:
         return None
-    rest = [] if cell.low is None or cell.high is None else [f"[{percent(cell.low)}, {percent(cell.high)}]"]
+    rest = []
+    if cell.low is not None and cell.high is not None:
+        rest.append(_spread(cell.low, cell.high, spread))
     if cell.over_seeds is not None:
-        low, high = percent(cell.over_seeds.low), percent(cell.over_seeds.high)
-        rest.append(f"seeds [{low}, {high}] n={cell.seeds}")
-    return Shown(percent(cell.value), " ".join(rest), sources.get(cell.source or ""), mark)
+        ends = _spread(cell.over_seeds.low, cell.over_seeds.high, spread)
+        rest.append(f"seeds {ends} n={cell.seeds}" if ends else "")
+    return Shown(percent(cell.value), " ".join(filter(None, rest)), sources.get(cell.source or ""), mark)
+
+
+def _spread(low: float, high: float, spread: Spread) -> str:
+    if spread == "interval":
+        return f"[{percent(low)}, {percent(high)}]"
+    return f"± {percent((high - low) / 2)}" if spread == "plus-minus" else ""
 
 
 def intervals(section: Section) -> str:
@@ -207,30 +220,74 @@ def _in_text(shown: Shown | None) -> str:
     return DASH if shown is None else f"{shown.value} {shown.rest}".rstrip()
 
 
+def _blocks(table: Table) -> list[list[Section]]:
+    """What shares a grid: every section has its own, or all measured ones share one."""
+    if not table.one:
+        return [[section] for section in table.sections]
+    return [block for block in (table.sections,) if block]
+
+
+def _across(table: Table, block: Sequence[Section]) -> list[tuple[Line, list[Line | None]]]:
+    """Each row of a block, with its line in each of the sections."""
+    found = [{line.label: line for line in lines(table, section)} for section in block]
+    first = {label: line for lines_ in reversed(found) for label, line in lines_.items()}
+    order = dict.fromkeys(label for lines_ in found for label in lines_)
+    return [(first[label], [lines_.get(label) for lines_ in found]) for label in order]
+
+
+def _detectable(table: Table, block: Sequence[Section]) -> list[str]:
+    found = [detectable(table, section) for section in block]
+    if not any(found):
+        return []
+    return [
+        value
+        for section, part in zip(block, found, strict=True)
+        for value in part or [DASH] * len(section.columns) + ["", ""] * has_summary(section)
+    ]
+
+
+def _told(
+    block: Sequence[Section], row: Sequence[Line | None], cell: Callable[[Shown | None], str]
+) -> list[str]:
+    """A row's cells, means and ranks as text, a dash where a section lacks the row."""
+    return [
+        text
+        for section, line in zip(block, row, strict=True)
+        for text in ([*map(cell, line.cells), *line.summary] if line else [cell(None)] * len(heads(section)))
+    ]
+
+
 def markdown(table: Table) -> str:
     """Markdown with a heading and a table for each section, and footnotes for sources."""
     tell = escape.markdown
     out = [f"# {tell(table.title)}", ""]
-    for section in table.sections:
-        columns = heads(section)
-        out += [
-            f"## {tell(section.title)}",
-            "",
-            "| | " + " | ".join(map(tell, columns)) + " |",
-            "|:--" + "|--:" * len(columns) + "|",
+    for block in _blocks(table):
+        columns = [
+            (f"{section.title}: " if table.one else "") + head for section in block for head in heads(section)
         ]
-        for row in lines(table, section):
-            label = tell(row.label) + (" (random control)" if row.control else "")
-            out.append("| " + " | ".join([label, *map(_in_markdown, row.cells), *row.summary]) + " |")
-        if found := detectable(table, section):
+        out += [] if table.one else [f"## {tell(block[0].title)}", ""]
+        out += ["| | " + " | ".join(map(tell, columns)) + " |", "|:--" + "|--:" * len(columns) + "|"]
+        for line, row in _across(table, block):
+            label = tell(line.label) + (" (random control)" if line.control else "")
+            out.append("| " + " | ".join([label, *_told(block, row, _in_markdown)]) + " |")
+        if found := _detectable(table, block):
             out.append("| " + " | ".join([f"*{DETECTABLE}*", *found]) + " |")
         out.append("")
-        for note in notes(table, section):
+        for note in _notes(table, block):
             out += [tell(note), ""]
     out += [LEGEND, ""]
     out += [*(f"- {tell(failure)}" for failure in _failed(table)), *([""] if table.failures else [])]
     out += [f"[^{number}]: {tell(source)}" for number, source in enumerate(table.sources, start=1)]
     return "\n".join(out).rstrip() + "\n"
+
+
+def _notes(table: Table, block: Sequence[Section]) -> list[str]:
+    """The notes of a block; what several sections share says which."""
+    return [
+        (f"{section.title}: {note[0].lower()}{note[1:]}" if len(block) > 1 else note)
+        for section in block
+        for note in notes(table, section)
+    ]
 
 
 def _in_markdown(shown: Shown | None) -> str:
@@ -288,28 +345,27 @@ def _numbers(**found: float | None) -> dict[str, str]:
 
 
 def latex(table: Table) -> str:
-    """LaTeX: a ``tabular`` for each section, no wider than the text, with its notes below."""
+    """LaTeX: a ``tabular`` for each section, or one for all, no wider than the text, with its notes below."""
     tell = escape.latex
     out = [
         f"% {escape.line(table.title)}. Needs the packages booktabs and graphicx.",
         r"\providecommand{\fit}[1]{\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{#1}}",
     ]
-    for section in table.sections:
-        columns = heads(section)
-        out += [
-            r"\noindent\fit{%",
-            f"\\begin{{tabular}}{{l{'r' * len(columns)}}}",
-            r"\toprule",
-            " & ".join(map(tell, [section.title, *columns])) + r" \\",
-            r"\midrule",
-        ]
-        for row in lines(table, section):
-            label = tell(row.label) + (" (random control)" if row.control else "")
-            out.append(" & ".join([label, *map(_in_latex, row.cells), *map(tell, row.summary)]) + r" \\")
-        if found := detectable(table, section):
+    for block in _blocks(table):
+        columns = [head for section in block for head in heads(section)]
+        out += [r"\noindent\fit{%", f"\\begin{{tabular}}{{l{'r' * len(columns)}}}", r"\toprule"]
+        out += _groups(block) if table.one else []
+        corner = "" if table.one else tell(block[0].title)
+        out += [" & ".join([corner, *map(tell, columns)]) + r" \\", r"\midrule"]
+        for line, row in _across(table, block):
+            label = tell(line.label) + (" (random control)" if line.control else "")
+            label += rf"~\cite{{{line.cite}}}" if line.cite else ""
+            told = _told(block, row, partial(_in_latex, cited=bool(line.cite)))
+            out.append(" & ".join([label, *(text.replace(DASH, "--") for text in told)]) + r" \\")
+        if found := _detectable(table, block):
             out += [r"\midrule", " & ".join([rf"\emph{{{DETECTABLE}}}", *map(tell, found)]) + r" \\"]
         out += [r"\bottomrule", r"\end{tabular}}"]
-        out += [rf"\par{{\footnotesize {tell(note)}\par}}" for note in notes(table, section)]
+        out += [rf"\par{{\footnotesize {tell(note)}\par}}" for note in _notes(table, block)]
         out.append("")
     out.append(rf"\par{{\footnotesize {tell(LEGEND)}\par}}")
     out += [f"% {escape.line(failed)}" for failed in _failed(table)]
@@ -320,11 +376,23 @@ def latex(table: Table) -> str:
     return "\n".join(out).rstrip() + "\n"
 
 
-def _in_latex(shown: Shown | None) -> str:
+def _groups(block: Sequence[Section]) -> list[str]:
+    """The protocols over their columns."""
+    widths = [len(heads(section)) for section in block]
+    titles = [
+        rf"\multicolumn{{{width}}}{{c}}{{{escape.latex(section.title)}}}"
+        for section, width in zip(block, widths, strict=True)
+    ]
+    ends = np.cumsum(widths) + 1
+    rules = [rf"\cmidrule(lr){{{end - width + 1}-{end}}}" for end, width in zip(ends, widths, strict=True)]
+    return [" & ".join(["", *titles]) + r" \\", "".join(rules)]
+
+
+def _in_latex(shown: Shown | None, cited: bool = False) -> str:
     if shown is None:
         return "--"
     value = {"best": rf"\textbf{{{shown.value}}}", "tie": rf"{shown.value}$^\approx$", "": shown.value}
-    mark = f"$^{{{shown.source}}}$" if shown.source else ""
+    mark = f"$^{{{shown.source}}}$" if shown.source and not cited else ""
     rest = escape.latex(shown.rest)
     return f"{value[shown.mark]}{mark} {{\\scriptsize {rest}}}" if rest else value[shown.mark] + mark
 

@@ -11,18 +11,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from mast.files import canonical_json
 
 from ..numbers import intervals
-from . import published, records
+from . import escape, published, records
 from .parts import Cell, Column, Heading, Row, Section
 from .published import Published, SameAs
 from .records import Book, CheckpointEntry, Metric, ProtocolEntry, Record
 from .standing import Standings
 
 # Metrics shown beside a task's own, where a record has them.
+Spread = Literal["interval", "plus-minus", "none"]
 BESIDE: Final = ("box_ap", "box_ap50", "box_ap75", "mask_ap", "mask_ap50", "mask_ap75")
 
 
@@ -37,6 +38,8 @@ class Table:
         sources: Of published numbers, in the order of their footnotes.
         book: The records.
         absent: What published numbers are the same as, and was not measured.
+        spread: How a cell shows its interval: as ``[low, high]``, as half its width, or not at all.
+        one: Whether Markdown and LaTeX put all sections into one grid.
     """
 
     title: str
@@ -45,6 +48,8 @@ class Table:
     sources: list[str]
     book: Book
     absent: list[SameAs]
+    spread: Spread = "interval"
+    one: bool = False
 
     @cached_property
     def standings(self) -> Standings:
@@ -80,8 +85,10 @@ def build(book: Book, quoted: Iterable[Published] = (), *, title: str = "Results
     unplaced = [item for item in quoted if not _stand_in_measured(item, sections)]
     sections += _publications(quoted)
     failures = [
-        f"{record.checkpoint.name}, {record.task.name}, {protocol_heading(record.protocol)}, "
-        f"seed {record.seed}: {record.error.type}: {record.error.message}"
+        escape.line(
+            f"{record.checkpoint.name}, {record.task.name}, {protocol_heading(record.protocol)}, "
+            f"seed {record.seed}: {record.error.type}: {record.error.message}"
+        )
         for record in book.failures()
         if record.error is not None
     ]
@@ -161,7 +168,7 @@ def _rows(checkpoints: Iterable[CheckpointEntry]) -> dict[tuple[str, str], Row]:
     weights = Counter((entry.name, entry.weights_sha256) for entry in distinct.values())
     rows = {}
     for key, entry in distinct.items():
-        label = entry.name
+        label = escape.line(entry.name)
         if names[entry.name] > 1:
             label += f" {(entry.weights_sha256 or '')[:8]}"
         if weights[entry.name, entry.weights_sha256] > 1:
@@ -244,7 +251,7 @@ def _result(record: Record) -> object:
 
 def _quoted_row(item: Published) -> Row:
     label = f"{item.method} {item.backbone}"
-    return Row(label, "", label, published=True)
+    return Row(label, "", label, published=True, cite=item.cite)
 
 
 def _stand_in_measured(item: Published, sections: list[Section]) -> bool:
