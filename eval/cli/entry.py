@@ -27,6 +27,7 @@ VERBS = (
     "delta",
     "compare",
     "report",
+    "records",
     "analyze",
     "list",
     "data",

@@ -377,12 +377,22 @@ class Book:
             MissingOutcomes: If the file is absent.
             UserError: If the record has none, or the file was altered.
         """
+        path = self.outcomes_file(record)
+        return read_outcomes(path, path.name.partition(".")[0])
+
+    def outcomes_file(self, record: Record) -> Path:
+        """Where a record's outcomes file lies.
+
+        Raises:
+            MissingOutcomes: If it is not there.
+            UserError: If the record has none.
+        """
         cell = f"{record.checkpoint.name} on {record.task.name}"
         if record.outcomes is None:
             raise UserError(f"{cell}: the record has no outcomes file")
         for root in self.roots:
             if (path := root / record.outcomes.path).is_file():
-                return read_outcomes(path, record.outcomes.sha256)
+                return path
         raise MissingOutcomes(
             f"{cell}: the outcomes file {record.outcomes.path} is missing",
             remedy=f"looked in {', '.join(map(str, self.roots))}; copy it there or run the cell again",
