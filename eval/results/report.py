@@ -1,6 +1,7 @@
 """One self-contained HTML page from records: figures, tables, pretraining, detections, provenance.
 
-The page loads nothing and runs no script. Equal records give equal bytes.
+The page loads nothing. A script in it sorts, filters and compares the tables; without scripts they stand as they are.
+Equal records give equal bytes.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from markupsafe import Markup
 from mast.files import atomic_write, canonical_json, sha256_file
 
 from ..errors import UserError
-from . import figures, pages, render
+from . import explorer, figures, pages, render
 from .parts import Row, Section
 from .records import Book, Record
 from .tables import Table
@@ -123,7 +124,7 @@ def _write(table: Table, place: Path, path: Path, drawn: _Figures, data_root: Pa
     gains = pages.render("gains.html") + _grid(drawn.gains) if drawn.gains else Markup()
     parts = [
         Part("comparison", "Comparison", _grid(drawn.scores) + gains),
-        Part("tables", "Tables", render.fragment(table, heading=3)),
+        Part("tables", "Tables", _explorer(table)),
         Part("pretraining", "Pretraining", _grid(drawn.pretraining)),
         Part("detections", "Detections", _detections(book, data_root) if data_root else Markup()),
         Part("provenance", "Provenance", _provenance(place, book, drawn.passports)),
@@ -277,6 +278,13 @@ def _pictures(gallery: Gallery, done: Sequence[Record], book: Book) -> Iterator[
             where = "the test images with most misses and false alarms" if kind else "test images"
             text = f"{title} v{record.protocol.version}, {where}: {legend}."
             yield Drawn(name, figures.detections(shown, f"{title}{':' if kind else ''}{kind}"), text)
+
+
+def _explorer(table: Table) -> Markup:
+    """The tables, with a script that sorts, filters and compares them; without scripts they stand as they are."""
+    script = Markup((pages.TEMPLATES / "explorer.js").read_text(encoding="utf-8"))
+    tables = render.fragment(table, heading=3)
+    return pages.render("explorer.html", tables=tables, data=explorer.packed(table), script=script)
 
 
 def _grid(drawn: Sequence[Drawn]) -> Markup:
