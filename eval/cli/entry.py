@@ -28,6 +28,7 @@ VERBS = (
     "delta",
     "compare",
     "report",
+    "records",
     "analyze",
     "list",
     "data",
