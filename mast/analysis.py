@@ -105,7 +105,8 @@ def read_run(run: Path) -> Run:
     recipe = parse_recipe(json.loads((folder / RECIPE).read_text(encoding="utf-8")), str(folder / RECIPE))
     if recipe.method != "mast":
         raise UserError(f"{folder} is a run of {recipe.method}, which has no masks", code=2)
-    learner = Learner(recipe, tuple(recipe.views.augmentations))
+    views = recipe.views.build(recipe.seed)
+    learner = Learner(recipe, views.names, views.widths)
     learner.load_state_dict(load_state(folder / STATE)["learner"])
     return Run(recipe, learner.float().eval())
 

@@ -33,6 +33,10 @@ class Augmentation(ABC):
     def apply(self, images: Tensor, params: Tensor) -> Tensor:
         """Apply parameters ``(B, P)`` to images ``(B, 3, H, W)`` in [0, 1]."""
 
+    def describe(self, params: Array) -> Array:
+        """Numbers ``(B, Q)`` whose difference between two views tells how they differ; the parameters themselves."""
+        return params
+
 
 def _resampling_matrix(start: Tensor, length: Tensor, inputs: int, outputs: int, kernel: str) -> Tensor:
     """Weights ``(B, outputs, inputs)`` that crop ``[start, start + length)`` and resize it, antialiased.
@@ -105,6 +109,11 @@ class Crop(Augmentation):
         height = np.where(found, height[rows, first], 1.0)
         top, left = u[:, 2 * n] * (1 - height), u[:, 2 * n + 1] * (1 - width)
         return np.stack([top, left, height, width], axis=1)
+
+    def describe(self, params: Array) -> Array:
+        """Centre across and down, as fractions from the source's centre, and the logarithms of height and width."""
+        top, left, height, width = params.T
+        return np.stack([left + width / 2 - 0.5, top + height / 2 - 0.5, np.log(height), np.log(width)], 1)
 
     def apply(self, images: Tensor, params: Tensor) -> Tensor:
         height, width = images.shape[2:]
@@ -221,6 +230,10 @@ class Color(Augmentation):
         factors = np.where(jittered, factors, neutral)
         order = np.where(jittered, np.argsort(u[:, 5:9], axis=1), np.arange(4))
         return np.concatenate([factors, order], axis=1)
+
+    def describe(self, params: Array) -> Array:
+        """The four factors, without their order."""
+        return params[:, :4]
 
     def apply(self, images: Tensor, params: Tensor) -> Tensor:
         images = images.clone()
