@@ -205,7 +205,9 @@ class Recipe(Strict):
         if masks.level == "features":
             raise ValueError(f"{term}: it acts on embeddings; masks.level=features has no closed embedding")
         if masks.sensitive == "closed" and masks.layout == "even" and not masks.lr:
-            raise ValueError(f"{term}: no dimension is closed; give masks.layout=own-closed or masks.sensitive=all")
+            raise ValueError(
+                f"{term}: no dimension is closed; give masks.layout=own-closed or masks.sensitive=all"
+            )
         if asked != ["prediction"] and not views.single_fraction and not views.third_every:
             raise ValueError(f"{term}: it needs views.single_fraction or views.third_every")
 

@@ -42,7 +42,9 @@ class Learner(nn.Module):
         if recipe.method == "mast":
             on_features = recipe.masks.level == "features"
             dim = self.backbone.feature_dim if on_features else recipe.expander[-1]
-            self.masks = SubspaceMasks(names, dim, **recipe.masks.model_dump(exclude={"lr", "level", "sensitive"}))
+            self.masks = SubspaceMasks(
+                names, dim, **recipe.masks.model_dump(exclude={"lr", "level", "sensitive"})
+            )
             if recipe.uncertainty and not on_features:
                 self.variance = VarianceHead(self.backbone.feature_dim, recipe.expander[-1])
         self.readout: nn.Linear | None = None

@@ -162,7 +162,7 @@ def pressure(log_masks: Tensor, weights: Weights) -> Loss:
 
 
 def closedness(log_masks: Tensor) -> Tensor:
-    """How closed a dimension is for an augmentation, ``max(0, 1 - 2 m)``: 0 for a mask of half and more, ``(K, D)``."""
+    """How closed dimensions are for augmentations, ``max(0, 1 - 2 m)``, so 0 from a mask of half on: ``(K, D)``."""
     return torch.relu(1 - 2 * log_masks.exp())
 
 
@@ -182,24 +182,27 @@ def sensitivity(
         weights: Its ``sensitivity`` and ``decorrelation`` are used; a term of weight 0 is not computed.
         epsilon: Added to the mean square, as in (1).
     """
-    count = isolated.sum(0)  # (K,)
-    total = closed.sum(1)
-    seen = (count > 0) & (total > 0)
-    share = isolated.T.to(difference) / count.clamp(min=1)[:, None]  # (K, P), rows sum to 1
-    square = share @ difference.square()  # (K, D), the mean square of every dimension under every augmentation
+    with torch.autocast(difference.device.type, enabled=False):
+        count = isolated.sum(0)  # (K,)
+        total = closed.sum(1)
+        seen = (count > 0) & (total > 0)
+        share = isolated.T.to(difference) / count.clamp(min=1)[:, None]  # (K, P), rows sum to 1
+        square = (
+            share @ difference.square()
+        )  # (K, D), the mean square of every dimension under every augmentation
 
-    def mean(sums: Tensor) -> Tensor:
-        return (torch.where(seen, sums / total.clamp(min=1e-6), 0.0)).sum() / seen.sum().clamp(min=1)
+        def mean(sums: Tensor) -> Tensor:
+            return (torch.where(seen, sums / total.clamp(min=1e-6), 0.0)).sum() / seen.sum().clamp(min=1)
 
-    parts = {}
-    if weights.sensitivity:
-        parts["sensitivity"] = mean((closed * torch.relu(1 - torch.sqrt(square + epsilon))).sum(1))
-    if weights.decorrelation:
-        # The squared entries of a D x D matrix of moments add up to those of the pairs' P x P products.
-        products = torch.einsum("kd,pd,qd->kpq", closed, difference, difference)
-        both = torch.einsum("kpq,kp,kq->k", products.square(), share, share)
-        parts["decorrelation"] = mean(both - (closed * square).square().sum(1))
-    return _total(weights, **parts)
+        parts = {}
+        if weights.sensitivity:
+            parts["sensitivity"] = mean((closed * torch.relu(1 - torch.sqrt(square + epsilon))).sum(1))
+        if weights.decorrelation:
+            # The squared entries of a D x D matrix of moments add up to those of the pairs' P x P products.
+            products = torch.einsum("kd,pd,qd->kpq", closed, difference, difference)
+            both = torch.einsum("kpq,kp,kq->k", products.square(), share, share)
+            parts["decorrelation"] = mean(both - (closed * square).square().sum(1))
+        return _total(weights, **parts)
 
 
 def prediction(difference: Tensor, change: Tensor, readout: Tensor, weights: Weights) -> Loss:
@@ -213,7 +216,8 @@ def prediction(difference: Tensor, change: Tensor, readout: Tensor, weights: Wei
         readout: Linear map ``(Q, D)``, zero where a row may not look.
         weights: Its ``prediction`` is used.
     """
-    return _total(weights, prediction=(difference @ readout.T - change).square().mean())
+    with torch.autocast(difference.device.type, enabled=False):
+        return _total(weights, prediction=(difference @ readout.T - change).square().mean())
 
 
 def subspace_masks(differs: Tensor, single: Tensor, log_masks: Tensor) -> Tensor:
