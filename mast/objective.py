@@ -25,6 +25,7 @@ class Weights:
         mass: The pull (6) acts on a mask while its mean is below this.
         overlap: Pressure against masks that close on the same dimensions, equation (8).
         sensitivity: Hinge on how much the closed dimensions change, equation (9).
+        target: Root mean square of the change that (9) asks for.
         decorrelation: Pressure against closed dimensions that change together, equation (10).
         prediction: Reading the change of parameters off the closed dimensions, equation (11).
     """
@@ -41,6 +42,7 @@ class Weights:
     mass: float = 1.0
     overlap: float = 0.0
     sensitivity: float = 0.0
+    target: float = 1.0
     decorrelation: float = 0.0
     prediction: float = 0.0
 
@@ -179,7 +181,7 @@ def sensitivity(
         difference: Differences ``(P, D)`` of embeddings of two views of an image, of the whole global batch.
         isolated: ``(P, K)`` booleans, the one augmentation that differs between the two; a row may have none.
         closed: Weights of the dimensions ``(K, D)``, each at least 0, such as `closedness`.
-        weights: Its ``sensitivity`` and ``decorrelation`` are used; a term of weight 0 is not computed.
+        weights: Its ``sensitivity``, ``target`` and ``decorrelation`` are used; a term of weight 0 is not computed.
         epsilon: Added to the mean square, as in (1).
     """
     with torch.autocast(difference.device.type, enabled=False):
@@ -196,7 +198,7 @@ def sensitivity(
 
         parts = {}
         if weights.sensitivity:
-            parts["sensitivity"] = mean((closed * torch.relu(1 - torch.sqrt(square + epsilon))).sum(1))
+            parts["sensitivity"] = mean((closed * torch.relu(weights.target - torch.sqrt(square + epsilon))).sum(1))
         if weights.decorrelation:
             # The squared entries of a D x D matrix of moments add up to those of the pairs' P x P products.
             products = torch.einsum("kd,pd,qd->kpq", closed, difference, difference)

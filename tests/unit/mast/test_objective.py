@@ -191,7 +191,7 @@ def _differences(seed=0):
     return difference, isolated, logits
 
 
-def _naive_sensitivity(difference, isolated, closed):
+def _naive_sensitivity(difference, isolated, closed, target):
     """Equations (9) and (10) in loops: hinge, decorrelation."""
     hinges, together = [], []
     for k in range(K):
@@ -203,7 +203,7 @@ def _naive_sensitivity(difference, isolated, closed):
             [sum(float(difference[i, a] * difference[i, b]) for i in rows) / len(rows) for b in range(D)]
             for a in range(D)
         ]
-        hinge = sum(float(closed[k, j]) * max(0, 1 - math.sqrt(moment[j][j] + 1e-4)) for j in range(D))
+        hinge = sum(float(closed[k, j]) * max(0, target - math.sqrt(moment[j][j] + 1e-4)) for j in range(D))
         off = sum(
             float(closed[k, a] * closed[k, b]) * moment[a][b] ** 2
             for a in range(D)
@@ -222,8 +222,8 @@ def test_sensitivity_equals_loops(nothing_closed):
         with torch.no_grad():
             logits[1] = 3.0
     difference, closed = difference.detach(), closedness(torch.nn.functional.logsigmoid(logits)).detach()
-    loss = sensitivity(difference, isolated, closed, Weights(sensitivity=5.0, decorrelation=0.5))
-    hinge, together = _naive_sensitivity(difference, isolated, closed)
+    loss = sensitivity(difference, isolated, closed, Weights(sensitivity=5.0, target=1.2, decorrelation=0.5))
+    hinge, together = _naive_sensitivity(difference, isolated, closed, 1.2)
     assert hinge > 0
     assert together > 0
     assert float(loss.parts["sensitivity"]) == pytest.approx(hinge, rel=1e-12)
@@ -245,7 +245,7 @@ def test_a_term_of_weight_zero_is_not_there():
     difference, isolated, logits = _differences()
     loss = sensitivity(difference, isolated, closedness(logits), Weights())
     assert loss.parts == {}
-    assert float(loss.total) == 0
+    assert float(loss.total.detach()) == 0
 
 
 def test_without_isolated_pairs_nothing_is_asked():
@@ -254,7 +254,7 @@ def test_without_isolated_pairs_nothing_is_asked():
     closed = closedness(torch.nn.functional.logsigmoid(logits))
     for rows, given in ((slice(0, 0), isolated), (slice(None), torch.zeros_like(isolated))):
         loss = sensitivity(difference[rows], given[rows], closed, weights)
-        assert float(loss.total) == 0
+        assert float(loss.total.detach()) == 0
         (gradient,) = torch.autograd.grad(loss.total, difference, retain_graph=True)
         assert (gradient == 0).all()
 
