@@ -1,7 +1,9 @@
 """Tables of classes against factors over pretraining seeds, from records.
 
-    python benchmarks/sensitivity.py search results/records/sensitivity-search --check results/tables/sensitivity-search.md
-    python benchmarks/sensitivity.py confirm results/records/sensitivity --check results/comparisons/sensitivity.md
+    python benchmarks/sensitivity.py search results/records/sensitivity-search.jsonl \\
+        --check results/tables/sensitivity-search.md
+    python benchmarks/sensitivity.py confirm results/records/sensitivity.jsonl \\
+        --check results/comparisons/sensitivity.md
 
 Checkpoints are called METHOD-SEED. ``search`` is the table of all variants with the score by which one was chosen
 (``eval/suites/sensitivity-search.yaml``); ``confirm`` has the headline means, paired over pretraining seeds, with
@@ -93,8 +95,9 @@ def search(found: Values) -> str:
     lines += [_row(cells) for *_, cells in sorted(rows)]
     lines += [
         "",
-        "Differences to VICReg of the same pretraining seeds, in points; behind +- the standard error over seeds. Classes: mean "
-        "of ridge and k-NN on two data sets; factors: mean of five. Score: factors + 2 min(0, classes + 0.5).",
+        "Differences to VICReg of the same pretraining seeds, in points; behind +- the standard error over "
+        "seeds. Classes: mean of ridge and k-NN on two data sets; factors: mean of five. "
+        "Score: factors + 2 min(0, classes + 0.5).",
     ]
     return "\n".join(lines) + "\n"
 
@@ -143,7 +146,9 @@ def confirm(found: Values) -> str:
             if len(common) < 2:
                 continue
             results = [
-                paired(*([group(found[method][seed], wanted) for seed in common] for method in (first, second)))
+                paired(
+                    *([group(found[method][seed], wanted) for seed in common] for method in (first, second))
+                )
                 for wanted in means.values()
             ]
             adjusted = holm([result.p_value for result in results])
@@ -155,8 +160,9 @@ def confirm(found: Values) -> str:
             lines.append(_row([f"{first} - {second}, {len(common)} seeds", *cells]))
         lines.append("")
     lines.append(
-        f"Checkpoints: {counts}. Differences in points with 95 % Student intervals, paired over pretraining seeds; p by a paired t "
-        "test, adjusted by Holm over the columns of its line. Bold: the interval, not adjusted, excludes zero."
+        f"Checkpoints: {counts}. Differences in points with 95 % Student intervals, paired over pretraining "
+        "seeds; p by a paired t test, adjusted by Holm over the columns of its line. Bold: the interval, not "
+        "adjusted, excludes zero."
     )
     return "\n".join(lines) + "\n"
 

@@ -55,7 +55,11 @@ def recipes(args: argparse.Namespace) -> dict[str, Recipe]:
     common.append(f"data={{folder: images, format: folders, store_size: {side}}}")
     ten = [f"views.augmentations.{name}={{}}" for name in list(MAST15)[5:]]
     masks = ["method=mast", "views.single_fraction=0.25"]
-    blocks = ["method=mast", "uncertainty=false", "masks={layout: own-closed, block: 0.04, start: 0.98, lr: 0}"]
+    blocks = [
+        "method=mast",
+        "uncertainty=false",
+        "masks={layout: own-closed, block: 0.04, start: 0.98, lr: 0}",
+    ]
     hinge = [*blocks, "views.single_fraction=0.25", "weights.sensitivity=5"]
     arms = {
         "vicreg": [],
@@ -76,7 +80,9 @@ def recipes(args: argparse.Namespace) -> dict[str, Recipe]:
 def steps(recipe: Recipe, images: torch.Tensor, *, bare: bool) -> Iterator[float]:
     """Seconds of a training step; ``bare`` is forward and backward alone, on views ready in memory."""
     views = recipe.views.build()
-    learner = Learner(recipe, views.names, views.widths).to(DEVICE).to(memory_format=torch.channels_last).train()
+    learner = (
+        Learner(recipe, views.names, views.widths).to(DEVICE).to(memory_format=torch.channels_last).train()
+    )
     settings = recipe.optimizer.model_dump(include={"name", "weight_decay", "momentum", "eta"})
     optimizers = [build_optimizer(learner.networks(), **settings)]
     if learner.masks is not None:

@@ -198,7 +198,9 @@ def sensitivity(
 
         parts = {}
         if weights.sensitivity:
-            parts["sensitivity"] = mean((closed * torch.relu(weights.target - torch.sqrt(square + epsilon))).sum(1))
+            parts["sensitivity"] = mean(
+                (closed * torch.relu(weights.target - torch.sqrt(square + epsilon))).sum(1)
+            )
         if weights.decorrelation:
             # The squared entries of a D x D matrix of moments add up to those of the pairs' P x P products.
             products = torch.einsum("kd,pd,qd->kpq", closed, difference, difference)
