@@ -1,8 +1,8 @@
 """Tables of classes against factors over pretraining seeds, from records.
 
-    python benchmarks/sensitivity.py search results/records/sensitivity-search.jsonl \\
+    python benchmarks/sensitivity.py search results/records/sensitivity-search \\
         --check results/tables/sensitivity-search.md
-    python benchmarks/sensitivity.py confirm results/records/sensitivity.jsonl \\
+    python benchmarks/sensitivity.py confirm results/records/sensitivity \\
         --check results/comparisons/sensitivity.md
 
 Checkpoints are called METHOD-SEED. ``search`` is the table of all variants with the score by which one was chosen
