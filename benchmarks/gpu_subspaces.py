@@ -32,7 +32,7 @@ FACTORS = ("hue", "rotation", "scale", "position", "blur")
 MASKS = "masks={layout: own-closed, block: 0.04, start: 0.98, lr: 0}"
 ARMS = {
     "vicreg": [],
-    "mast5": ["method=mast", "uncertainty=false", MASKS, "weights.prediction=25"],
+    "mast5": ["method=mast", "uncertainty=false", MASKS, "weights.prediction=5"],
     "no-sensitivity": ["method=mast", "uncertainty=false", MASKS],
 }
 

@@ -66,6 +66,7 @@ def recipes(args: argparse.Namespace) -> dict[str, Recipe]:
         "mast5": masks,
         "vicreg15": ten,
         "mast15": [*ten, *masks],
+        "prediction": [*blocks, "weights.prediction=5"],
         "hinge": hinge,
         "all": [*hinge, "weights.decorrelation=1", "weights.prediction=5"],
         "third4": [*blocks, "views.third_every=4", "weights.sensitivity=5"],
@@ -264,6 +265,7 @@ def main() -> None:
         if "steps" in args.parts:
             whole = {name: steps(recipe, images, bare=False) for name, recipe in arms.items()}
             found = turns({name: whole[name].__next__ for name in whole}, args.rounds)
+            show("with prediction (11) / VICReg step", found, "prediction", "vicreg", "<= 1.08")
             show("with the hinge (9) / VICReg step", found, "hinge", "vicreg", "<= 1.08")
             show("with (9), (10) and (11) / VICReg step", found, "all", "vicreg", "<= 1.08")
             for every, share in ((8, "an eighth"), (4, "a quarter"), (1, "each")):
