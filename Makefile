@@ -23,12 +23,12 @@ help: ## list the targets
 setup: $(STAMP) ## make .venv with everything in it, Detectron2 included
 	@echo "Ready: $(BIN)/mast --help"
 
-$(STAMP): pyproject.toml $(CONSTRAINTS) eval/detection/install.py eval/detection/detectron2.sha256
+$(STAMP): pyproject.toml $(CONSTRAINTS) eval/doctor/install.py eval/doctor/detectron2.sha256
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 		{ echo "error: '$(PYTHON)' is not Python 3.11 or newer; name one: make setup PYTHON=python3.12"; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install $(PIP_ARGS) $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -e ".[detection,dev]"
-	$(BIN)/python -m eval.detection.install
+	$(BIN)/python -m eval.doctor.install
 	@touch $@
 
 demo: $(STAMP) ## pretrain, transfer, table, report: the whole path on embedded data

@@ -44,8 +44,8 @@ def main() -> None:
 
     from eval import checkpoints, protocols, tasks
     from eval.detection import certify
-    from eval.detection.cell import _quiet, _resolve
     from eval.detection.convert import load_backbone
+    from eval.detection.run_cell import _quiet, _resolve
     from eval.detection.train import Trainer
     from mast.model import parse_arch
 

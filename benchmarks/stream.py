@@ -16,8 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from eval import metrics, protocols
-from eval.arrays import Rows
+from eval import protocols
+from eval.features.matrices import Rows
+from eval.numbers import metrics
 from eval.protocols import Labelled
 
 CHANGES: dict[str, tuple[str, dict[str, object]]] = {

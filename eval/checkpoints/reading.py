@@ -16,10 +16,12 @@ from mast import checkpoint as published
 from mast.files import sha256_file
 
 from ..errors import UserError
-from . import containers, families, layouts, references, sanity
+from . import architectures as families
+from . import file_formats as containers
+from . import layouts, references, sanity
 from .layouts import Layout
 from .passport import Passport, normalization
-from .transforms import TRANSFORMS
+from .tensor_edits import TRANSFORMS
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ..catalog import build, read_yaml
+from ..definitions import build, read_yaml
 from ..errors import UserError, unknown
 from .base import ImageDataset, Labels, Pool, Split, carve, decode
-from .derived import derive
-from .readers import LAYOUTS, any_layout
+from .factors import derive
+from .folders import LAYOUTS, any_layout
 
 __all__ = [
     "ImageDataset",
@@ -115,7 +115,7 @@ def _read(name: str, data_root: Path, label: str | None) -> ImageDataset:
         return any_layout(name, root, label)
     if entry.layout in LAYOUTS:
         return LAYOUTS[entry.layout](name, root, label)
-    from .archives import ARCHIVES, torchvision_classes
+    from .torchvision_sets import ARCHIVES, torchvision_classes
 
     if entry.layout == "torchvision":
         return torchvision_classes(name, data_root, entry.options)
@@ -159,7 +159,7 @@ def download(name: str, data_root: str | Path) -> ImageDataset:
         raise UserError(
             f"'{name}' has no automatic download", remedy=f"get it by hand: {entry.source}", code=2
         )
-    from .archives import fetch, torchvision_classes
+    from .torchvision_sets import fetch, torchvision_classes
 
     if not entry.download:
         return torchvision_classes(name, root, entry.options, download=True)

@@ -8,9 +8,9 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .cell import forecast, run
     from .data import prepare
     from .pictures import Gallery
+    from .run_cell import forecast, run
 
 __all__ = ["Gallery", "forecast", "prepare", "run"]
 _HOMES = {"run": "cell", "forecast": "cell", "prepare": "data", "Gallery": "pictures"}

@@ -26,8 +26,8 @@ from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.evaluation.pascal_voc_evaluation import parse_rec
 from detectron2.structures import Boxes, Instances
 
+from .average_precision import AREA, COCO_POINTS, VOC_POINTS, Curve, Matches
 from .data import DetectionData
-from .matches import AREA, COCO_POINTS, VOC_POINTS, Curve, Matches
 
 Prediction = dict[str, Any]  # {"image_id", "detections": [{"category", "bbox": x y w h, "score", ...}]}
 

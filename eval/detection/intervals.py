@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ..stats import around, percentile, resample_counts
-from .matches import Curve, Floats, precisions
+from ..numbers.intervals import around, percentile, resample_counts
+from .average_precision import Curve, Floats, precisions
 
 RESAMPLES = 1000
 KIND = "bootstrap-se over test images"
@@ -47,10 +47,10 @@ def resampled(curves: Mapping[str, Curve], *, resamples: int = RESAMPLES, seed: 
 def intervals(
     curves: Mapping[str, Curve], *, level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[str, dict[str, float | str]]:
-    """The value of every metric and its bootstrap standard error on either side, see `eval.stats.around`.
+    """The value of every metric and its bootstrap standard error on either side, see `eval.numbers.intervals.around`.
 
     Returns:
-        Metric -> ``{"low", "high", "kind", "level"}``, bounds in 0..1, as `eval.stats.Interval` has them.
+        Metric -> ``{"low", "high", "kind", "level"}``, bounds in 0..1, as `eval.numbers.intervals.Interval` has them.
     """
     drawn = resampled(curves, resamples=resamples, seed=seed)
     found: dict[str, dict[str, float | str]] = {}

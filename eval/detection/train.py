@@ -34,7 +34,7 @@ from torch import nn
 from mast.files import atomic_write
 
 from ..errors import UserError, unknown
-from .order import KeyedDataset, KeyedSampler, keyed_seed
+from .data_order import KeyedDataset, KeyedSampler, keyed_seed
 
 CHECKPOINT = "checkpoint.pth"
 Progress = Callable[[str, int, int], None]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..catalog import Catalog
+from ..definitions import Catalog
 from ..errors import UserError, unknown
 from .base import Fitted, Labelled
 

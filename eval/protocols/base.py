@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..arrays import Features, stack
 from ..errors import UserError
-from ..metrics import METRICS
+from ..features.matrices import Features, stack
+from ..numbers.metrics import METRICS
 
 Array = npt.NDArray[Any]
 

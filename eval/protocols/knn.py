@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..arrays import Features
 from ..errors import UserError
+from ..features.matrices import Features
 from .base import Array, Fitted, Labelled, Params, metric, require, select
 
 CHUNK = 4096  # queries at a time

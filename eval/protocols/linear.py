@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
-from ..metrics import softmax
+from ..numbers.metrics import softmax
 from .base import Array, Fitted, Labelled, Params, metric, require, select, transform
 from .solver import Solutions, gap, solve
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..arrays import blocks
 from ..errors import UserError
+from ..features.matrices import blocks
 from .base import Array, Fitted, Labelled, Params, metric, require, select
 from .linear import penalties
 

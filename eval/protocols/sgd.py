@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..arrays import Features, blocks
 from ..errors import UserError
-from ..metrics import softmax
+from ..features.matrices import Features, blocks
+from ..numbers.metrics import softmax
 from .base import Array, Fitted, Labelled, Params, metric, require, select
 
 SHUFFLE = 1 << 16  # rows shuffled together when features do not fit into memory

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
-from ..metrics import average_precision
+from ..numbers.metrics import average_precision
 from .base import Array, Fitted, Labelled, Params, require
 
 

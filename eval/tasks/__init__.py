@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import protocols
-from ..catalog import Catalog
+from ..definitions import Catalog
 from ..detection.options import options_of
 from ..errors import UserError, unknown
 

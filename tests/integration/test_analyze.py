@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eval import cli
+from eval.cli import entry as cli
 
 SMALL = [
     *["arch=resnet10-c8-half", "expander=[16,16]", "batch_size=32", "epochs=1", "views.size=16"],

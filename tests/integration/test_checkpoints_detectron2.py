@@ -11,9 +11,9 @@ import torch
 import torchvision
 
 from eval.checkpoints import load
-from eval.checkpoints.convert import convert
+from eval.checkpoints.conversion import convert
 
-pytest.importorskip("detectron2", reason="install it with `python -m eval.detection.install`")
+pytest.importorskip("detectron2", reason="install it with `python -m eval.doctor.install`")
 
 DEPTHS = {18: torchvision.models.resnet18, 50: torchvision.models.resnet50}
 

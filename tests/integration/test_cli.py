@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from eval import cli, scenes
+from eval import scenes
+from eval.cli import entry as cli
 
 TINY = """
 name: tiny

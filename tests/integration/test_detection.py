@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 import torch
 
-pytest.importorskip("detectron2", reason="needs Detectron2: python -m eval.detection.install")
+pytest.importorskip("detectron2", reason="needs Detectron2: python -m eval.doctor.install")
 
 from eval import checkpoints, detection, protocols, scenes, suites, tasks
-from eval.cells import Cell
 from eval.detection.result import PREDICTIONS, RESULT
 from eval.errors import UserError
-from eval.runner import Runner, plan
+from eval.running.cell import Cell
+from eval.running.local import Runner, plan
 
 ARCH = "resnet10-c8-half"
 QUICK = {"iterations": 8, "SOLVER.CHECKPOINT_PERIOD": 3, "SOLVER.IMS_PER_BATCH": 2, "device": "cpu"}

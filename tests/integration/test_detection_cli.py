@@ -16,9 +16,11 @@ from typing import Any
 import pytest
 import torch
 
-pytest.importorskip("detectron2", reason="needs Detectron2: python -m eval.detection.install")
+pytest.importorskip("detectron2", reason="needs Detectron2: python -m eval.doctor.install")
 
-from eval import cli, records, scenes
+from eval import scenes
+from eval.cli import entry as cli
+from eval.results import records
 from mast.model import build_backbone
 
 ARCH = "resnet10-c8-half"

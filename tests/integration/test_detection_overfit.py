@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-pytest.importorskip("detectron2", reason="needs Detectron2: python -m eval.detection.install")
+pytest.importorskip("detectron2", reason="needs Detectron2: python -m eval.doctor.install")
 
 from eval import checkpoints, detection, protocols, scenes, tasks
 from mast.checkpoint import read_published

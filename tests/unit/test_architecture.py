@@ -24,7 +24,7 @@ def module_name(file: Path) -> str:
 def imports(source: str, package: str) -> Iterator[str]:
     """The absolute names of all that a source imports, inside functions too.
 
-    ``from . import stats`` in package ``eval`` gives ``eval`` and ``eval.stats``.
+    ``from . import stats`` in package ``eval`` gives ``eval`` and ``eval.numbers.stats``.
     """
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -67,7 +67,7 @@ def test_the_core_knows_nothing_of_the_harness() -> None:
     assert {module for module in importers("eval") if within(module, "mast")} == set()
 
 
-@pytest.mark.parametrize("room", ["eval.metrics", "eval.stats", "eval.records"])
+@pytest.mark.parametrize("room", ["eval.numbers", "eval.results.records"])
 def test_the_pure_rooms_import_nothing_of_ours(room: str) -> None:
     allowed = ("eval.errors", "mast.errors", "mast.files", room)
     modules = [module for module in IMPORTS if within(module, room)]
@@ -82,7 +82,7 @@ def test_nothing_imports_the_command_line() -> None:
 
 @pytest.mark.parametrize(
     ("library", "rooms"),
-    [("detectron2", ["eval.detection"]), ("pandas", ["eval.tables", "eval.report"])],
+    [("detectron2", ["eval.detection"]), ("pandas", ["eval.results.tables", "eval.results.report"])],
 )
 def test_heavyweights_stay_in_their_rooms(library: str, rooms: list[str]) -> None:
     assert {module for module in importers(library) if not within(module, *rooms)} == set()
@@ -101,7 +101,7 @@ def test_the_harness_is_never_imported_by_its_bare_name() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["mast", "eval.cli", "eval.doctor", "eval.detection", "eval.detection.install"]
+    "module", ["mast", "eval.cli", "eval.doctor", "eval.detection", "eval.doctor.install"]
 )
 def test_importing_pulls_in_nothing_heavy(module: str) -> None:
     code = f"import sys, {module}; print(*sorted(set(sys.modules) & {HEAVY}))"
@@ -111,7 +111,7 @@ def test_importing_pulls_in_nothing_heavy(module: str) -> None:
 
 def test_the_installer_needs_the_standard_library_alone() -> None:
     """It runs before anything is installed: -S leaves site-packages out."""
-    command = [sys.executable, "-S", "-m", "eval.detection.install", "--help"]
+    command = [sys.executable, "-S", "-m", "eval.doctor.install", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
     assert "--check" in done.stdout
 

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from eval import protocols, tasks
-from eval.catalog import build
 from eval.checkpoints.layouts import Layout
+from eval.definitions import build
 
 TEXT = (Path(__file__).resolve().parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
 

@@ -23,9 +23,9 @@ from checkpoint_sources import (
     trained,
 )
 
-from eval.checkpoints import convert as conversion
-from eval.checkpoints import inspect, load, names
-from eval.checkpoints.convert import FORMATS, LIMITS, convert
+from eval.checkpoints import conversion, inspect, load
+from eval.checkpoints import key_names as names
+from eval.checkpoints.conversion import FORMATS, LIMITS, convert
 from eval.errors import UserError
 
 

@@ -12,7 +12,7 @@ from checkpoint_sources import Case, MiniViT, Narrow, build
 from torch import nn
 
 from eval.checkpoints import inspect, load, normalize
-from eval.checkpoints.containers import read
+from eval.checkpoints.file_formats import read
 from eval.checkpoints.passport import normalization
 from eval.checkpoints.sanity import check
 

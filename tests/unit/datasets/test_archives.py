@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from eval import datasets
-from eval.datasets import archives
+from eval.datasets import torchvision_sets as archives
+from eval.doctor.data import verify
 from eval.errors import UserError
-from eval.verify import verify
 
 
 def picture(path: Path, value: int) -> None:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from eval import datasets
-from eval.datasets.derived import FACTORS, SIDE
+from eval.datasets.factors import FACTORS, SIDE
 from eval.errors import UserError
 
 

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-pytest.importorskip("detectron2", reason="needs Detectron2: python -m eval.detection.install")
+pytest.importorskip("detectron2", reason="needs Detectron2: python -m eval.doctor.install")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    from eval.detection import cell, config, data, vit  # noqa: F401
+    from eval.detection import config, vit
+    from eval.detection import run_cell as cell
 
 from detectron2.modeling import build_model
 

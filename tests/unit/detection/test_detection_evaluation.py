@@ -17,10 +17,10 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from eval.detection import evaluate as module
+from eval.detection.average_precision import AREA, VOC_POINTS, Curve, Matches
 from eval.detection.data import DetectionData, prepare
 from eval.detection.evaluate import evaluate
 from eval.detection.intervals import intervals, paired
-from eval.detection.matches import AREA, VOC_POINTS, Curve, Matches
 
 
 @pytest.fixture(scope="module")

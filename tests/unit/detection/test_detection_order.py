@@ -11,7 +11,7 @@ from detectron2.data.common import AspectRatioGroupedDataset
 from detectron2.data.samplers import TrainingSampler
 from torch.utils.data import DataLoader
 
-from eval.detection.order import KeyedDataset, KeyedSampler, keyed_seed
+from eval.detection.data_order import KeyedDataset, KeyedSampler, keyed_seed
 from eval.errors import UserError
 
 SHAPES = [(4, 3), (3, 4), (4, 4), (5, 2), (2, 5), (6, 1), (1, 6)]

@@ -12,9 +12,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from eval import metrics, protocols
+from eval import protocols
 from eval.datasets import Split
 from eval.errors import UserError
+from eval.numbers import metrics
 from eval.protocols import finetune
 
 PASSPORT: Any = SimpleNamespace(

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eval import metrics, protocols
+from eval import protocols
+from eval.numbers import metrics
 from eval.protocols import Labelled
 from eval.protocols.fewshot import Episodes, accuracies
 from eval.protocols.knn import votes

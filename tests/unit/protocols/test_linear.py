@@ -9,8 +9,9 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from eval import metrics, protocols
+from eval import protocols
 from eval.errors import UserError
+from eval.numbers import metrics
 from eval.protocols import Labelled
 from eval.protocols.solver import design, gap, solve
 

@@ -11,9 +11,10 @@ from sklearn.linear_model import Ridge
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.svm import LinearSVC
 
-from eval import metrics, protocols, stats, tasks
-from eval.arrays import Rows
+from eval import protocols, tasks
 from eval.errors import UserError
+from eval.features.matrices import Rows
+from eval.numbers import intervals, metrics
 from eval.protocols import Labelled
 from eval.protocols.knn import votes
 from eval.protocols.svm import low_shot_rows
@@ -53,7 +54,7 @@ def test_permuted_labels_give_chance(name: str) -> None:
     train, val, test = (Labelled(x[i::3], y[i::3], 4) for i in range(3))
     fitted = fit(name, train, val)
     hits = metrics.correct(fitted.scores(np.asarray(test.features)), test.labels)
-    interval = stats.wilson(int(hits.sum()), len(hits), 0.999)
+    interval = intervals.wilson(int(hits.sum()), len(hits), 0.999)
     assert interval.low <= 0.25 <= interval.high
 
 
@@ -329,7 +330,7 @@ def test_sgd_says_that_it_diverged() -> None:
 
 @pytest.mark.parametrize("name", ["ridge", "knn-dino-k20", "linear-sgd"])
 def test_features_on_disk_give_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from eval import arrays
+    from eval.features import matrices as arrays
 
     train, val, test = parts(60, 8, 3, spread=2.0)
     x = np.asarray(test.features)

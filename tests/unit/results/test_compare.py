@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from eval import analysis, compare, figures, records
-from eval.cli import main
+from eval.analysis import write as analysis
+from eval.cli.entry import main
 from eval.errors import UserError
-from eval.records import Book, Record
+from eval.results import compare, figures, records
+from eval.results.records import Book, Record
 
 RESULTS = Path(__file__).parents[3] / "results"
 WEIGHTS = {"mast5": "0123", "vicreg": "4567", "a": "0123", "b": "4567"}

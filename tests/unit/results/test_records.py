@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval import records
 from eval.errors import UserError
-from eval.records import Record
+from eval.results import records
+from eval.results.records import Record
 
 Make = Callable[..., Record]
 
@@ -131,7 +131,7 @@ def test_two_processes_append_whole_lines(tmp_path: Path, make_record: Make) -> 
     path, line = tmp_path / "a.jsonl", tmp_path / "one.jsonl"
     records.append(line, make_record())
     code = (
-        "import sys; from pathlib import Path; from eval import records\n"
+        "import sys; from pathlib import Path; from eval.results import records\n"
         "record = records.read([Path(sys.argv[1])]).records[0]\n"
         "for _ in range(25): records.append(Path(sys.argv[2]), record)"
     )

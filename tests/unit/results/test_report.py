@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval import figures, records, report, tables
 from eval.errors import UserError
-from eval.records import Book, Record
+from eval.results import figures, records, report, tables
+from eval.results.records import Book, Record
 
 Make = Callable[..., Record]
 VOID = {"meta", "link", "br", "img", "input", "hr"}

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from eval import protocols, records, render, tables, tasks
+from eval import protocols, tasks
 from eval.errors import UserError
-from eval.records import Book, Record
+from eval.results import records, render, tables
+from eval.results.records import Book, Record
 
 Make = Callable[..., Record]
 HEAD = "method,backbone,task,metric,value,source,same_as\n"

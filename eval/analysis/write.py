@@ -1,0 +1,202 @@
+"""What a MAST run learned, written down as CSV files and figures, for ``mast analyze``."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mast import analysis
+from mast.files import atomic_write
+
+from .. import protocols
+from ..errors import UserError, unknown
+from ..numbers import intervals
+from ..protocols.base import Labelled
+from ..results import figures, records, tables
+from . import figures as drawn
+
+
+class _Folder:
+    """Writes CSV files and figures into a folder and remembers them."""
+
+    def __init__(self, out: Path) -> None:
+        self.out, self.files = out, list[Path]()
+
+    def csv(self, name: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        """Numbers are written with six digits after the point."""
+        self.files.append(self.out / f"{name}.csv")
+        with atomic_write(self.files[-1]) as file:
+            written = csv.writer(file, lineterminator="\n")
+            written.writerow(header)
+            written.writerows([f"{v:.6f}" if isinstance(v, float) else v for v in row] for row in rows)
+
+    def figure(self, name: str, figure: Any) -> None:
+        """As SVG and PNG."""
+        for form in ("svg", "png"):
+            self.files.append(self.out / f"{name}.{form}")
+            figures.save(figure, self.files[-1])
+
+
+def write(run: Path, out: Path, *, data_root: Path | None = None, images: int = 2000) -> dict[str, Any]:
+    """Analyse a MAST pretraining run.
+
+    Args:
+        run: The run's folder, or a file in it.
+        out: Folder for the results. From the masks alone: ``masks.csv``, ``dimensions.csv`` (kept, shared, unique),
+            ``correlation.csv``, ``overlap.csv``. From the run's images, where ``data_root`` is given:
+            ``strength.csv`` (predicted uncertainty by augmentation and strength), ``difficulty.csv`` (error of a
+            linear probe by decile of uncertainty) and ``neighbours.csv`` (in every subspace); and their figures.
+        data_root: Where the recipe's images lie.
+        images: How many to look at.
+
+    Returns:
+        ``names``, ``mass`` (mean of each mask), ``correlation``, ``overlap`` (lists) and ``files``.
+    """
+    found = analysis.read_masks(run)
+    names, folder = list(found.names), _Folder(out)
+    dims = [f"dim{index}" for index in range(found.masks.shape[1])]
+    rows = zip(names, found.mass, found.masks, strict=True)
+    folder.csv(
+        "masks", ["augmentation", "mean", *dims], ([name, float(m), *map(float, r)] for name, m, r in rows)
+    )
+    counts = zip(names, found.kept, found.only_closed, found.only_kept, strict=True)
+    folder.csv(
+        "dimensions",
+        ["augmentation", "dimensions", "kept", "closed for it alone", "kept for it alone", "kept for all"],
+        ([name, len(dims), *map(int, rest), found.shared] for name, *rest in counts),
+    )
+    for title, matrix in (("correlation", found.correlation), ("overlap", found.overlap)):
+        pairs = zip(names, matrix, strict=True)
+        folder.csv(title, ["", *names], ([name, *map(float, row)] for name, row in pairs))
+        folder.figure(title, figures.heatmap(matrix, names, f"{title} of masks"))
+    folder.figure("masks", drawn.masks(found.masks, names))
+    if data_root is not None:
+        opened = analysis.read_run(run)
+        data = analysis.examples(opened, data_root, images)
+        if data.uncertainty is not None:
+            _strength(folder, opened, data)
+            _difficulty(folder, data)
+        _neighbours(folder, opened, data, found)
+    return {
+        "names": names,
+        "mass": found.mass.tolist(),
+        "correlation": found.correlation.tolist(),
+        "overlap": found.overlap.tolist(),
+        "files": [str(path) for path in folder.files],
+    }
+
+
+def _strength(folder: _Folder, run: analysis.Run, data: analysis.Examples) -> None:
+    found = analysis.by_strength(run, data)
+    folder.csv(
+        "strength",
+        ["augmentation", "strength", "images", "uncertainty", "standard error"],
+        ([b.augmentation, b.strength, b.count, b.uncertainty, b.standard_error] for b in found),
+    )
+    folder.figure("strength", drawn.strength(found))
+
+
+def _difficulty(folder: _Folder, data: analysis.Examples) -> None:
+    """Error by decile of uncertainty: each half of the images is judged by a probe fitted on the other."""
+    assert data.uncertainty is not None
+    if len(data.classes) < 2 or len(data.labels) < 100:
+        return
+    wrong = np.empty(len(data.labels), dtype=bool)
+    # Images are in the order of their classes: every second one, so that both halves have all of them.
+    half = np.arange(len(data.labels)) % 2
+    for part in (0, 1):
+        there = np.flatnonzero(half != part)
+        train, val = (
+            Labelled(data.features[rows], data.labels[rows], len(data.classes))
+            for rows in (there[np.arange(len(there)) % 5 > 0], there[::5])
+        )
+        fitted = protocols.fit(protocols.get("ridge"), train, val)
+        scores = fitted.scores(data.features[half == part])
+        wrong[half == part] = scores.argmax(1) != data.labels[half == part]
+    rows = []
+    for decile, group in enumerate(np.array_split(np.argsort(data.uncertainty, kind="stable"), 10), start=1):
+        interval = intervals.wilson(int(wrong[group].sum()), len(group))
+        mean = float(data.uncertainty[group].mean())
+        rows.append((decile, mean, len(group), float(wrong[group].mean()), interval.low, interval.high))
+    folder.csv("difficulty", ["decile", "uncertainty", "images", "error", "low", "high"], rows)
+    folder.figure("difficulty", drawn.difficulty(rows))
+
+
+def _neighbours(
+    folder: _Folder, run: analysis.Run, data: analysis.Examples, masks: analysis.MaskAnalysis
+) -> None:
+    on_features = run.recipe.masks.level == "features"
+    names, queries, found, similarity = analysis.neighbours(data, masks, on_features=on_features)
+    rows = [
+        (name, int(query), rank + 1, int(found[s, q, rank]), float(similarity[s, q, rank]), int(same))
+        for s, name in enumerate(names)
+        for q, query in enumerate(queries)
+        for rank, same in enumerate(data.labels[found[s, q]] == data.labels[query])
+    ]
+    folder.csv("neighbours", ["subspace", "image", "rank", "neighbour", "similarity", "same class"], rows)
+    shown = np.linspace(0, len(queries) - 1, min(3, len(queries))).astype(int)
+    for number, q in enumerate(shown):
+        pictures = data.images[np.concatenate([np.full((len(names), 1), queries[q]), found[:, q]], axis=1)]
+        folder.figure(f"neighbours-{number + 1}", drawn.neighbours(pictures, names))
+
+
+def compare(out: Path, place: Path, reference: str) -> dict[str, Any]:
+    """What every other checkpoint of a suite gains or loses against one of them, by task: a heat map and its CSV.
+
+    For ``leave-one-out`` with the reference ``all``: which augmentation helps which task.
+
+    Args:
+        out: Folder for ``differences.csv`` and the heat map of every protocol.
+        place: The suite's folder.
+        reference: The checkpoint that is compared to.
+
+    Returns:
+        ``reference``, ``files``, and ``left_out``: protocols under which the reference was not measured.
+
+    Raises:
+        UserError: If there are no records, or the reference is not among them.
+    """
+    table = tables.build(records.read([place]))
+    known = {label for section in table.sections for label in section.rows.values()}
+    if known and reference not in known:
+        raise unknown("checkpoint", reference, known)
+    folder = _Folder(out)
+    rows, left_out = list[tuple[Any, ...]](), list[str]()
+    for section in table.sections:
+        keys = {label: row for row, label in section.rows.items()}
+        if reference not in keys:
+            left_out.append(section.title)
+            continue
+        others = [row for row in section.rows if row != keys[reference] and row not in section.controls]
+        grid = np.full((len(others), len(section.headline)), np.nan)
+        for (i, row), (j, column) in product(enumerate(others), enumerate(section.headline)):
+            cell, base = section.cells.get((row, column)), section.cells.get((keys[reference], column))
+            if cell is not None and base is not None:
+                grid[i, j] = 100 * (cell.value - base.value)
+                rows.append(
+                    (
+                        section.title,
+                        section.rows[row],
+                        section.columns[column],
+                        cell.value,
+                        base.value,
+                        float(grid[i, j]),
+                    )
+                )
+        if others:
+            labels = [section.rows[row] for row in others]
+            columns = [section.columns[column] for column in section.headline]
+            name = f"differences-{drawn.slug(section.title)}"
+            folder.figure(name, drawn.differences(grid, labels, columns, f"points against {reference}"))
+    if not known:
+        raise UserError(f"no records in {place}", remedy="name the --out folder of a run")
+    if not rows:
+        raise UserError(f"{place}: no other checkpoint was measured beside {reference}")
+    header = ["protocol", "checkpoint", "task", "value", f"value of {reference}", "difference in points"]
+    folder.csv("differences", header, rows)
+    return {"reference": reference, "left_out": left_out, "files": [str(path) for path in folder.files]}

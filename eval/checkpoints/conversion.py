@@ -1,0 +1,321 @@
+"""Conversion with a certificate: the copy is run beside the original before it is kept."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import pickle
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mast.checkpoint import write_published
+from mast.files import atomic_write, sha256_file
+from mast.model import Arch
+
+from ..errors import UserError
+from . import file_formats as containers
+from . import key_names as names
+from . import other_libraries as peers
+from .architectures import target
+from .passport import Passport
+from .reading import Loaded, as_tensor, load
+
+LIMITS = {"float64": 1e-9, "float32": 1e-4}
+"""Largest difference over largest value that a certificate may hold."""
+HALF = {"float64": 1e-2, "float32": 1e-2}
+"""The same for weights that were rounded to half precision, 11 bits."""
+
+State = dict[str, Tensor]
+
+
+def convert(
+    checkpoint: str,
+    output: str | os.PathLike[str],
+    *,
+    to: str,
+    layout: str | None = None,
+    arch: str | None = None,
+    trust_pickle: bool = False,
+    half: bool = False,
+) -> dict[str, Any]:
+    """Write a backbone under another library's names and prove that it computes the same.
+
+    Args:
+        checkpoint: What `load` takes.
+        output: The file to write; its ending chooses the container (``.pth``, ``.safetensors`` or, for Detectron2,
+            ``.pkl``). The certificate lies beside it as ``<output>.certificate.json``.
+        to: ``torchvision``, ``detectron2`` (a ``matching_heuristics`` file), ``timm``, ``huggingface`` (with
+            its ``config.json``) or ``safetensors`` (torchvision's names with the passport inside).
+        layout: As in `load`.
+        arch: As in `load`.
+        trust_pickle: As in `load`.
+        half: Round the weights to half precision, which halves the file.
+
+    Returns:
+        The certificate: source and target with their hashes, ``peer`` (what ran the copy), and ``differences``,
+        by precision and by map (C2 to C5 as ``res2`` to ``res5``), each the largest difference over the largest
+        value.
+
+    Raises:
+        UserError: If the target cannot express the backbone, cannot be written, or differs; nothing is left then.
+    """
+    if to not in FORMATS:
+        raise UserError(f"unknown format '{to}'", remedy=f"known: {', '.join(FORMATS)}", code=2)
+    endings, write, run = FORMATS[to]
+    path = Path(output)
+    if path.suffix not in endings:
+        raise UserError(
+            f"{path}: {to} files end in {' or '.join(endings)}", remedy="change the ending", code=2
+        )
+    loaded = load(checkpoint, layout=layout, arch=arch, trust_pickle=trust_pickle)
+    _expressible(loaded, to)
+    state = {name: tensor.clone() for name, tensor in target(loaded.backbone).state_dict().items()}
+    if half:
+        state = {
+            name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()
+        }
+    limits = HALF if half else LIMITS
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, draft = tempfile.mkstemp(prefix=".convert-", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written: {error.strerror}", remedy="choose another folder"
+        ) from error
+    try:
+        write(Path(draft), state, loaded.passport)
+        peer, differences = _compare(loaded, Path(draft), run)
+        certificate = {
+            "source": {
+                key: getattr(loaded.passport, key)
+                for key in ("source", "layout", "arch", "sha256", "weights_sha256")
+            },
+            "target": {"file": path.name, "format": to, "sha256": sha256_file(draft)},
+            "normalization": loaded.passport.normalization,
+            "images": f"2 of {_size(loaded)} x {_size(loaded)} pixels, normal noise, seed 0",
+            "peer": peer,
+            "limits": limits,
+            "differences": differences,
+        }
+        _check(path, differences, limits)
+        _keep(Path(draft), path, to, loaded.passport)
+    finally:
+        Path(draft).unlink(missing_ok=True)
+    with atomic_write(f"{path}.certificate.json") as file:
+        json.dump(certificate, file, indent=1)
+        file.write("\n")
+    return certificate
+
+
+def _expressible(loaded: Loaded, to: str) -> None:
+    """Refuse what the other library's network cannot compute."""
+    passport, arch = loaded.passport, getattr(loaded.backbone, "arch", None)
+    reason = ""
+    if passport.extra.get("padding") == "same":
+        reason = "its strided layers are padded as TensorFlow does"
+    elif passport.stride_in_1x1 and to not in ("huggingface", "detectron2"):
+        reason = "its bottlenecks stride in the first 1x1 convolution"
+    elif not isinstance(arch, Arch) and to in ("detectron2", "huggingface", "safetensors"):
+        reason = f"a {passport.arch} is no ResNet"
+    elif isinstance(arch, Arch) and arch.stem != "imagenet" and to in ("detectron2", "huggingface", "timm"):
+        reason = f"its stem ({arch.stem}) is not the 7x7 one"
+    if reason:
+        raise UserError(
+            f"{passport.source}: {to} cannot express this backbone: {reason}", remedy="use it as it is"
+        )
+
+
+# ------------------------------------------------------------------------------------------------- writing
+
+
+def _write_torchvision(path: Path, state: State, passport: Passport) -> None:
+    if path.suffix == ".safetensors":
+        _write_safetensors(path, state)
+    else:
+        torch.save(state, path)
+
+
+def _write_safetensors(path: Path, state: State) -> None:
+    from safetensors.torch import save_file
+
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, path, metadata={"format": "pt"})
+
+
+def _write_published(path: Path, state: State, passport: Passport) -> None:
+    facts = {key: getattr(passport, key) for key in ("arch", "normalization", "input_size", "interpolation")}
+    write_published(path, state, {**facts, "converted_from": passport.layout, **passport.extra})
+
+
+def _write_detectron2(path: Path, state: State, passport: Passport) -> None:
+    renamed = {
+        names.torchvision_to_detectron2(name): tensor
+        for name, tensor in state.items()
+        if not name.endswith("num_batches_tracked")
+    }
+    content: dict[str, Any] = {"__author__": "mast-transfer", "matching_heuristics": True}
+    if path.suffix == ".pkl":
+        arrays = {name: tensor.numpy() for name, tensor in renamed.items()}
+        with path.open("wb") as file:
+            pickle.dump({"model": arrays, **content}, file)
+    else:
+        torch.save({"model": renamed, **content}, path)
+
+
+def _write_huggingface(path: Path, state: State, passport: Passport) -> None:
+    _write_torchvision(
+        path, {names.torchvision_to_huggingface(name): t for name, t in state.items()}, passport
+    )
+
+
+def _huggingface_config(passport: Passport) -> dict[str, Any]:
+    from mast.model import parse_arch
+
+    arch = parse_arch(passport.arch)
+    return {
+        "architectures": ["ResNetModel"],
+        "model_type": "resnet",
+        "num_channels": 3,
+        "embedding_size": arch.stem_channels,
+        "hidden_sizes": list(arch.stage_channels),
+        "depths": list(arch.layers),
+        "layer_type": arch.block,
+        "hidden_act": "relu",
+        "downsample_in_first_stage": False,
+        "downsample_in_bottleneck": passport.stride_in_1x1,
+    }
+
+
+def _keep(draft: Path, path: Path, to: str, passport: Passport) -> None:
+    """Put the certified draft in place, whole, with the usual permissions."""
+    umask = os.umask(0)
+    os.umask(umask)
+    draft.chmod(0o666 & ~umask)
+    draft.replace(path)
+    if to == "huggingface":
+        with atomic_write(path.with_name("config.json")) as file:
+            json.dump(_huggingface_config(passport), file, indent=1)
+
+
+# ----------------------------------------------------------------------------------------------- comparing
+
+
+Maps = dict[str, Tensor]
+Run = Callable[[Path, Loaded], tuple[str, Callable[[Tensor], Maps]]]
+"""From a written file to the name of what runs it and its forward pass."""
+
+
+def _compare(loaded: Loaded, draft: Path, run: Run) -> tuple[str, dict[str, dict[str, float]]]:
+    differences: dict[str, dict[str, float]] = {}
+    peer = ""
+    noise = torch.randn(2, 3, _size(loaded), _size(loaded), generator=torch.Generator().manual_seed(0))
+    for precision, dtype in (("float64", torch.float64), ("float32", torch.float32)):
+        peer, theirs = run(draft, loaded)
+        original = loaded.backbone.to(dtype)
+        with torch.no_grad():
+            ours, copied = _maps(original, noise.to(dtype)), theirs(noise.to(dtype))
+        differences[precision] = {
+            name: float((ours[name] - copied[name]).abs().max() / ours[name].abs().max().clamp_min(1e-30))
+            for name in ours
+        }
+    return peer, differences
+
+
+def _size(loaded: Loaded) -> int:
+    """Small enough to be quick, a multiple of every stride and patch."""
+    grid, network = getattr(loaded.backbone, "grid", 0), getattr(loaded.backbone, "network", None)
+    return int(grid * network.patch_embed.patch_size[0]) if grid and network is not None else 64
+
+
+def _maps(backbone: Any, images: Tensor) -> Maps:
+    if hasattr(backbone, "grid"):
+        return {"features": backbone.features(images)}
+    maps: Maps = backbone.feature_maps(images)
+    return maps
+
+
+def _check(path: Path, differences: Mapping[str, Mapping[str, float]], limits: Mapping[str, float]) -> None:
+    for precision, limit in limits.items():
+        for name, value in differences[precision].items():
+            if not value <= limit:  # a NaN is above every limit
+                raise UserError(
+                    f"{path}: not written: {name} differs by {value:.1e} in {precision}, the limit is {limit:.0e}",
+                    remedy="report this with the certificate: the conversion is wrong",
+                )
+
+
+def _module(
+    build: Callable[[Path, Loaded], tuple[str, nn.Module, Callable[[nn.Module, Tensor], Maps]]],
+) -> Run:
+    def run(draft: Path, loaded: Loaded) -> tuple[str, Callable[[Tensor], Maps]]:
+        peer, network, forward = build(draft, loaded)
+
+        def call(images: Tensor) -> Maps:
+            return forward(network.to(images.dtype).eval(), images)
+
+        return peer, call
+
+    return run
+
+
+def _reread(draft: Path, loaded: Loaded) -> tuple[str, nn.Module, Callable[[nn.Module, Tensor], Maps]]:
+    """The file in a second copy of our own network: where the other library has no such one."""
+    again = copy.deepcopy(loaded.backbone)
+    target(again).load_state_dict(containers.read(draft).tree, strict=True)
+    return "re-read by mast-transfer", again, _maps
+
+
+def _torchvision(draft: Path, loaded: Loaded) -> tuple[str, nn.Module, Callable[[nn.Module, Tensor], Maps]]:
+    network = peers.torchvision_network(loaded.backbone)
+    if network is None:
+        return _reread(draft, loaded)
+    network.load_state_dict(containers.read(draft).tree, strict=True)
+    return peers.version("torchvision"), network, peers.torchvision_maps
+
+
+def _timm(draft: Path, loaded: Loaded) -> tuple[str, nn.Module, Callable[[nn.Module, Tensor], Maps]]:
+    network = peers.timm_network(loaded.backbone)
+    if network is None:
+        return _reread(draft, loaded)
+    network.load_state_dict(containers.read(draft).tree, strict=True)
+    return peers.version("timm"), network, peers.torchvision_maps
+
+
+def _huggingface(draft: Path, loaded: Loaded) -> tuple[str, Callable[[Tensor], Maps]]:
+    tree = containers.read(draft).tree
+    network = peers.huggingface_network(_huggingface_config(loaded.passport))
+    if network is not None:
+        network.load_state_dict(tree, strict=True)
+        return peers.version("transformers"), lambda images: peers.huggingface_maps(
+            network.to(images.dtype).eval(), images
+        )
+    layout = "huggingface-resnet-caffe" if loaded.passport.stride_in_1x1 else "huggingface-resnet"
+    again = load(str(draft), layout=layout, arch=loaded.passport.arch).backbone
+    return "re-read by mast-transfer", lambda images: _maps(again.to(images.dtype), images)
+
+
+def _detectron2(draft: Path, loaded: Loaded) -> tuple[str, Callable[[Tensor], Maps]]:
+    tree = containers.read(draft).tree["model"]
+    weights = {name: as_tensor(value) for name, value in tree.items()}
+    stride_in_1x1 = loaded.passport.stride_in_1x1
+    return "Detectron2's ResNet written out on its own keys", lambda images: peers.detectron2_maps(
+        {name: tensor.to(images.dtype) for name, tensor in weights.items()},
+        images,
+        stride_in_1x1=stride_in_1x1,
+    )
+
+
+FORMATS: dict[str, tuple[tuple[str, ...], Callable[[Path, State, Passport], None], Run]] = {
+    "torchvision": ((".pth", ".safetensors"), _write_torchvision, _module(_torchvision)),
+    "detectron2": ((".pth", ".pkl"), _write_detectron2, _detectron2),
+    "timm": ((".pth", ".safetensors"), _write_torchvision, _module(_timm)),
+    "huggingface": ((".safetensors",), _write_huggingface, _huggingface),
+    "safetensors": ((".safetensors",), _write_published, _module(_reread)),
+}
+"""By name: endings, writer, and what runs the written file."""

@@ -1,0 +1,1 @@
+"""Is everything there and in order: the machine, the data sets, and Detectron2's installation."""

@@ -1,0 +1,169 @@
+"""The data set doctor: counts, hashes, decodability, and images that stand in two splits."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from mast.files import sha256_file
+
+from .. import datasets, scenes
+from ..datasets import ImageDataset
+from ..datasets.base import IMAGE_SUFFIXES
+from ..errors import UserError
+
+SHOWN = 20  # problems told one by one
+SUMS = "SHA256SUMS"
+
+
+def verify(name: str, data_root: Path, *, workers: int = 4) -> dict[str, Any]:
+    """Look a data set over, whole.
+
+    Args:
+        name: A name from ``mast list data``, a folder under the data root, or a detection data set of
+            ``eval/detection/datasets.yaml``.
+        data_root: Where it lies.
+        workers: Decoding threads.
+
+    Returns:
+        ``name``, ``ok``, ``problems`` (one sentence each), ``against`` (what it was held against, beside itself),
+        ``classes`` (their number), ``counts`` (of each split), ``manifest`` (SHA-256).
+    """
+    detection = yaml.safe_load(
+        (Path(__file__).parents[1] / "detection" / "datasets.yaml").read_text(encoding="utf-8")
+    )["datasets"]
+    if name in detection and name not in datasets.known():
+        return _detection(name, data_root, detection[name]["layout"])
+    dataset = datasets.load(name, data_root)
+    against, problems = list[str](), list[str]()
+    for what, found in (
+        ("official counts", datasets.official_counts(name, data_root, dataset)),
+        (SUMS, _listed(dataset, workers)),
+        ("the hashes it was written with", _changed(data_root, name)),
+    ):
+        if found is not None:
+            against.append(what)
+            problems += found
+    problems += _without_images(dataset) + _undecodable(dataset, workers) + _overlaps(dataset)
+    if len(problems) > SHOWN:
+        problems = [*problems[:SHOWN], f"and {len(problems) - SHOWN} more"]
+    return {
+        "name": name,
+        "ok": not problems,
+        "problems": problems,
+        "against": against,
+        "classes": dataset.num_classes,
+        "counts": dataset.counts,
+        "manifest": dataset.manifest,
+    }
+
+
+def _detection(name: str, data_root: Path, layout: str) -> dict[str, Any]:
+    """Detection data is checked before every training in just this way; an error names file and remedy."""
+    from ..detection import prepare
+
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            data = prepare(name, data_root, masks=layout == "coco", work_dir=Path(folder))
+        except UserError as error:
+            return {"name": name, "ok": False, "problems": [str(error)]}
+    return {
+        "name": name,
+        "ok": True,
+        "problems": [],
+        "warnings": data.warnings,
+        "classes": len(data.classes),
+        "counts": data.counts,
+        "manifest": data.manifest,
+    }
+
+
+def _listed(dataset: ImageDataset, workers: int) -> list[str] | None:
+    """What a folder's list of hashes, as ``sha256sum`` writes it, says of the folder; None where there is no list.
+
+    Images and label files that are missing or changed, and images that the list lacks, are told by folder; other
+    files of the list, such as a description, are no data.
+    """
+    pools = {id(split.pool): split.pool for split in dataset.splits.values()}.values()
+    root = next(iter(pools)).root
+    if not (root / SUMS).is_file():
+        return None
+    sums: dict[str, str] = {}
+    for number, line in enumerate((root / SUMS).read_text(encoding="utf-8").splitlines(), start=1):
+        if not (match := re.fullmatch(r"([0-9a-f]{64}) [ *](?:\./)?(.+)", line)):
+            raise UserError(f"{root / SUMS}:{number}: not a line of sha256sum", remedy="restore the file")
+        if Path(match[2]).suffix.lower() in IMAGE_SUFFIXES | {".csv"}:
+            sums[match[2]] = match[1]
+
+    def state(path: str) -> str:
+        file = root / path
+        return "missing" if not file.is_file() else "" if sha256_file(file) == sums[path] else "changed"
+
+    wrong: dict[tuple[str, str], list[str]] = defaultdict(list)
+    with ThreadPoolExecutor(workers) as executor:
+        for path, what in zip(sums, executor.map(state, sums), strict=True):
+            wrong[what, str(Path(path).parent)].append(Path(path).name)
+    for path in (pool.relative(index) for pool in pools for index in range(len(pool))):
+        if path not in sums:
+            wrong["not in the list", str(Path(path).parent)].append(Path(path).name)
+    return [
+        f"{root / folder}: {what}, by {SUMS}: {', '.join(names[:3])}"
+        + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        for (what, folder), names in wrong.items()
+        if what
+    ]
+
+
+def _without_images(dataset: ImageDataset) -> list[str]:
+    """Classes that a split does not show."""
+    return [
+        f"{dataset.name} {name}: no image of the class '{dataset.classes[label]}'"
+        for name, split in dataset.splits.items()
+        if split.labels.ndim == 1
+        for label in np.setdiff1d(np.arange(dataset.num_classes), split.labels)
+    ]
+
+
+def _changed(data_root: Path, name: str) -> list[str] | None:
+    """Embedded data carries the hash of every file; None for other data."""
+    if name not in scenes.FOLDERS or not (data_root / scenes.STAMP).is_file():
+        return None
+    return [f"{data_root / path}: changed since it was written" for path in scenes.verify(data_root)]
+
+
+def _undecodable(dataset: ImageDataset, workers: int) -> list[str]:
+    pools = {id(split.pool): split.pool for split in dataset.splits.values()}.values()
+
+    def problem(job: tuple[Any, int]) -> str | None:
+        pool, index = job
+        try:
+            pool.read(index)
+        except UserError as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor(workers) as executor:
+        found = executor.map(problem, [(pool, index) for pool in pools for index in range(len(pool))])
+        return [text for text in found if text is not None]
+
+
+def _overlaps(dataset: ImageDataset) -> list[str]:
+    """Images whose content stands in more than one split: what is tested on was trained on."""
+    where: dict[str, dict[str, str]] = defaultdict(dict)
+    for name, split in dataset.splits.items():
+        for row, path in zip(split.rows, split.paths, strict=True):
+            identity = split.pool.identities[int(row)]
+            if not identity.startswith("size:"):  # pools too large to hash are not compared
+                where[identity].setdefault(name, str(path))
+    return [
+        f"the same image in {' and '.join(f'{split} ({path})' for split, path in places.items())}"
+        for places in where.values()
+        if len(places) > 1
+    ]

@@ -1,0 +1,400 @@
+"""Figures, as matplotlib draws them: for files, and as inline SVG that follows a page's colours.
+
+Every figure is drawn at the width of a phone's column (3.6 inches), so that text stays readable where several
+stand side by side as well as where one fills the screen.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
+
+from mast.files import atomic_write
+
+from ..numbers.tests import paired
+from .render import percent
+from .tables import Section, column_key, row_key, section_key
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from matplotlib.axes import Axes
+
+    from ..detection.pictures import Picture
+    from .compare import Comparison
+    from .records import Book
+
+WIDTH: Final = 3.6
+# Drawn in these, and replaced by a page's own colours where the figure is inlined.
+INK: Final = "#1f2430"
+LINE: Final = "#d5d9e0"
+FILL: Final = "#fefefd"
+# Legible on white and on near-black, and apart from each other for colour-blind readers (markers differ as well).
+PALETTE: Final = ("#2f7ed8", "#e0702d", "#1f9e77", "#b052c0", "#c9a227", "#d6455d")
+CONTROL: Final = "#8a93a3"
+MARKERS: Final = ("o", "s", "D", "^", "v", "P")
+STYLE: Final[dict[Any, Any]] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 8.5,
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.edgecolor": LINE,
+    "axes.labelcolor": INK,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+    "grid.color": LINE,
+    "grid.linewidth": 0.6,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "svg.fonttype": "none",
+    "path.simplify": False,
+}
+
+
+def looks(section: Section) -> dict[str, tuple[str, str]]:
+    """A colour and a marker for each row of a section; controls are grey."""
+    trained = [row for row in section.rows if row not in section.controls]
+    found = {
+        row: (PALETTE[number % len(PALETTE)], MARKERS[number % len(MARKERS)])
+        for number, row in enumerate(trained)
+    }
+    return found | dict.fromkeys(section.controls, (CONTROL, "X"))
+
+
+def comparison(section: Section) -> Figure:
+    """Every task's headline metric with its interval, one line a task, one marker a checkpoint."""
+    columns = section.headline
+    with mpl.rc_context(STYLE):
+        figure, axes = _figure(len(columns), len(section.rows))
+        style = looks(section)
+        spread = np.linspace(-0.24, 0.24, len(section.rows)) if len(section.rows) > 1 else [0.0]
+        for shift, (row, label) in zip(spread, section.rows.items(), strict=True):
+            colour, marker = style[row]
+            drawn = False
+            for position, column in enumerate(columns):
+                if (cell := section.cells.get((row, column))) is None:
+                    continue
+                if cell.low is not None and cell.high is not None:
+                    ends = [100 * cell.low, 100 * cell.high]
+                    axes.plot(ends, [position + shift] * 2, color=colour, solid_capstyle="round")
+                axes.plot(
+                    100 * cell.value,
+                    position + shift,
+                    marker,
+                    color=colour,
+                    markersize=5,
+                    label=None if drawn else label,
+                )
+                drawn = True
+        _tasks(axes, section, columns)
+        axes.set_xlabel("percent")
+        axes.set_xlim(left=max(0.0, axes.get_xlim()[0]))
+        _title(figure, section)
+        _legend(figure, axes, len(section.rows))
+        return figure
+
+
+def differences(section: Section, book: Book, reference: str) -> Figure | None:
+    """What every trained checkpoint gains over one of them, on the same examples or episodes.
+
+    Args:
+        section: Whose tasks to show.
+        book: Holds the outcomes that the paired intervals are computed from.
+        reference: Row key of the checkpoint that is compared to.
+
+    Returns:
+        None if no two checkpoints have outcomes on the same task.
+    """
+    others = [row for row in section.rows if row != reference and row not in section.controls]
+    found: dict[tuple[str, str], tuple[float, float, float]] = {}
+    outcomes = _outcomes(section, book)
+    for row in others:
+        for column in section.headline:
+            ours, theirs = outcomes.get((row, column), {}), outcomes.get((reference, column), {})
+            if seeds := ours.keys() & theirs.keys():  # the same seed drew the same episodes
+                result = paired(ours[min(seeds)], theirs[min(seeds)])
+                found[row, column] = (result.difference, result.interval.low, result.interval.high)
+    columns = [column for column in section.headline if any(where == column for _, where in found)]
+    if not found:
+        return None
+    with mpl.rc_context(STYLE):
+        figure, axes = _figure(len(columns), len(others))
+        style = looks(section)
+        spread = np.linspace(-0.2, 0.2, len(others)) if len(others) > 1 else [0.0]
+        axes.axvline(0, color=INK, linewidth=0.9)
+        for shift, row in zip(spread, others, strict=True):
+            colour, marker = style[row]
+            label: str | None = section.rows[row]
+            for position, column in enumerate(columns):
+                if (row, column) in found:
+                    value, low, high = (100 * number for number in found[row, column])
+                    axes.plot([low, high], [position + shift] * 2, color=colour, solid_capstyle="round")
+                    axes.plot(value, position + shift, marker, color=colour, markersize=5, label=label)
+                    label = None
+        _tasks(axes, section, columns)
+        axes.set_xlabel(f"points more than {section.rows[reference]}, paired 95 %")
+        _title(figure, section)
+        _legend(figure, axes, len(others))
+        return figure
+
+
+def paired_differences(comparison: Comparison) -> Figure:
+    """Differences of pairs of methods with their intervals: a panel a protocol, a line a task or mean of tasks."""
+    protocols = list(dict.fromkeys(line.protocol for line in comparison.lines))
+    lines = {name: [line for line in comparison.lines if line.protocol == name] for name in protocols}
+    heights = [0.35 + 0.26 * len(lines[name]) for name in protocols]
+    titles = {
+        name: name.partition(" (") for name in protocols
+    }  # what is overridden stands small below the name
+    notes = {name: textwrap.wrap(note.rstrip(")"), 62) for name, (_, _, note) in titles.items()}
+    with mpl.rc_context(STYLE):
+        above = 0.13 * sum(map(len, notes.values()))
+        figure = Figure(figsize=(1.4 * WIDTH, 0.7 + sum(heights) + above), layout="constrained")
+        panels = figure.subplots(len(protocols), 1, squeeze=False, height_ratios=heights)[:, 0]
+        shifts = np.linspace(-0.22, 0.22, len(comparison.pairs)) if len(comparison.pairs) > 1 else [0.0]
+        for axes, name in zip(panels, protocols, strict=True):
+            axes.axvline(0, color=INK, linewidth=0.9)
+            for number, (shift, pair) in enumerate(zip(shifts, comparison.pairs, strict=True)):
+                colour, marker = PALETTE[number % len(PALETTE)], MARKERS[number % len(MARKERS)]
+                for position, line in enumerate(lines[name]):
+                    if (result := line.results.get(pair)) is None:
+                        continue
+                    ends = [100 * result.interval.low, 100 * result.interval.high]
+                    axes.plot(ends, [position + shift] * 2, color=colour, solid_capstyle="round")
+                    axes.plot(100 * result.difference, position + shift, marker, color=colour, markersize=5)
+            labels = [
+                f"{line.task}, {line.tasks} tasks" if line.tasks > 1 else f"{line.task} {line.metric}"
+                for line in lines[name]
+            ]
+            axes.set_yticks(range(len(labels)), labels)
+            for tick, line in zip(axes.get_yticklabels(), lines[name], strict=True):
+                tick.set_weight("bold" if line.tasks > 1 else "normal")
+            axes.set_ylim(len(labels) - 0.5, -0.5)
+            axes.grid(axis="y", visible=False)
+            axes.set_title(titles[name][0], pad=6 + 9 * len(notes[name]))
+            axes.text(
+                0, 1.03, "\n".join(notes[name]), transform=axes.transAxes, size=7, va="bottom", color=INK
+            )
+        panels[-1].set_xlabel("difference in points, 95 %")
+        handles = [
+            Line2D(
+                [],
+                [],
+                color=PALETTE[n % len(PALETTE)],
+                marker=MARKERS[n % len(MARKERS)],
+                label=" − ".join(pair),
+            )
+            for n, pair in enumerate(comparison.pairs)
+        ]
+        figure.legend(handles=handles, loc="outside lower left", ncols=min(3, len(handles)))
+        return figure
+
+
+def histories(curves: Mapping[str, Sequence[Mapping[str, float]]], name: str) -> Figure:
+    """One quantity over pretraining epochs, a line for each checkpoint that has it."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 2.3), layout="constrained")
+        axes = figure.add_subplot()
+        shown = [label for label, history in curves.items() if any(name in line for line in history)]
+        for number, label in enumerate(curves):
+            points = [(line["epoch"], line[name]) for line in curves[label] if name in line]
+            if points:
+                axes.plot(*zip(*points, strict=True), color=PALETTE[number % len(PALETTE)], label=label)
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        figure.suptitle(name.replace("_", " "), x=0.0, ha="left", size=9.5, weight="bold")
+        _legend(figure, axes, len(shown))
+        return figure
+
+
+def masks(history: Sequence[Mapping[str, float]], label: str) -> Figure:
+    """How open each augmentation's mask is over pretraining epochs."""
+    names = [name for name in history[-1] if name.startswith("mask_") and name != "mask_correlation"]
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 2.3), layout="constrained")
+        axes = figure.add_subplot()
+        for number, name in enumerate(names):
+            axes.plot(
+                [line["epoch"] for line in history],
+                [line[name] for line in history],
+                color=PALETTE[number % len(PALETTE)],
+                linestyle=("-", "--", ":")[number // len(PALETTE) % 3],
+                label=name.removeprefix("mask_"),
+            )
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        figure.suptitle(f"{label}: mean of each mask", x=0.0, ha="left", size=9.5, weight="bold")
+        _legend(figure, axes, len(names))
+        return figure
+
+
+def heatmap(values: np.ndarray[Any, Any], names: Sequence[str], title: str) -> Figure:
+    """A symmetric matrix in [-1, 1], such as the correlation of masks, with its numbers.
+
+    Args:
+        values: ``(K, K)``.
+        names: K names.
+        title: What it is.
+    """
+    with mpl.rc_context(STYLE | {"axes.grid": False, "axes.spines.left": False, "axes.spines.bottom": False}):
+        figure = Figure(figsize=(WIDTH, WIDTH), layout="constrained")
+        axes = figure.add_subplot()
+        axes.imshow(values, cmap="RdBu_r", vmin=-1, vmax=1)
+        axes.set_xticks(range(len(names)), names, rotation=90)
+        axes.set_yticks(range(len(names)), names)
+        for (row, column), value in np.ndenumerate(values):
+            dark = abs(float(value)) > 0.6
+            number = f"{value:.2f}".replace("0.", ".")
+            size = min(8.0, 60 / len(names))
+            axes.text(
+                column, row, number, ha="center", va="center", size=size, color="white" if dark else "black"
+            )
+        axes.set_title(title)
+        return figure
+
+
+def detections(pictures: Sequence[Picture], title: str) -> Figure:
+    """Images with what was found in them (solid, with class and score) and what is there (dashed).
+
+    Args:
+        pictures: What `eval.detection.pictures.Gallery` gives.
+        title: Which checkpoint on which task.
+    """
+    colours: dict[str, str] = {}
+    for picture in pictures:
+        for item in picture.found:
+            colours.setdefault(item.label, PALETTE[len(colours) % len(PALETTE)])
+    with mpl.rc_context(STYLE | {"axes.grid": False, "image.interpolation": "none"}):
+        down = -(-len(pictures) // 2)
+        figure = Figure(figsize=(WIDTH, 0.3 + down * WIDTH / 2), layout="constrained")
+        for number, picture in enumerate(pictures):
+            axes = figure.add_subplot(down, 2, number + 1)
+            axes.imshow(picture.image)
+            axes.set_axis_off()
+            for box in picture.truth:
+                axes.add_patch(_rectangle(box, edgecolor="white", linestyle=(0, (3, 2)), linewidth=1.0))
+            for item in picture.found:
+                colour = colours[item.label]
+                if item.mask is not None:
+                    shade = np.zeros((*item.mask.shape, 4))
+                    shade[item.mask] = (*to_rgb(colour), 0.45)
+                    axes.imshow(shade)
+                axes.add_patch(_rectangle(item.box, edgecolor=colour, linewidth=1.4))
+                text = f"{item.label} {percent(item.score)}"
+                label = axes.text(
+                    item.box[0], item.box[1], text, color="white", size=6.5, va="bottom", clip_on=True
+                )
+                label.set_path_effects([withStroke(linewidth=2, foreground="black")])
+        figure.suptitle(title, x=0.0, ha="left", size=9.5, weight="bold")
+        return figure
+
+
+def _rectangle(box: Sequence[float], **style: Any) -> Rectangle:
+    left, top, right, bottom = box
+    return Rectangle((left, top), right - left, bottom - top, fill=False, **style)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure whole, in the format of the path's ending, on white and without a date."""
+    form = path.suffix.removeprefix(".")
+    metadata: dict[str, Any] = {"png": {"Software": None}, "svg": {"Date": None}}.get(form, {})
+    with mpl.rc_context({"svg.hashsalt": path.stem}), atomic_write(path, "wb") as file:
+        figure.savefig(file, format=form, dpi=160, facecolor="white", metadata=metadata)
+
+
+def inline(figure: Figure, name: str, description: str) -> str:
+    """A figure as an ``<svg>`` element for a page: no ids that clash, colours by the page's CSS variables.
+
+    Args:
+        figure: The figure.
+        name: Unique on the page.
+        description: What a reader who cannot see it should know.
+    """
+    buffer = io.StringIO()
+    with mpl.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
+    text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text)
+    text = re.sub(r' id="([^"]+)"', rf' id="{name}-\1"', text)
+    text = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", text)
+    text = re.sub(r'xlink:href="#([^"]+)"', rf'href="#{name}-\1"', text)
+    text = text.replace("xlink:href", "href")
+    for colour, variable in ((INK, "--ink"), (LINE, "--line"), (FILL, "--page")):
+        text = text.replace(colour, f"var({variable})")
+    text = re.sub(r"font: ([^;\"]*?)'DejaVu Sans'[^;\"]*", r"font: \1system-ui, sans-serif", text)
+    width, height = (float(number) for number in re.findall(r'(?:width|height)="([\d.]+)pt"', text)[:2])
+    label = html.escape(description)
+    head = f'<svg class="figure" viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{label}">'
+    return head + text[text.index(">") + 1 :].strip()
+
+
+def _figure(tasks: int, rows: int) -> tuple[Figure, Axes]:
+    height = 0.85 + tasks * max(0.3, 0.13 * rows) + 0.2 * -(-rows // 3)
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _title(figure: Figure, section: Section) -> None:
+    """The protocol without its overrides, which would not fit."""
+    figure.suptitle(section.title.split(" (", 1)[0], x=0.0, ha="left", size=9.5, weight="bold")
+
+
+def _tasks(axes: Axes, section: Section, columns: Sequence[str]) -> None:
+    labels = [section.columns[column] for column in columns]
+    metrics = {label.split(" ", 1)[1] for label in labels}
+    if len(metrics) == 1:  # said once, not on every line
+        labels = [label.split(" ", 1)[0] for label in labels]
+    axes.set_yticks(range(len(columns)), labels)
+    axes.set_ylim(len(columns) - 0.5, -0.5)
+    axes.grid(axis="y", visible=False)
+
+
+def _legend(figure: Figure, axes: Axes, entries: int) -> None:
+    if entries:
+        figure.legend(
+            *axes.get_legend_handles_labels(),
+            loc="outside lower left",
+            ncols=min(3, entries),
+            handletextpad=0.4,
+            columnspacing=1.2,
+        )
+
+
+def _outcomes(section: Section, book: Book) -> dict[tuple[str, str], dict[int, np.ndarray[Any, Any]]]:
+    """By row and column key, and by seed, what happened on every example or episode of a section."""
+    found: dict[tuple[str, str], dict[int, np.ndarray[Any, Any]]] = {}
+    for record in book.counting():
+        if section_key(record) != section.key or not record.outcomes or record.outcomes.path.endswith(".gz"):
+            continue
+        arrays = book.outcomes(record)
+        for name in ("correct", "episodes"):
+            if name in arrays:
+                key = row_key(record), column_key(record, record.task.metric)
+                found.setdefault(key, {})[record.seed] = arrays[name]
+    return found

@@ -1,0 +1,117 @@
+"""How a command line is read, before any verb runs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from eval.cli import entry as cli
+from eval.errors import UserError
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "pretrain demo a=1 b.c=2 --data-root D --out O",
+        "pretrain demo a=1 --data-root D b.c=2 --out O",
+        "pretrain demo --data-root D --out O a=1 b.c=2",
+        "pretrain --data-root D --out O demo a=1 b.c=2",
+        "pretrain --data-root D demo --out O a=1 --quiet b.c=2",
+    ],
+)
+def test_overrides_stand_anywhere(line: str) -> None:
+    parsed = cli.parse(line.split())
+    assert (parsed.recipe, parsed.overrides) == ("demo", ["a=1", "b.c=2"])
+    assert (parsed.data_root, parsed.out) == (Path("D"), Path("O"))
+
+
+def test_folders_stand_anywhere() -> None:
+    assert cli.parse(["table", "a", "--format", "md", "b"]).places == [Path("a"), Path("b")]
+    assert cli.parse(["compare", "a", "--pair", "x", "y", "b"]).places == [Path("a"), Path("b")]
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (
+            "pretrain demo --out O --epochs=1 a=1",
+            r"unrecognized arguments: --epochs=1 \(see `mast pretrain --",
+        ),
+        ("list tasks a=1", r"unrecognized arguments: a=1 \(see `mast list --help`"),
+        ("doctor --quik", r"unrecognized arguments: --quik \(see `mast doctor --help`"),
+    ],
+)
+def test_what_a_verb_does_not_know_is_an_error(line: str, told: str) -> None:
+    with pytest.raises(UserError, match=told) as caught:
+        cli.parse(line.split())
+    assert caught.value.code == 2
+
+
+def test_a_list_may_be_given_in_parts() -> None:
+    line = "eval --checkpoint a --checkpoint b c --task x --task y --set k=1 --set l=2 --seeds 1 --seeds 2"
+    parsed = cli.parse([*line.split(), "--out", "O"])
+    assert parsed.checkpoint == ["a", "b", "c"]
+    assert parsed.task == ["x", "y"]
+    assert parsed.set == ["k=1", "l=2"]
+    assert parsed.seeds == [1, 2]
+    assert cli.parse(["eval", "--checkpoint", "a", "--task", "x", "--out", "O"]).set == []
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ("--task cifar10 --protocol knn --set k=foo", "parameter k of protocol knn cannot be 'foo'"),
+        ("--task cifar10 --protocol knn --set k", "--set k: not of the form key=value"),
+        ("--task voc0712 --set batch=big", "detection option batch='big' is not int"),
+    ],
+)
+def test_a_wrong_value_is_told_before_any_work(
+    options: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = f"eval --checkpoint a=x {options} --data-root {tmp_path} --out {tmp_path}/out"
+    assert cli.main(line.split()) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert told in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_use_is_told_before_torch_is_imported(tmp_path: Path) -> None:
+    (tmp_path / "net.pth").write_bytes(b"")
+    lines = {
+        "eval --checkpoint a=net.pth --task cifr10 --data-root . --out out": "unknown task 'cifr10'",
+        "eval --checkpoint a=net.pth --task cifar10 --protocol knnn --data-root . --out out": "'knnn'",
+        "eval --checkpoint a=net.pth --task cifar10 --protocol knn --set k=a --data-root . --out out": "'a'",
+        "eval --checkpoint a=net.pth --task cifar10 --data-root none --out out": "none: no such folder",
+        "eval --checkpoint a=nit.pth --task cifar10 --data-root . --out out": "nit.pth: neither a file nor",
+        "run mnii --data-root . --out out": "unknown suite 'mnii'",
+        "run mini --data-root none --out out": "none: no such folder",
+    }
+    program = (
+        "import sys; from eval.cli.entry import main; codes = [main(line.split()) for line in sys.argv[1:]]\n"
+    )
+    program += "print(set(codes), 'torch' in sys.modules)"
+    environment = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, "-c", program, *lines], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.stdout == "{2} False\n"
+    for said, told in zip(done.stderr.splitlines(), lines.values(), strict=True):
+        assert told in said
+
+
+def test_a_dry_run_counts_apart_what_cannot_be_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["eval", "--checkpoint", "random:resnet10-c8-half", "--protocol", "knn", "--dry-run"]
+    command += ["--data-root", str(tmp_path), "--out", str(tmp_path / "out"), "--task"]
+    assert cli.main([*command, "cifar10"]) == 0
+    *_, cell, whole, stuck = capsys.readouterr().out.splitlines()
+    assert "cifar10  knn v1  seed 0  data missing or broken: " in cell
+    assert whole == "1 cell, 0 to run: nothing."
+    assert stuck == "1 cell cannot be run as things stand, for the reason beside it."
+    assert cli.main([*command, "cifar10", "stl10"]) == 0
+    assert "2 cells, 0 to run: nothing." in capsys.readouterr().out
