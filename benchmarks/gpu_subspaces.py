@@ -2,15 +2,15 @@
 
     python benchmarks/gpu_subspaces.py --data ARCHIVES --out OUT --seconds 580
 
-ARCHIVES holds imagenette_96.tar and cifar10.tar (class folders below ``train`` and ``test``, below 64 MiB together), and
-for transfer caltech101_20.tar and tinyimagenet_20.tar where they are at hand. They are extracted once, into OUT/data.
-After ``--seconds`` pretraining is asked to stop and saves its state; the same command goes on from there, so the work
-fits into calls of ten minutes. Cells that are measured stay measured. OUT/records, OUT/outcomes and OUT/passports are
-what to bring back; ``benchmarks/sensitivity.py confirm OUT`` makes the table.
+ARCHIVES holds imagenette_96.tar and cifar10.tar (class folders below ``train`` and ``test``, below 64 MiB together),
+and for transfer caltech101_20.tar and tinyimagenet_20.tar where they are at hand. They are extracted once, into
+OUT/data. After ``--seconds`` pretraining is asked to stop and saves its state; the same command goes on from there,
+so the work fits into calls of ten minutes. Cells that are measured stay measured. OUT/records, OUT/outcomes and
+OUT/passports are what to bring back; ``benchmarks/sensitivity.py confirm OUT`` makes the table.
 
-At 100 epochs of 9,469 images and 8,000 forwards and backwards of 96 px a second a run would take about four minutes of
-an H100 (an estimate: nobody has run it). ``--arch``, ``--size``, ``--epochs`` and ``--batch`` make it small enough to be
-tried on a CPU.
+At 100 epochs of 9,469 images and 8,000 forwards and backwards of 96 px a second a run would take about four minutes
+of an H100 (an estimate: nobody has run it). ``--arch``, ``--size``, ``--epochs`` and ``--batch`` make it small enough
+to be tried on a CPU.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python benchmarks/readout.py RUN [RUN ...] --data-root DATA --images 4000
 
-RUN is a folder that ``mast pretrain`` or a suite wrote (``OUT/pretrain/NAME``). Every augmentation is applied alone to
-whole images of the run's own data; ridge regression reads its parameters off the embedding's dimensions that are
+RUN is a folder that ``mast pretrain`` or a suite wrote (``OUT/pretrain/NAME``). Every augmentation is applied alone
+to whole images of the run's own data; ridge regression reads its parameters off the embedding's dimensions that are
 closed for each augmentation, off those closed for none, off all of them, and off the backbone's features.
 """
 

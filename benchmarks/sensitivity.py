@@ -20,8 +20,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from eval.records import Record, read
-from eval.stats import holm, paired
+from eval.numbers.tests import holm, paired
+from eval.results.records import Record, read
 
 FACTORS = ("hue", "rotation", "scale", "position", "blur")
 BASE = "vicreg"
@@ -40,17 +40,24 @@ def values(records: Iterable[Record]) -> Values:
     return found
 
 
-def group(cells: Mapping[str, float], wanted: Callable[[str, str], bool]) -> float:
-    """The mean of the cells whose task and protocol are wanted."""
-    return statistics.mean(value for key, value in cells.items() if wanted(*key.split()))
+Wanted = Callable[[str, str], bool]  # of a task and a protocol
 
 
 def is_class(task: str, protocol: str) -> bool:
     return not task.endswith(FACTORS) and protocol in ("linear", "ridge", "knn")
 
 
-def is_factor(task: str, protocol: str) -> bool:
+def is_factor(task: str, _: str) -> bool:
     return task.endswith(FACTORS)
+
+
+def reads(factor: str) -> Wanted:
+    return lambda task, _: task.endswith(factor)
+
+
+def mean(cells: Mapping[str, float], wanted: Wanted) -> float:
+    """The mean of the cells whose task and protocol are wanted."""
+    return statistics.mean(value for key, value in cells.items() if wanted(*key.split()))
 
 
 def whole(found: Values) -> Values:
@@ -64,46 +71,31 @@ def whole(found: Values) -> Values:
 
 def search(found: Values) -> str:
     """One line a variant, differences to VICReg of the same seeds."""
-    lines = [
-        "# Forms of the sensitivity terms, on validation images",
-        "",
-        "| variant | seeds | classes | factors | score | " + " | ".join(FACTORS) + " |",
-        "|:--|--:|--:|--:|--:|" + "--:|" * len(FACTORS),
-    ]
+    columns = [is_class, is_factor, *map(reads, FACTORS)]
     base = found[BASE]
-    mean = [statistics.mean(group(cells, is_class) for cells in base.values())]
-    mean += [statistics.mean(group(cells, is_factor) for cells in base.values())]
-    singles = [_by_factor(base.values(), name) for name in FACTORS]
-    lines.append(_row([BASE + ", percent", str(len(base)), *(f"{x:.1f}" for x in mean), "", *singles]))
+    level = [f"{statistics.mean(mean(cells, wanted) for cells in base.values()):.1f}" for wanted in columns]
     rows = []
     for method, seeds in found.items():
         common = sorted(seeds.keys() & base.keys())
         if method == BASE or not common:
             continue
-
-        def difference(wanted: Callable[[str, str], bool], seeds=seeds, common=common) -> list[float]:  # type: ignore[no-untyped-def]
-            return [group(seeds[seed], wanted) - group(base[seed], wanted) for seed in common]
-
-        classes, factors = difference(is_class), difference(is_factor)
-        score = statistics.mean(factors) + 2 * min(0.0, statistics.mean(classes) + LOSS)
-        singles = [
-            _points(difference(lambda task, _, name=name: task.endswith(name)))  # type: ignore[misc]
-            for name in FACTORS
-        ]
-        cells = [method, str(len(common)), _points(classes), _points(factors), f"{score:+.1f}", *singles]
-        rows.append((-len(common), -score, cells))
-    lines += [_row(cells) for *_, cells in sorted(rows)]
-    lines += [
+        gains = [[mean(seeds[s], wanted) - mean(base[s], wanted) for s in common] for wanted in columns]
+        score = statistics.mean(gains[1]) + 2 * min(0.0, statistics.mean(gains[0]) + LOSS)
+        texts = [_points(each) for each in gains]
+        rows.append((-score, [method, str(len(common)), *texts[:2], f"{score:+.1f}", *texts[2:]]))
+    lines = [
+        "# Forms of the sensitivity terms, on validation images",
+        "",
+        "| variant | seeds | classes | factors | score | " + " | ".join(FACTORS) + " |",
+        "|:--|--:|--:|--:|--:|" + "--:|" * len(FACTORS),
+        _row([f"{BASE}, percent", str(len(base)), *level[:2], "", *level[2:]]),
+        *(_row(cells) for _, cells in sorted(rows)),
         "",
         "Differences to VICReg of the same pretraining seeds, in points; behind +- the standard error over "
         "seeds. Classes: mean of ridge and k-NN on two data sets; factors: mean of five. "
         "Score: factors + 2 min(0, classes + 0.5).",
     ]
     return "\n".join(lines) + "\n"
-
-
-def _by_factor(seeds: Iterable[Mapping[str, float]], name: str) -> str:
-    return f"{statistics.mean(group(cells, lambda task, _: task.endswith(name)) for cells in seeds):.1f}"
 
 
 def _points(differences: list[float]) -> str:
@@ -113,17 +105,17 @@ def _points(differences: list[float]) -> str:
     return text
 
 
-MEANS: dict[str, Callable[[str, str], bool]] = {
+MEANS: dict[str, Wanted] = {
     "classes, linear and k-NN": is_class,
     "factors": is_factor,
     "few-shot": lambda _, protocol: protocol == "fewshot",
 }
 PAIRS = (
     ("mast5", "vicreg"),
-    ("mast5", "same-views"),
     ("mast5", "no-sensitivity"),
-    ("same-views", "vicreg"),
+    ("mast5", "no-masks"),
     ("no-sensitivity", "vicreg"),
+    ("no-masks", "vicreg"),
 )
 
 
@@ -132,14 +124,11 @@ def confirm(found: Values) -> str:
     names = [name for name in found if name in {part for pair in PAIRS for part in pair}]
     lines = ["# Sensitivity: headline means over pretraining seeds", ""]
     counts = ", ".join(f"{name} {len(found[name])}" for name in names)
-    singles: dict[str, Callable[[str, str], bool]] = {
-        name: lambda task, _, name=name: task.endswith(name)  # type: ignore[misc]
-        for name in FACTORS
-    }
+    singles = {name: reads(name) for name in FACTORS}
     for title, means in (("Headline means", MEANS), ("Single factors, two data sets each", singles)):
         lines += [f"## {title}", "", "| | " + " | ".join(means) + " |", "|:--|" + "--:|" * len(means)]
         for name in names:
-            percent = [statistics.mean(group(c, w) for c in found[name].values()) for w in means.values()]
+            percent = [statistics.mean(mean(c, w) for c in found[name].values()) for w in means.values()]
             lines.append(_row([f"{name}, percent", *(f"{value:.1f}" for value in percent)]))
         for first, second in PAIRS:
             common = sorted(found.get(first, {}).keys() & found.get(second, {}).keys())
@@ -147,7 +136,7 @@ def confirm(found: Values) -> str:
                 continue
             results = [
                 paired(
-                    *([group(found[method][seed], wanted) for seed in common] for method in (first, second))
+                    *([mean(found[method][seed], wanted) for seed in common] for method in (first, second))
                 )
                 for wanted in means.values()
             ]
@@ -156,7 +145,10 @@ def confirm(found: Values) -> str:
             for result, p in zip(results, adjusted, strict=True):
                 low, high = result.interval.low, result.interval.high
                 text = f"{result.difference:+.1f} [{low:+.1f}, {high:+.1f}]"
-                cells.append((f"**{text}**" if low > 0 or high < 0 else text) + f" p {p:.3f}")
+                cells.append(
+                    (f"**{text}**" if low > 0 or high < 0 else text)
+                    + f", p {p:.3f}".replace("p 0.000", "p < 0.001")
+                )
             lines.append(_row([f"{first} - {second}, {len(common)} seeds", *cells]))
         lines.append("")
     lines.append(
