@@ -126,6 +126,12 @@ def test_the_loss_of_a_batch_is_the_sum_of_its_terms(small, third):
     assert set(outcome.loss.parts) >= {"sensitivity", "decorrelation", "prediction"}
 
 
+def test_prediction_without_widths_is_refused(small):
+    recipe = small(*SENSITIVE, mast=True)
+    with pytest.raises(ValueError, match="the widths of 5 augmentations, not 0"):
+        Learner(recipe, tuple(recipe.views.augmentations))
+
+
 def test_memory_format_is_that_of_the_recipe_and_changes_nothing(tmp_path, data_root, small):
     states = []
     for flag in ("true", "false"):
