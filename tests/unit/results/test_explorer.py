@@ -147,7 +147,7 @@ found.apart = all('td.apart').length;
 set('reference', ''); await wait(() => all('td.apart').length === 0);
 const first = all('table.results')[0].querySelector('td[tabindex="0"]'); first.focus();
 const press = (key) => document.activeElement.dispatchEvent(new KeyboardEvent('keydown', { key, bubbles: true }));
-press('ArrowRight'); press('ArrowDown'); 
+press('ArrowRight'); press('ArrowDown');
 found.at = [document.activeElement.cellIndex, document.activeElement.parentElement.rowIndex];
 press('Enter'); await wait(() => document.getElementById('detail').open);
 found.title = document.getElementById('detail-title').textContent;
