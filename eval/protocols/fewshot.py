@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,8 @@ class Params(base.Params):
         ridge: Penalty of the ridge head.
         interval: ``t``, or the papers' ``normal``: 1.96 standard errors over episodes.
         splits: What the pool holds.
+        short: Classes with fewer images than shots and queries: left out, or, where they have more than the shots,
+            with queries drawn with replacement (``resample``).
     """
 
     head: Literal["prototype", "cosine", "ridge", "logistic"]
@@ -39,6 +41,12 @@ class Params(base.Params):
     ridge: Positive
     interval: Literal["t", "normal"]
     splits: Annotated[tuple[Literal["train", "val", "test"], ...], Listed]
+    short: Literal["leave out", "resample"] = "leave out"
+
+    @classmethod
+    def smoke(cls, limit: int) -> dict[str, Any]:
+        """Episodes that a few images of two classes can fill."""
+        return {"way": 2, "shots": 1, "queries": 1, "episodes": limit}
 
 
 def outcomes(pool: Labelled, params: Params, seed: int) -> dict[str, npt.NDArray[np.generic]]:
@@ -65,6 +73,7 @@ def outcomes(pool: Labelled, params: Params, seed: int) -> dict[str, npt.NDArray
         queries=params.queries,
         num_episodes=params.episodes,
         seed=seed,
+        resample=params.short == "resample",
     )
     right = answers(np.asarray(pool.features), chosen, params)
     images = chosen.query.reshape(right.shape)
@@ -90,4 +99,4 @@ def measure(context: Context) -> Measured:
     )
 
 
-KIND = Kind(Params, ("classification",), measure)
+KIND = Kind(Params, ("classification",), measure, images=False)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+
+from mast.files import canonical_json
 
 from ..errors import UserError, unknown
 from ..numbers import tests
@@ -59,12 +61,20 @@ class _What:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Lines in the order of the records, a protocol's means after its tasks; ``units`` says what pairs are over."""
+    """Two checkpoints or methods, task by task.
+
+    Attributes:
+        pairs: What is compared.
+        lines: In the order of the records, a protocol's means after its tasks.
+        units: What pairs are over.
+        notes: Where the two sides of a pair saw their images prepared differently, a sentence each.
+    """
 
     pairs: tuple[Pair, ...]
     lines: list[Line] = field(default_factory=list)
     left_out: list[Line] = field(default_factory=list)
     units: dict[Pair, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def names(self) -> list[str]:
@@ -114,6 +124,7 @@ def build(
     for pair in pairs:
         single = all(set(seeds[name]) == {""} for name in pair)
         comparison.units[pair] = "test examples or episodes" if single else "pretraining seeds"
+        comparison.notes.extend(_prepared(pair, [seeds[name].values() for name in pair], records))
     for protocol, part_of in found.items():
         lines = [
             _line(protocol, what, cells, seeds, comparison, witness)
@@ -132,6 +143,36 @@ def build(
                 if len(part) > 1 and (mean := _mean(title, part, comparison)).results:
                     comparison.lines.append(mean)
     return comparison
+
+
+def _prepared(pair: Pair, sides: Sequence[Collection[str]], records: Sequence[Record]) -> Iterator[str]:
+    """In what the two sides' images were prepared differently."""
+    for what, of in (("input size", _size), ("interpolation", _interpolation), ("normalisation", _constants)):
+        first, second = (
+            sorted({of(record) for record in records if record.checkpoint.name in side} - {""})
+            for side in sides
+        )
+        if first != second and first and second:
+            told = f"{' and '.join(first)} against {' and '.join(second)}"
+            yield (
+                f"{pair[0]} and {pair[1]} saw images prepared differently ({what}: {told}); "
+                "part of their difference may come from that."
+            )
+
+
+def _size(record: Record) -> str:
+    """The input size in pixels, where the protocol leaves it to the checkpoint."""
+    fixed = (record.protocol.params.get("extraction") or {}).get("image_size")
+    return "" if fixed else f"{record.checkpoint.preprocessing.get('input_size', 'unknown')} px"
+
+
+def _interpolation(record: Record) -> str:
+    return str(record.checkpoint.preprocessing.get("interpolation", "unknown"))
+
+
+def _constants(record: Record) -> str:
+    constants = record.checkpoint.normalization or {}
+    return ", ".join(f"{key} {canonical_json(value)}" for key, value in sorted(constants.items()))
 
 
 def _checkpoints(name: str, known: Sequence[str]) -> dict[str, str]:
@@ -270,6 +311,7 @@ def markdown(comparison: Comparison) -> str:
         f"Means in percent, of all checkpoints ({', '.join(seeds)}); differences in points with 95 % intervals, "
         f"{told} that both have. {_count(comparison)}\n"
     )
+    parts.extend(f"{note}\n" for note in comparison.notes)
     if episodes := _episodes(comparison):
         parts.append(
             "Few-shot differences are over the images of the pool. Standard error in points over its episodes, which "

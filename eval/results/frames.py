@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -66,6 +66,11 @@ def of_records(found: Iterable[Record]) -> pd.DataFrame:
         for name, metric in record.metrics.items()
     ]
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def of_measurements(rows: Iterable[Mapping[str, object]]) -> pd.DataFrame:
+    """Rows by column name, in the order of `COLUMNS`; what a row does not have is missing."""
+    return pd.DataFrame(list(rows), columns=list(COLUMNS))
 
 
 def of_comparison(comparison: Comparison) -> pd.DataFrame:

@@ -216,6 +216,7 @@ def _pretraining(passports: Sequence[dict[str, Any]]) -> Iterator[Drawn]:
 
 def _detections(book: Book, data_root: Path) -> Markup:
     """By task: how checkpoints differ, the same test images for each of them, and where each fails."""
+    from .. import tasks as definitions
     from ..detection import Gallery
 
     tasks: dict[str, list[Record]] = {}
@@ -224,10 +225,21 @@ def _detections(book: Book, data_root: Path) -> Markup:
             tasks.setdefault(record.task.name, []).append(record)
     parts = []
     for task, done in tasks.items():
-        gallery = Gallery(task, data_root, side=SIDE, score=SHOWN_SCORE)
-        gains = _detection_gains(gallery, done, book)
-        drawn = list(_pictures(gallery, done, book))
-        parts.append(pages.render("detections.html", task=task, gains=gains, figures=_grid(drawn)))
+        if task not in definitions.names():  # a task file of the user's, which only the run was given
+            note = "not shown: this task is a file of your own; give its folder as --include"
+            parts.append(pages.render("detections.html", task=task, note=note))
+            continue
+        gallery = Gallery(definitions.get(task).open(data_root).drawn(), side=SIDE, score=SHOWN_SCORE)
+        here = [record for record in done if gallery.fits(book.outcomes(record))]
+        others = sorted({record.checkpoint.name for record in done if record not in here})
+        note = (
+            f"not shown, measured on other test images than {data_root} has: {', '.join(others)}"
+            if others
+            else ""
+        )
+        gains = _detection_gains(gallery, here, book)
+        drawn = _grid(list(_pictures(gallery, here, book)))
+        parts.append(pages.render("detections.html", task=task, note=note, gains=gains, figures=drawn))
     return Markup().join(parts)
 
 

@@ -162,13 +162,19 @@ def _order(how: ProtocolEntry) -> tuple[str, int, str, str]:
 
 
 def _rows(checkpoints: Iterable[CheckpointEntry]) -> dict[tuple[str, str], Row]:
-    """By name and identity; a label has hashes where a name stands for several weights or preprocessings."""
+    """By name and identity; a label has hashes where a name stands for several weights or preprocessings.
+
+    Where checkpoints were measured at different input sizes, each label has its size: sizes alone move numbers.
+    """
     distinct = {(entry.name, entry.identity): entry for entry in checkpoints}
     names = Counter(name for name, _ in distinct)
     weights = Counter((entry.name, entry.weights_sha256) for entry in distinct.values())
+    sizes = {entry.preprocessing.get("input_size") for entry in distinct.values()}
     rows = {}
     for key, entry in distinct.items():
         label = escape.line(entry.name)
+        if len(sizes) > 1:
+            label += f" ({entry.preprocessing.get('input_size', 'unknown')} px)"
         if names[entry.name] > 1:
             label += f" {(entry.weights_sha256 or '')[:8]}"
         if weights[entry.name, entry.weights_sha256] > 1:

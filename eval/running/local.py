@@ -71,9 +71,11 @@ class Runner:
         self.data_root = data_root
         self.folder = RunFolder(out, todo.name)
         self.progress = progress
-        self.opened = OpenData(data_root)
+        self.opened = OpenData(data_root, todo.limit)
         self.costs = Costs()
         self.completed: set[str] = set()
+        self.told: set[str] = set()
+        self.ran: list[str] = []  # run ids of this plan's cells that have a result, done now or before
         self.passports: dict[str, Passport] = {}
         self.timed: dict[tuple[str, str, str], float] = {}
 
@@ -169,15 +171,16 @@ class Runner:
                 continue
             summary.done += 1
             left = self.costs.left([*cells[number + 1 :], *waiting], len(arms))
-            self._say(f"{cell}: {headline(record)} in {duration(record.seconds)}{left}")
+            self._say(f"{cell}: {headline(record)}{_size(cell, record)} in {duration(record.seconds)}{left}")
 
     def _run_cell(
         self, cell: Cell, loaded: Loaded, checkpoint: CheckpointEntry, began: str, clock: float
     ) -> Record | None:
         """Measure and record a cell, or None if it is done."""
-        data = self.opened.of(cell)
+        data = self._open(cell)
         key = run_id(cell, checkpoint, data.manifest)
         if key in self.completed:
+            self.ran.append(key)
             return None
         store, work = self.folder.features, self.folder.work(key)
         with live(str(cell), self.progress) as progress:
@@ -193,7 +196,7 @@ class Runner:
             metrics={name: metric(estimate) for name, estimate in measured.metrics.items()},
             selected=plain(measured.selected),
             certificate=plain(measured.certificate),
-            warnings=list(measured.warnings),
+            warnings=list(dict.fromkeys([*data.warnings, *measured.warnings, *self._smoke()])),
             outcomes=keep(self.folder.root, measured),
             environment=describe(),
             started=began,
@@ -201,8 +204,10 @@ class Runner:
         )
         records.append(self.folder.records, record)
         for warning in record.warnings:
-            self._say(f"{cell}: warning: {warning}")
+            if warning not in data.warnings:
+                self._say(f"{cell}: warning: {warning}")
         self.completed.add(key)
+        self.ran.append(key)
         self.costs.learn([record])
         return record
 
@@ -239,7 +244,8 @@ class Runner:
         """Get a checkpoint, pretraining it if it is an arm, and keep its passport beside the records."""
         ref = source.ref
         if source.arm:
-            recipe, clock = load_recipe(source.arm.recipe, source.arm.overrides), time.monotonic()
+            recipe = load_recipe(source.arm.recipe, source.arm.overrides, self.plan.limit)
+            clock = time.monotonic()
             fresh = not self.folder.published(source.arm).parent.is_dir()
             self._say(f"{source.name}: pretraining ({source.arm.recipe} {' '.join(source.arm.overrides)})")
             folder = self.folder.published(source.arm).parent
@@ -270,6 +276,10 @@ class Runner:
 
     # -- what is known already --------------------------------------------------------------------------------
 
+    def _smoke(self) -> list[str]:
+        limit = self.plan.limit
+        return [] if limit is None else [f"a smoke test: at most {limit} examples of each split were used"]
+
     def _recall(self) -> None:
         if self.folder.records.is_file():
             book = records.read([self.folder.records])
@@ -296,15 +306,32 @@ class Runner:
         if not self.data_root.is_dir():  # embedded data that a run would write
             return "to run"
         try:
-            digest = self.opened.of(cell).manifest
+            digest = self._open(cell).manifest
         except UserError as error:
             return f"data missing or broken: {error}"
         done = checkpoint is not None and run_id(cell, checkpoint, digest) in self.completed
         return "done" if done else "to run"
 
+    def _open(self, cell: Cell) -> Any:
+        """A cell's data; what is odd about a data set is told when it is first opened."""
+        data = self.opened.of(cell)
+        for warning in data.warnings:
+            if warning not in self.told:
+                self.told.add(warning)
+                self._say(f"warning: {warning}")
+        return data
+
     def _say(self, line: str) -> None:
         if self.progress:
             print(line, file=sys.stderr, flush=True)
+
+
+def _size(cell: Cell, record: Record) -> str:
+    """The side of the images that the network saw; a detector's protocol has sizes of its own."""
+    if cell.task.kind not in ("classification", "multilabel"):
+        return ""
+    side = cell.protocol.settings.extraction.image_size or record.checkpoint.preprocessing["input_size"]
+    return f" at {side} px"
 
 
 @contextmanager
