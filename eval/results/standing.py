@@ -96,8 +96,8 @@ class Standings:
         """Means and ranks over the headline columns, for the rows that miss none of them.
 
         A rank is the mean over columns of the rank by value among these rows. Its range is the mean of the ranges
-        that hold in all columns at once with 95 % (Bonferroni over columns, Holm within). Empty where there are fewer
-        than two columns, which leave nothing to average.
+        that hold in all columns at once with 95 % (Bonferroni over columns, Holm within). One row alone
+        has none. Empty where there are fewer than two columns, which leave nothing to average.
         """
         columns = section.headline
         if len(columns) < 2:
@@ -105,7 +105,7 @@ class Standings:
         whole = [row for row in section.rows if all((row, column) in section.cells for column in columns)]
         means = {row: float(np.mean([section.cells[row, c].value for c in columns])) for row in whole}
         ranked = [row for row in whole if not row.control and not row.published]
-        if not ranked:
+        if len(ranked) < 2:
             return {row: Summary(mean) for row, mean in means.items()}
         places, lows, highs = [], [], []
         for column in columns:
