@@ -89,7 +89,7 @@ def _train(
     progress: bool,
     workers: int | None,
     tensorboard: bool,
-    fresh: bool,
+    fresh: bool = False,
 ) -> None:
     # -- images and views -----------------------------------------------------------------------------------
     if recipe.batch_size % (recipe.accumulate * world.size):
