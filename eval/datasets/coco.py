@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from mast.images import header
+
 from ..errors import UserError
-from .values import TOLERANCE, Tally, class_name, flag, image_size, number, whole
+from .values import TOLERANCE, Tally, class_name, flag, number, whole
 
 MARGIN = 0.1  # share of the image's sides that a polygon may stick out
 DISAGREES = 0.5  # intersection over union below which a box contradicts the polygon beside it
@@ -31,13 +33,15 @@ class CocoFile:
         content: What the file says, in order: ids are whole numbers, annotation ids start at 1, every annotation has
             ``bbox``, ``area`` and ``iscrowd``, every image its size.
         image_ids: From an image's id in the file to its id in ``content``.
-        warnings: What was put in order.
+        changed: Whether ``content`` is other than what the file says.
+        warnings: What was put in order, or is odd.
     """
 
     path: Path
     images: Path
     content: dict[str, Any]
     image_ids: dict[Any, int]
+    changed: bool = False
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -80,8 +84,8 @@ class _CocoReader:
         categories, category_ids = self._categories(content["categories"])
         pictures, image_ids = self._pictures(content["images"])
         annotations = self._annotations(content["annotations"], image_ids, category_ids)
-        content = {**content, "images": pictures, "annotations": annotations, "categories": categories}
-        return CocoFile(self.path, self.images, content, image_ids, self.tally.lines(self.path))
+        tidy = {**content, "images": pictures, "annotations": annotations, "categories": categories}
+        return CocoFile(self.path, self.images, tidy, image_ids, tidy != content, self.tally.lines(self.path))
 
     def _refuse(self, entry: str, found: str, remedy: str) -> UserError:
         return UserError(f"{self.path}, {entry}: {found}", remedy=remedy)
@@ -156,7 +160,7 @@ class _CocoReader:
         given = [entry.get("width"), entry.get("height")]
         if given == [None, None]:
             self.tally.add("images have no width and height, read from the pictures", name)
-            return image_size(self.images / name)
+            return header(self.images / name).shown
         width, height = (whole(side) for side in given)
         if width is None or height is None or width < 1 or height < 1:
             raise self._refuse(

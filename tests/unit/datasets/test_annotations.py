@@ -17,9 +17,10 @@ from PIL import Image
 from pycocotools import mask as runs
 
 from eval.datasets.coco import _decoded_pixels, read_coco
-from eval.datasets.values import flag, image_size, number, whole
+from eval.datasets.values import flag, number, whole
 from eval.datasets.voc import read_voc
 from eval.errors import UserError
+from mast.images import header
 
 WIDTH, HEIGHT = 100, 80
 SQUARE = [10, 10, 30, 10, 30, 40, 10, 40]
@@ -470,4 +471,4 @@ def test_sizes_are_those_of_the_turned_picture(tmp_path: Path, tag: int) -> None
     exif = Image.Exif()
     exif[274] = tag
     Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "a.jpg", exif=exif)
-    assert image_size(tmp_path / "a.jpg") == ((HEIGHT, WIDTH) if tag >= 5 else (WIDTH, HEIGHT))
+    assert header(tmp_path / "a.jpg").shown == ((HEIGHT, WIDTH) if tag >= 5 else (WIDTH, HEIGHT))
