@@ -97,7 +97,7 @@ class Standings:
 
         A rank is the mean over columns of the rank by value among these rows. Its range is the mean of the ranges
         that hold in all columns at once with 95 % (Bonferroni over columns, Holm within). One row alone
-        has none. Empty where there are fewer than two columns, which leave nothing to average.
+        has none. Empty where there are fewer than two columns: there is no mean then.
         """
         columns = section.headline
         if len(columns) < 2:
