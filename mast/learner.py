@@ -50,7 +50,9 @@ class Learner(nn.Module):
         self.readout: nn.Linear | None = None
         if self.masks is not None and recipe.weights.prediction:
             if len(widths) != len(names):
-                raise ValueError(f"prediction needs the widths of {len(names)} augmentations, not {len(widths)}")
+                raise ValueError(
+                    f"prediction needs the widths of {len(names)} augmentations, not {len(widths)}"
+                )
             self.widths = widths
             self.readout = nn.Linear(recipe.expander[-1], sum(widths), bias=False)
         self.mean: Tensor
