@@ -201,18 +201,19 @@ def strength(augmentation: Augmentation, params: Array) -> Matrix:
 def _alone(
     run: Run, data: Examples, augmentation: Augmentation
 ) -> tuple[Array, NDArray[np.float32], NDArray[np.float32], Matrix | None]:
-    """Parameters ``(N, P)`` of an augmentation applied alone to whole images, and what `_forward` makes of these."""
+    """Parameters ``(N, P)`` drawn for an augmentation alone, and what `_forward` makes of whole images changed so."""
     rows = np.arange(len(data.labels))
     params = augmentation.draw(
         uniform(0, 0, rows, f"analysis/{augmentation.name}", augmentation.num_uniforms)
     )
+    fitted = augmentation.fit(params, *data.images.shape[2:])
     whole, resize, parts = torch.tensor([[0.0, 0.0, 1.0, 1.0]]), Crop(run.recipe.views.size), []
     for start in range(0, len(rows), 256):
         part = slice(start, start + 256)
         images = on_device(torch.from_numpy(data.images[part]), torch.device("cpu"), torch.float32)
         if not isinstance(augmentation, Crop):
             images = resize.apply(images, whole.expand(len(images), 4))
-        parts.append(_forward(run, augmentation.apply(images, torch.from_numpy(params[part]))))
+        parts.append(_forward(run, augmentation.apply(images, torch.from_numpy(fitted[part]))))
     spread = [part[2] for part in parts if part[2] is not None]
     return (
         params,
@@ -244,7 +245,7 @@ def by_strength(run: Run, data: Examples, bins: int = 5) -> list[StrengthBin]:
         params, _, _, spread = _alone(run, data, augmentation)
         if spread is None:
             return []
-        power = strength(augmentation, params)
+        power = strength(augmentation, augmentation.fit(params, *data.images.shape[2:]))
         moved = np.flatnonzero(power > 0)
         moved = moved[np.argsort(power[moved], kind="stable")]
         parts = min(bins, len(np.unique(power[moved])))

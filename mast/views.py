@@ -88,14 +88,14 @@ class Views:
             alone = single & (chosen == k)
             first, second = self._pair(k, indices, epoch, 0)
             for attempt in range(1, _TRIES):
-                again = alone & (first == second).all(axis=1)
+                again = alone & _equal(augmentation, first, second)
                 if not again.any():
                     break
                 first[again], second[again] = self._pair(k, indices[again], epoch, attempt)
             shared = (single & (chosen != k)) | (all_but & (chosen == k))
             second[shared] = first[shared]
             params[augmentation.name] = np.stack([first, second])
-            differs[:, k] = (first != second).any(axis=1)
+            differs[:, k] = ~_equal(augmentation, first, second)
         if {"color", "gray"} <= set(self.names):
             # A grey image hides its hue, so a pair that isolates colour is shown in colour.
             hidden = single & (chosen == self.names.index("color"))
@@ -110,16 +110,16 @@ class Views:
         """Add the third view's parameters; returns what differs from the first, ``(B, K)``."""
         chosen = np.floor(uniform(self.seed, epoch, indices, "third", 1) * len(self.names)).astype(int)
         isolated = np.zeros((len(indices), len(self.names)), dtype=bool)
-        for k, name in enumerate(self.names):
+        for k, (name, augmentation) in enumerate(zip(self.names, self.augmentations, strict=True)):
             first = params[name][0]
             third, alone = first.copy(), chosen[:, 0] == k
             for attempt in range(_TRIES):
-                again = alone & (first == third).all(axis=1)
+                again = alone & _equal(augmentation, first, third)
                 if not again.any():
                     break
                 third[again] = self._pair(k, indices[again], epoch, _TRIES + attempt)[0]
             params[name] = np.concatenate([params[name], third[None]])
-            isolated[:, k] = (first != third).any(axis=1)
+            isolated[:, k] = ~_equal(augmentation, first, third)
         if {"color", "gray"} <= set(self.names):
             # A grey image hides its hue, so such a pair tells nothing of colour.
             isolated[params["gray"][0, :, 0] > 0, self.names.index("color")] = False
@@ -158,7 +158,14 @@ class Views:
         for number, view in enumerate(views):
             view = view[rows[number]]
             for augmentation in self.augmentations[1:] if cut else self.augmentations:
-                params = plan.params[augmentation.name][number][rows[number]]
-                view = augmentation.apply(view, torch.from_numpy(params).to(images.device))
+                drawn = plan.params[augmentation.name][number][rows[number]]
+                params = torch.from_numpy(augmentation.fit(drawn, *images.shape[-2:]))
+                view = augmentation.apply(view, params.to(images.device))
             views[number] = view
         return tuple(views)
+
+
+def _equal(augmentation: Augmentation, first: Array, second: Array) -> NDArray[np.bool_]:
+    """``(B,)``: which parameters do the same to a square."""
+    equal: NDArray[np.bool_] = (augmentation.fit(first, 1, 1) == augmentation.fit(second, 1, 1)).all(axis=1)
+    return equal

@@ -165,7 +165,7 @@ def test_two_processes_end_where_they_would_when_killed(two, tmp_path, data_root
 def test_a_batch_that_does_not_part_evenly_is_refused(tmp_path, data_root, small):
     world = World(torch.device("cpu"), rank=1, size=2)
     with pytest.raises(UserError, match="batch of 15 in 1 parts does not divide by 2"):
-        _train(small("batch_size=15"), tmp_path, world, data_root, False, 1, False)
+        _train(small("batch_size=15"), tmp_path, world, data_root, False, 1, False, False)
 
 
 def test_alone_nothing_is_gathered(monkeypatch):
