@@ -44,9 +44,9 @@ def changed(value: Any, rng: random.Random) -> Any:
         if action == 0 and isinstance(target, dict):
             del target[last]
         elif action == 1 and isinstance(target, dict):
-            target[rng.choice(["x", "name", "params", "1", "kind"])] = rng.choice(HOSTILE)
+            target[rng.choice(["x", "name", "params", "1", "kind"])] = copy.deepcopy(rng.choice(HOSTILE))
         else:
-            target[last] = rng.choice(HOSTILE)
+            target[last] = copy.deepcopy(rng.choice(HOSTILE))
         if not places(value):
             break
     return value
