@@ -11,6 +11,7 @@ import numpy as np
 
 from ..errors import UserError, unknown
 from ..numbers import tests
+from ..numbers.intervals import NoInterval
 from ..numbers.tests import Paired
 from .records import Book, Record
 from .tables import column_key, protocol_title, section_key
@@ -223,7 +224,7 @@ def markdown(comparison: Comparison) -> str:
 
 def _count(comparison: Comparison) -> str:
     single = [result for line in comparison.lines if line.tasks == 1 for result in line.results.values()]
-    excluded = sum(result.interval.low > 0 or result.interval.high < 0 for result in single)
+    excluded = sum(result.differs for result in single)
     return (
         f"{excluded} of {len(single)} intervals of single tasks exclude zero; by chance alone 1 in 20 would."
     )
@@ -236,9 +237,11 @@ def _points(values: Sequence[float]) -> str:
 def _gain(result: Paired | None) -> str:
     if result is None:
         return "–"
+    if isinstance(result.interval, NoInterval):
+        return f"{100 * result.difference:+.1f}"
     ends = f"{100 * result.interval.low:+.1f}, {100 * result.interval.high:+.1f}"
     text = f"{100 * result.difference:+.1f} [{ends}]"
-    return f"**{text}**" if result.interval.low > 0 or result.interval.high < 0 else text
+    return f"**{text}**" if result.differs else text
 
 
 def as_csv(comparison: Comparison) -> str:
@@ -250,9 +253,10 @@ def as_csv(comparison: Comparison) -> str:
     for line in comparison.lines:
         for pair, result in line.results.items():
             means = [float(np.mean(list(line.values[name].values()))) for name in pair]
-            numbers = [*means, result.difference, result.interval.low, result.interval.high, result.p_value]
+            ends = [getattr(result.interval, end, None) for end in ("low", "high")]
+            numbers = [*means, result.difference, *ends, result.p_value]
             row = [line.task, line.tasks, line.protocol, line.metric, *pair]
-            written.writerow([*row, *(f"{number:.6f}" for number in numbers)])
+            written.writerow([*row, *("" if number is None else f"{number:.6f}" for number in numbers)])
     return file.getvalue()
 
 

@@ -24,6 +24,7 @@ from matplotlib.ticker import MaxNLocator
 
 from mast.files import atomic_write
 
+from ..numbers.intervals import Interval
 from ..numbers.tests import paired
 from .render import percent
 from .tables import Section, column_key, row_key, section_key
@@ -137,7 +138,9 @@ def differences(section: Section, book: Book, reference: str) -> Figure | None:
             ours, theirs = outcomes.get((row, column), {}), outcomes.get((reference, column), {})
             if seeds := ours.keys() & theirs.keys():  # the same seed drew the same episodes
                 result = paired(ours[min(seeds)], theirs[min(seeds)])
-                found[row, column] = (result.difference, result.interval.low, result.interval.high)
+                ends = result.interval if isinstance(result.interval, Interval) else None
+                low, high = (result.difference,) * 2 if ends is None else (ends.low, ends.high)
+                found[row, column] = (result.difference, low, high)
     columns = [column for column in section.headline if any(where == column for _, where in found)]
     if not found:
         return None
@@ -183,8 +186,9 @@ def paired_differences(comparison: Comparison) -> Figure:
                 for position, line in enumerate(lines[name]):
                     if (result := line.results.get(pair)) is None:
                         continue
-                    ends = [100 * result.interval.low, 100 * result.interval.high]
-                    axes.plot(ends, [position + shift] * 2, color=colour, solid_capstyle="round")
+                    if isinstance(result.interval, Interval):
+                        ends = [100 * result.interval.low, 100 * result.interval.high]
+                        axes.plot(ends, [position + shift] * 2, color=colour, solid_capstyle="round")
                     axes.plot(100 * result.difference, position + shift, marker, color=colour, markersize=5)
             labels = [
                 f"{line.task}, {line.tasks} tasks" if line.tasks > 1 else f"{line.task} {line.metric}"
