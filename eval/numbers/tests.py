@@ -43,6 +43,13 @@ class Paired:
         """Whether the interval leaves out zero."""
         return isinstance(self.interval, Interval) and (self.interval.low > 0 or self.interval.high < 0)
 
+    @property
+    def ends(self) -> tuple[float | None, float | None]:
+        """The ends of the interval; None without one."""
+        return (
+            (self.interval.low, self.interval.high) if isinstance(self.interval, Interval) else (None, None)
+        )
+
 
 def paired(a: Sequence[float] | Array, b: Sequence[float] | Array, *, level: float = 0.95) -> Paired:
     """Compare two checkpoints entry by entry: `proportions` where all values are 0 or 1, else `means`.
@@ -191,6 +198,28 @@ def resampled(
     return _student(difference, error, df, kind, level)
 
 
+def crossed(differences: Array, seeds: Sequence[float] | Array, level: float = 0.95) -> Paired:
+    """The mean difference over examples and evaluation seeds, both of which vary.
+
+    The variance of a mean over both is at most the sum of its variance over examples and its variance over seeds,
+    which is what is taken; the degrees of freedom are Satterthwaite's (1946).
+
+    Args:
+        differences: (N,) of each example, the mean over seeds.
+        seeds: (S,) of each seed, the mean over examples, S >= 2.
+        level: Confidence level.
+    """
+    check_level(level)
+    examples, runs = np.asarray(differences, dtype=np.float64), np.asarray(seeds, dtype=np.float64)
+    parts = [float(data.var(ddof=1)) / len(data) for data in (examples, runs)]
+    error = math.sqrt(sum(parts))
+    wins, losses = int((examples > 0).sum()), int((examples < 0).sum())
+    if error <= 1e-12:
+        return Paired(float(examples.mean()), NoInterval("nothing varies"), None, wins, losses)
+    df = sum(parts) ** 2 / (parts[0] ** 2 / (len(examples) - 1) + parts[1] ** 2 / (len(runs) - 1))
+    return _student(float(examples.mean()), error, df, "t-examples-and-seeds", level, wins, losses)
+
+
 def detectable(error: float, df: float = math.inf, level: float = 0.95, power: float = 0.8) -> float:
     """The smallest true difference that a test with this standard error finds with the given probability.
 
@@ -235,7 +264,7 @@ def detectable_proportions(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values adjusted for their number (Holm 1979), in the given order: the chance of any false find stays below."""
+    """P-values adjusted for their number (Holm 1979), in the given order: no false find at all with their level."""
     values = np.asarray(p_values, dtype=np.float64)
     order = np.argsort(values)
     steps = values[order] * (len(values) - np.arange(len(values)))
