@@ -308,7 +308,10 @@ def test_looking_at_data_leaves_detectron2s_catalogs_alone(root: Path, name: str
 
 
 def test_low_data_tasks_train_on_what_they_say() -> None:
-    entries = catalog()["datasets"]
+    entries = {
+        name: {key: value for key, value in entry.items() if key != "counts"}  # those of the whole sets
+        for name, entry in catalog()["datasets"].items()
+    }
     assert entries["coco2017-1pct"] == {**entries["coco2017"], "fraction": 0.01}
     assert entries["coco2017-10pct"] == {**entries["coco2017"], "fraction": 0.1}
     assert entries["voc07-10shot"] == {**entries["voc07"], "shots": 10}
