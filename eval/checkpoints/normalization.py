@@ -71,6 +71,29 @@ class Normalization:
             )
         return cls(**facts)
 
+    @classmethod
+    def parse(cls, words: Sequence[str]) -> Normalization:
+        """Read what ``--normalization`` takes: ``imagenet``, ``none``, or mean and standard deviation.
+
+        Args:
+            words: One name, or two texts of one number or three with commas between.
+
+        Raises:
+            UserError: For anything else.
+        """
+        named = {"imagenet": cls(), "none": cls((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))}
+        if len(words) == 1 and words[0] in named:
+            return named[words[0]]
+        try:
+            mean, std = ([float(number) for number in word.split(",")] for word in words)
+        except ValueError as error:
+            raise UserError(
+                f"--normalization {' '.join(words)} is not understood",
+                remedy="write imagenet, none, or MEAN STD, such as 0.4914,0.4822,0.4465 0.247,0.243,0.261",
+                code=2,
+            ) from error
+        return cls(*((values * 3 if len(values) == 1 else values) for values in (mean, std)))  # type: ignore[arg-type]
+
     def to_json(self) -> dict[str, Any]:
         """As passports and records write it."""
         return {

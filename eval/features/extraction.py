@@ -94,7 +94,7 @@ def extract_pool(
         raise UserError(f"features in '{dtype}'", remedy="choose float32 or bfloat16", code=2)
     if not len(pool):
         raise UserError(f"{pool.name}: holds no images", remedy="add images")
-    identity = {
+    identity: dict[str, Any] = {
         "format": 1,
         "weights": passport.weights_sha256,
         "preprocess": preprocess.identity(),
@@ -102,6 +102,8 @@ def extract_pool(
         "layer": "features",
         "dtype": dtype,
     }
+    if passport.network:  # the same tensors compute something else
+        identity["network"] = passport.network
     entry = Entry(Path(store), identity, len(pool))
     with entry.lock():
         if not entry.whole():
