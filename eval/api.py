@@ -37,8 +37,9 @@ def load_backbone(ref: str, *, device: str | None = None, **said: Unpack[Said]) 
         ref: A file, a name from ``mast list checkpoints``, ``hf://owner/name``, ``timm:name``, or
             ``random:ARCH[@SEED]`` for random weights.
         device: Where to put the backbone; the GPU if there is one, when None.
-        **said: What you know about the file, which overrules it: ``layout``, ``arch``, ``key``, ``prefix``, ``heads``,
-            ``input_size``, ``normalization``, ``interpolation``; ``trust_pickle=True`` lets the file run its own code.
+        **said: What you know about the file, which overrules it: ``layout``, ``arch``, ``key``, ``prefix``,
+            ``heads``, ``input_size``, ``normalization``, ``interpolation``; ``trust_pickle=True`` lets the file run
+            its own code.
 
     Returns:
         The backbone, in evaluation mode and without gradients, and its passport. ``backbone.features(images)``

@@ -151,4 +151,5 @@ class Normalization:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) <= 1 << 53
+    return whole or (isinstance(value, float) and math.isfinite(value))

@@ -48,6 +48,8 @@ def in_file(tree: Mapping[Any, Any]) -> dict[str, Fact]:
         settings = _plain(tree.get(place)) if place in tree else None
         if isinstance(settings, Mapping):
             found.append(_solo_learn(settings, place))
+            if isinstance(name := settings.get("model"), str):  # timm's training script
+                found.append(timm_network(name, {}, place))
     return merge(*found)
 
 
@@ -280,12 +282,8 @@ def _whole(value: Any, what: str) -> int:
 
 
 def _number(value: Any, what: str, *, above: float) -> float:
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or not math.isfinite(value)
-        or value <= above
-    ):
+    whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) <= 1 << 53
+    if not (whole or isinstance(value, float)) or not math.isfinite(value) or value <= above:
         raise _wrong(what, value, f"a number above {above}")
     return float(value)
 
