@@ -46,13 +46,15 @@ class Normalization:
             ):
                 what = "positive numbers" if name == "std" else "numbers"
                 raise UserError(
-                    f"the {name} of the normalisation is {values!r}", remedy=f"it is three {what}", code=2
+                    f"the {name} of the normalisation is {repr(values)[:80]}",
+                    remedy=f"it is three {what}",
+                    code=2,
                 )
             object.__setattr__(self, name, tuple(values))
         for name, known in (("range", tuple(_TO_BYTES)), ("channels", ("RGB", "BGR"))):
             if getattr(self, name) not in known:
                 raise UserError(
-                    f"the {name} of the normalisation is {getattr(self, name)!r}",
+                    f"the {name} of the normalisation is {repr(getattr(self, name))[:80]}",
                     remedy=f"it is {known[0]} or {known[1]}",
                     code=2,
                 )
@@ -66,7 +68,7 @@ class Normalization:
         """
         if not isinstance(facts, Mapping) or not {"mean", "std"} <= set(facts) <= set(cls.__annotations__):
             raise UserError(
-                f"the normalisation is {facts!r}",
+                f"the normalisation is {repr(facts)[:80]}",
                 remedy="give mean and std, and if need be range and channels",
             )
         return cls(**facts)

@@ -188,7 +188,7 @@ def timm_network(name: str, arguments: Mapping[str, Any], source: str) -> dict[s
         return {key: Fact(value, source) for key, value in vit.of_timm(base, arguments).items()}
     changing = set(arguments) - {"num_classes", "in_chans", "drop_rate", "drop_path_rate"}
     if "res" in base and (not _PLAIN.fullmatch(base) or changing):
-        what = f"timm's {name}" + (f" with {', '.join(sorted(changing))}" if changing else "")
+        what = f"timm's {name[:60]}" + (f" with {', '.join(sorted(changing))}" if changing else "")
         return {
             "activation": Fact(
                 Unusable(
@@ -299,7 +299,7 @@ def _activation(value: Any, what: str) -> Any:
         raise _wrong(what, value, "a name")
     known = _ACTIVATIONS.get(value.lower())
     return known or Unusable(
-        f"activation '{value}'", f"supported are {', '.join(sorted(set(_ACTIVATIONS.values())))}"
+        f"activation '{value[:40]}'", f"supported are {', '.join(sorted(set(_ACTIVATIONS.values())))}"
     )
 
 
