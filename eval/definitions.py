@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import cached_property
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -28,6 +28,51 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 T = TypeVar("T")
+KINDS = ("tasks", "protocols", "suites", "layouts")
+_included: list[Path] = []
+
+
+@contextmanager
+def included(folders: Sequence[Path]) -> Iterator[None]:
+    """Let names stand for the user's own definitions too, for as long as the block runs.
+
+    Args:
+        folders: Each holds YAML files in one or more of the folders ``tasks``, ``protocols``, ``suites`` and
+            ``layouts``.
+
+    Raises:
+        UserError: If a folder is missing or holds none of these.
+    """
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder", remedy="give an existing one as --include", code=2)
+        if not any((folder / kind).is_dir() for kind in KINDS):
+            raise UserError(
+                f"{folder}: holds none of the folders {', '.join(KINDS)}",
+                remedy="put your YAML files into folders of these names",
+                code=2,
+            )
+    before = list(_included)
+    _included[:] = folders
+    try:
+        yield
+    finally:
+        _included[:] = before
+
+
+def files(folder: Path) -> dict[str, Path]:
+    """The YAML files of a folder of the package and of the included folders of that name, by name.
+
+    Raises:
+        UserError: If two have the same name.
+    """
+    found: dict[str, Path] = {}
+    for place in (folder, *(each / folder.name for each in _included)):
+        for path in sorted(place.glob("*.yaml")):
+            if path.stem in found:
+                raise UserError(f"{path}: {found[path.stem]} has the same name", remedy="rename one", code=2)
+            found[path.stem] = path
+    return found
 
 
 class Catalog(Generic[T]):
@@ -43,15 +88,17 @@ class Catalog(Generic[T]):
         self.kind = kind
         self.folder = folder
         self.cls = cls
+        self._read: dict[tuple[Path, ...], dict[str, T]] = {}
 
-    @cached_property
-    def _paths(self) -> dict[str, Path]:
-        return {path.stem: path for path in sorted(self.folder.glob("*.yaml"))}
-
-    @cached_property
+    @property
     def _all(self) -> dict[str, T]:
+        if (key := tuple(_included)) not in self._read:
+            self._read[key] = self._everything()
+        return self._read[key]
+
+    def _everything(self) -> dict[str, T]:
         found: dict[str, T] = {}
-        for path in self._paths.values():
+        for path in files(self.folder).values():
             for name, item in self._defined(path).items():
                 if name in found:
                     raise UserError(

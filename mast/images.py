@@ -74,10 +74,21 @@ def header(source: Path | bytes, name: str = "") -> Header:
         return Header(
             image.size,
             image.mode,
-            int(image.getexif().get(_ORIENTATION) or 1),
+            _orientation(image),
             int(getattr(image, "n_frames", 1)),
             image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info,
         )
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's tag, or TIFF's own; `getexif` of a PNG would decode the whole image."""
+    if hasattr(image, "tag_v2"):
+        value = image.tag_v2.get(_ORIENTATION, 1)
+    else:
+        tags = Image.Exif()
+        tags.load(image.info.get("exif", b""))
+        value = tags.get(_ORIENTATION, 1)
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def decode(source: Path | bytes, name: str = "") -> Image.Image:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
-from ..definitions import build, read_yaml
+from ..definitions import build, files, read_yaml
 from ..errors import UserError, unknown
 from .facts import Fact
 from .normalization import Normalization
@@ -107,11 +107,22 @@ def _document() -> dict[str, Any]:
     return read_yaml(FILE)
 
 
-@functools.cache
 def table() -> dict[str, Layout]:
-    """All layouts by name, in the order in which equals are preferred."""
+    """All layouts by name, in the order in which equals are preferred: the package's, then included ones."""
+    return _table(tuple(files(Path(__file__).with_name("layouts")).values()))
+
+
+@functools.cache
+def _table(own: tuple[Path, ...]) -> dict[str, Layout]:
     document = _document()
-    return {name: _entry(name, entry, document["renames"]) for name, entry in document["layouts"].items()}
+    entries = [(str(FILE), document["layouts"]), *((str(path), {path.stem: read_yaml(path)}) for path in own)]
+    found: dict[str, Layout] = {}
+    for where, layouts in entries:
+        for name, entry in layouts.items():
+            if name in found:
+                raise UserError(f"{where}: the layout '{name}' is defined twice", remedy="rename one", code=2)
+            found[name] = _entry(name, entry, document["renames"], where)
+    return found
 
 
 def _beside() -> dict[str, str]:
@@ -153,16 +164,13 @@ def undetermined(layout: Layout, family: str) -> dict[str, Fact]:
     }
 
 
-def _entry(
-    name: str, entry: Mapping[str, Any], renames: Mapping[str, Any], file: Path | None = None
-) -> Layout:
-    fields = {"name": name, **entry}
-    if file:
-        fields = {"title": name, "source": str(file), **fields}
+def _entry(name: str, entry: Mapping[str, Any], renames: Mapping[str, Any], where: str) -> Layout:
+    fields = {"name": name, "title": name, "source": where, **entry}
     if isinstance(rename := fields.get("rename"), str):
         fields["rename"] = renames[rename]
     constants = fields.pop("normalization", {})
-    layout = build(Layout, fields, where=str(file or f"{FILE}, {name}"))
+    layout = build(Layout, fields, where=f"{where}, {name}")
+    # Its numbers stand in passports as the file has them: 0 and not 0.0.
     return replace(layout, normalization=Normalization.from_json({**Normalization().to_json(), **constants}))
 
 
@@ -174,7 +182,7 @@ def get(name: str) -> Layout:
     """
     base, _, variant = name.partition(":")
     if Path(base).suffix in (".yaml", ".yml"):
-        layout = _entry(Path(base).stem, read_yaml(Path(base)), _document()["renames"], Path(base))
+        layout = _entry(Path(base).stem, read_yaml(Path(base)), _document()["renames"], base)
     elif base in table():
         layout = table()[base]
     else:

@@ -48,14 +48,14 @@ class Entry:
 
 
 def path() -> Path:
-    """The registry's file: in the source tree, or beside the installed package."""
-    here = Path(__file__).resolve()
-    for folder in (here.parents[2] / "pretrained", here.parents[1] / "pretrained"):
+    """The registry's file: inside an installed package, or in the source tree beside it."""
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package / "pretrained", package.parent / "pretrained"):
         if (folder / "registry.yaml").is_file():
             return folder / "registry.yaml"
     raise UserError(
-        "pretrained/registry.yaml is not there",
-        remedy="run from a source checkout or give the file's path",
+        f"{package / 'pretrained' / 'registry.yaml'} is not there",
+        remedy="install the package again: its build left the known checkpoints out",
         code=2,
     )
 

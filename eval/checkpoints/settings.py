@@ -133,7 +133,7 @@ def _image_processor(config: Mapping[str, Any], source: str) -> dict[str, Fact]:
         facts["input_size"] = _side(size, f"{source}: size")
     if (resample := config.get("resample")) is not None:
         name = _PILLOW.get(resample) if isinstance(resample, int) else str(resample).lower()
-        facts["interpolation"] = _interpolation(name, f"{source}: resample {resample!r}")
+        facts["interpolation"] = _interpolation(name, f"resample {repr(resample)[:40]}")
     return {name: Fact(value, source) for name, value in facts.items()}
 
 
@@ -165,7 +165,7 @@ def timm_preprocessing(config: Mapping[str, Any], source: str) -> dict[str, Fact
     if (size := config.get("input_size")) is not None:
         facts["input_size"] = _side(size, f"{source}: input_size")
     if (interpolation := config.get("interpolation")) is not None:
-        facts["interpolation"] = _interpolation(interpolation, f"{source}: interpolation")
+        facts["interpolation"] = _interpolation(interpolation, f"interpolation {repr(interpolation)[:40]}")
     return {name: Fact(value, source) for name, value in facts.items()}
 
 

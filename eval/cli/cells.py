@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from mast.errors import UserError
 from . import options, output
 
 if TYPE_CHECKING:
+    from ..results.records import Book
     from ..running.local import Runner
     from ..running.plan import Plan
 
@@ -31,7 +33,7 @@ def run_suite(name: str, arguments: argparse.Namespace) -> int:
     from ..running.local import embedded
     from ..running.plan import plan
 
-    todo = plan(suite)
+    todo = plan(suite, arguments.limit)
     if data_root is None:
         data_root = arguments.out / "data"
         if not arguments.dry_run:
@@ -42,36 +44,66 @@ def run_suite(name: str, arguments: argparse.Namespace) -> int:
     return run(todo, arguments, data_root, suite.title or suite.name)
 
 
-def run(todo: Plan, arguments: argparse.Namespace, data_root: Path, title: str) -> int:
-    """Run a plan and print its table, or with ``--dry-run`` print what it would do."""
+def run(
+    todo: Plan,
+    arguments: argparse.Namespace,
+    data_root: Path,
+    title: str,
+    then: Callable[[Book], None] | None = None,
+) -> int:
+    """Run a plan and print its table, or with ``--dry-run`` print what it would do.
+
+    Args:
+        todo: The plan.
+        arguments: The options of `options.running`.
+        data_root: The folder of the data sets.
+        title: Heading of table and report.
+        then: Prints more, from the records that the table was made of.
+    """
     from ..running.local import Runner
 
     runner = Runner(todo, data_root=data_root, out=arguments.out, progress=not arguments.quiet)
     if arguments.dry_run:
         cells = runner.preview()
         return output.as_json(cells) if arguments.json else _print_forecast(cells)
-    return _run(runner, arguments, data_root, title)
+    return _run(runner, arguments, data_root, title, then)
 
 
-def _print_forecast(cells: list[dict[str, Any]]) -> int:
+def _print_forecast(rows: list[dict[str, Any]]) -> int:
     from ..running.costs import counted, duration
 
-    for cell in cells:
-        cost = "" if cell["seconds"] is None else f"  {duration(cell['seconds'])}"
-        seed = f"seed {cell['seed']}"
-        print(f"{cell['checkpoint']}  {cell['task']}  {cell['protocol']}  {seed}  {cell['state']}{cost}")
-    to_run = [cell["seconds"] for cell in cells if cell["state"] == "to run"]
+    for row in rows:
+        cost = "" if row["seconds"] is None else f"  {duration(row['seconds'])}"
+        if row["work"] == "pretraining":
+            print(f"{row['checkpoint']}  pretraining  {row['protocol']}  seed {row['seed']}{cost}")
+            continue
+        cost += f"  features {duration(row['features'])}" if row["features"] else ""
+        seed = f"seed {row['seed']}"
+        print(f"{row['checkpoint']}  {row['task']}  {row['protocol']}  {seed}  {row['state']}{cost}")
+    cells = [row for row in rows if row["work"] == "cell"]
+    to_run = [row["seconds"] for row in cells if row["state"] == "to run"]
     known = [seconds for seconds in to_run if seconds is not None]
     costs = [duration(sum(known))] if known else []
     if unknown := len(to_run) - len(known):
         costs.append(f"{unknown} of unknown cost (no record here has one like it)")
     print(f"{counted(len(cells), 'cell')}, {len(to_run)} to run: {' and '.join(costs) or 'nothing'}.")
-    if stuck := sum(cell["state"] not in ("to run", "done") for cell in cells):
+    arms = [row["seconds"] for row in rows if row["work"] == "pretraining"]
+    if trained := [seconds for seconds in arms if seconds is not None]:
+        print(f"Pretraining of {counted(len(trained), 'checkpoint')}: about {duration(sum(trained))}.")
+    if features := sum(row["features"] or 0.0 for row in cells):
+        print(f"Features: about {duration(features)}.")
+    if stuck := sum(row["state"] not in ("to run", "done") for row in cells):
         print(f"{counted(stuck, 'cell')} cannot run; the reason stands beside each.")
     return 0
 
 
-def _run(runner: Runner, arguments: argparse.Namespace, data_root: Path, title: str) -> int:
+def _run(
+    runner: Runner,
+    arguments: argparse.Namespace,
+    data_root: Path,
+    title: str,
+    then: Callable[[Book], None] | None,
+) -> int:
     summary = runner.run()
     from ..results import report, tables
     from ..results.render import render
@@ -90,6 +122,8 @@ def _run(runner: Runner, arguments: argparse.Namespace, data_root: Path, title: 
         for path in files[:5]:
             print(f"  {path}")
         print(f"  {arguments.out / 'figures'}/")
+        if then is not None:
+            then(table.book)
     for message, count in summary.errors.items():
         output.failed(f"{message} [{counted(count, 'cell')}]", 1)
     return 1 if summary.failed else 0

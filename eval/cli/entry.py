@@ -19,6 +19,7 @@ from .options import Handler, Parser, Verbs
 VERBS = (
     "demo",
     "pretrain",
+    "recipe",
     "inspect",
     "convert",
     "eval",
@@ -27,6 +28,7 @@ VERBS = (
     "delta",
     "compare",
     "report",
+    "records",
     "analyze",
     "list",
     "data",
@@ -39,7 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         parsed = parse(arguments)
         handler: Handler = parsed.handler
-        return handler(parsed)
+        from ..definitions import included
+
+        with included(getattr(parsed, "include", [])):
+            return handler(parsed)
     except UserError as error:
         return output.failed(" ".join(str(error).split()), error.code)
     except (KeyboardInterrupt, Interrupted) as error:

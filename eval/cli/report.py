@@ -18,6 +18,7 @@ def add(verbs: options.Verbs) -> None:
     parser.add_argument(
         "--data-root", type=Path, help="show detections on the test images, which lie in this folder"
     )
+    options.include(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

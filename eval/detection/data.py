@@ -98,6 +98,25 @@ class DetectionData:
             for a in d["annotations"]
         )
 
+    def limited(self, number: int) -> DetectionData:
+        """At most ``number`` images of each split, evenly spaced, for a smoke test."""
+
+        def some(split: Split) -> Split:
+            if len(split.dicts) <= number:
+                return split
+            places = np.linspace(0, len(split.dicts) - 1, number).round().astype(int)
+            dicts = [split.dicts[place] for place in places]
+            if self.layout == "voc":
+                return replace(split, dicts=dicts)
+            # COCO's evaluation counts the objects of every image in the annotation file.
+            content = split.completed or _read_json(split.sources[0][0])
+            kept = {entry["image_id"] for entry in dicts}
+            images = [image for image in content["images"] if image["id"] in kept]
+            objects = [each for each in content["annotations"] if each["image_id"] in kept]
+            return replace(split, dicts=dicts, completed=content | {"images": images, "annotations": objects})
+
+        return replace(self, train=some(self.train), test=some(self.test))
+
     def drawn(self, *, images: int | None = None, shots: int | None = None, seed: int = 0) -> DetectionData:
         """The data set with the training part that a cell uses; all of it where nothing asks for less.
 

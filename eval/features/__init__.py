@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .extraction import extract, extract_pool
+from .extraction import extract, extract_pool, pooled
 from .preprocess import RESAMPLING, Preprocess
 
-__all__ = ["RESAMPLING", "Preprocess", "extract", "extract_pool"]
+__all__ = ["RESAMPLING", "Preprocess", "extract", "extract_pool", "pooled"]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,9 @@ from ..errors import UserError
 from .matrices import COPY, Features, Rows, take
 from .preprocess import Preprocess
 from .store import SHARD, Entry
+
+if TYPE_CHECKING:
+    import torch
 
 Progress = Callable[[int, int], None]
 
@@ -30,7 +33,10 @@ def extract(
     batch_size: int = 64,
     image_size: int | None = None,
     resize: float | None = None,
-    squash: bool = False,
+    squash: bool | str = False,
+    interpolation: str | None = None,
+    normalization: str | None = None,
+    pooling: str = "average",
     workers: int = 2,
     dtype: str = "float32",
     progress: Progress | None = None,
@@ -45,7 +51,10 @@ def extract(
         batch_size: Images in a forward.
         image_size: Side of the input in pixels; the checkpoint's own when None.
         resize: Short side before the centre crop: pixels, or a multiple of the crop when below 8.
-        squash: Resize to a square, ignoring the aspect ratio.
+        squash: As of `Preprocess.of`.
+        interpolation: The checkpoint's own when None.
+        normalization: The checkpoint's own when None, see `Preprocess.of`.
+        pooling: As of `pooled`.
         workers: Threads that decode; 0 decodes in between.
         dtype: "float32", or "bfloat16" for a forward under autocast; stored as float32 either way.
         progress: Called with rows done and rows in all.
@@ -61,8 +70,16 @@ def extract(
         backbone,
         passport,
         split.pool,
-        Preprocess.of(passport, image_size=image_size, resize=resize, squash=squash),
+        Preprocess.of(
+            passport,
+            image_size=image_size,
+            resize=resize,
+            squash=squash,
+            interpolation=interpolation,
+            normalization=normalization,
+        ),
         store=store,
+        pooling=pooling,
         batch_size=batch_size,
         workers=workers,
         dtype=dtype,
@@ -80,6 +97,7 @@ def extract_pool(
     preprocess: Preprocess,
     *,
     store: str | Path,
+    pooling: str = "average",
     batch_size: int = 64,
     workers: int = 2,
     dtype: str = "float32",
@@ -94,21 +112,62 @@ def extract_pool(
         raise UserError(f"features in '{dtype}'", remedy="choose float32 or bfloat16", code=2)
     if not len(pool):
         raise UserError(f"{pool.name}: holds no images", remedy="add images")
+    place = entry(passport, pool, preprocess, store, pooling, dtype)
+    with place.lock():
+        if not place.whole():
+            _fill(place, backbone, pool, preprocess, pooling, batch_size, workers, dtype, progress)
+    return place.read()
+
+
+def entry(
+    passport: Passport,
+    pool: Pool,
+    preprocess: Preprocess,
+    store: str | Path,
+    pooling: str = "average",
+    dtype: str = "float32",
+) -> Entry:
+    """Where a pool's features lie in the store, whether they are there already or not."""
     identity: dict[str, Any] = {
         "format": 1,
         "weights": passport.weights_sha256,
         "preprocess": preprocess.identity(),
         "images": pool.digest,
-        "layer": "features",
+        "layer": "features" if pooling == "average" else pooling,
         "dtype": dtype,
     }
     if passport.network:  # the same tensors compute something else
         identity["network"] = passport.network
-    entry = Entry(Path(store), identity, len(pool))
-    with entry.lock():
-        if not entry.whole():
-            _fill(entry, backbone, pool, preprocess, batch_size, workers, dtype, progress)
-    return entry.read()
+    return Entry(Path(store), identity, len(pool))
+
+
+def pooled(backbone: Backbone, images: torch.Tensor, pooling: str = "average") -> torch.Tensor:
+    """What is read off a backbone: (B, D).
+
+    Args:
+        backbone: The backbone.
+        images: (B, 3, H, W), normalised.
+        pooling: "average" for the backbone's own features; "res5-6x6" for the last feature map averaged over 6 x 6
+            windows at stride 1 and flattened, channel by channel (VISSL: 8192 numbers of a ResNet-50 at 224 px).
+
+    Raises:
+        UserError: If the pooling is unknown or the feature map is smaller than a window.
+    """
+    import torch
+
+    if pooling == "average":
+        return backbone.features(images)
+    if pooling != "res5-6x6":
+        raise UserError(f"pooling '{pooling}' is not known", remedy="it is average or res5-6x6", code=2)
+    found = backbone.feature_maps(images)["res5"]
+    if min(found.shape[2:]) < 6:
+        raise UserError(
+            f"the last feature map of {images.shape[-1]} px is {found.shape[2]} x {found.shape[3]}, a window 6 x 6",
+            remedy="use 192 px or more, or a protocol on average-pooled features",
+            code=2,
+        )
+    result: torch.Tensor = torch.nn.functional.avg_pool2d(found, 6, stride=1).flatten(1)
+    return result
 
 
 def _fill(
@@ -116,6 +175,7 @@ def _fill(
     backbone: Backbone,
     pool: Pool,
     preprocess: Preprocess,
+    pooling: str,
     batch_size: int,
     workers: int,
     dtype: str,
@@ -131,7 +191,7 @@ def _fill(
     for batch in batches(pool, preprocess, position, batch_size, workers):
         with torch.inference_mode(), context:
             images = preprocess.normalise(torch.from_numpy(batch).to(device, non_blocking=True))
-            rows = backbone.features(images).float().cpu().numpy()
+            rows = pooled(backbone, images, pooling).float().cpu().numpy()
         if not np.isfinite(rows).all():
             bad = position + int(np.flatnonzero(~np.isfinite(rows).all(1))[0])
             raise UserError(

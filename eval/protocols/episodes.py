@@ -43,15 +43,27 @@ class Episodes:
         return digest.hexdigest()
 
 
-def draw(labels: Array, *, way: int, shots: int, queries: int, num_episodes: int, seed: int) -> Episodes:
+def draw(
+    labels: Array,
+    *,
+    way: int,
+    shots: int,
+    queries: int,
+    num_episodes: int,
+    seed: int,
+    resample: bool = False,
+) -> Episodes:
     """Draw episodes from the labels alone, so that every checkpoint and head meets the same ones.
 
     Classes, then images within each class, are drawn without replacement; classes with too few images are left out.
+    With ``resample`` only classes with at most ``shots`` images are left out, and one with fewer than
+    ``shots + queries`` has its queries drawn with replacement from what its support leaves (AugSelf).
 
     Raises:
-        UserError: If fewer than ``way`` classes have ``shots + queries`` images.
+        UserError: If fewer than ``way`` classes have enough images.
     """
-    need = shots + queries
+    total = shots + queries
+    need = shots + 1 if resample else total
     groups = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     groups = [group for group in groups if len(group) >= need]
     if len(groups) < way:
@@ -61,10 +73,16 @@ def draw(labels: Array, *, way: int, shots: int, queries: int, num_episodes: int
             code=2,
         )
     generator = np.random.default_rng(seed)
-    rows = np.empty((num_episodes, way, need), dtype=np.int64)
+    rows = np.empty((num_episodes, way, total), dtype=np.int64)
     for episode in range(num_episodes):
         for position, index in enumerate(generator.choice(len(groups), way, replace=False)):
-            rows[episode, position] = generator.choice(groups[int(index)], need, replace=False)
+            group = groups[int(index)]
+            if len(group) >= total:
+                rows[episode, position] = generator.choice(group, total, replace=False)
+            else:
+                mixed = generator.permutation(group)
+                rows[episode, position, :shots] = mixed[:shots]
+                rows[episode, position, shots:] = generator.choice(mixed[shots:], queries)
     return Episodes(rows[:, :, :shots], rows[:, :, shots:])
 
 
@@ -153,8 +171,8 @@ def logistic(support: Tensor, query: Tensor, params: Params) -> Tensor:
 HEADS: dict[str, Head] = {"prototype": prototype, "cosine": cosine, "ridge": ridge, "logistic": logistic}
 
 
-def accuracies(features: Array, chosen: Episodes, params: Params) -> npt.NDArray[np.float64]:
-    """Accuracy of the head of ``params.head`` in every episode, (E,).
+def answers(features: Array, chosen: Episodes, params: Params) -> npt.NDArray[np.bool_]:
+    """Whether the head of ``params.head`` is right about each query of every episode, (E, way * queries).
 
     Args:
         features: (N, D) the pool's features.
@@ -165,7 +183,7 @@ def accuracies(features: Array, chosen: Episodes, params: Params) -> npt.NDArray
     dtype = torch.float64 if head in ("ridge", "logistic") else torch.float32
     total, way, queries = chosen.query.shape
     truth = torch.arange(way, device=device).repeat_interleave(queries)
-    result = np.empty(total)
+    result = np.empty((total, way * queries), dtype=bool)
     for start in range(0, total, CHUNK):
         part = slice(start, start + CHUNK)
 
@@ -174,5 +192,11 @@ def accuracies(features: Array, chosen: Episodes, params: Params) -> npt.NDArray
             return (_unit(x) if params.transform == "l2" else x).view(*rows.shape, -1)
 
         scores = HEADS[head](take(chosen.support[part]), take(chosen.query[part]).flatten(1, 2), params)
-        result[part] = (scores.argmax(-1) == truth).double().mean(1).cpu().numpy()
+        result[part] = (scores.argmax(-1) == truth).cpu().numpy()
     return result
+
+
+def accuracies(features: Array, chosen: Episodes, params: Params) -> npt.NDArray[np.float64]:
+    """The share of right `answers` in every episode, (E,)."""
+    shares: npt.NDArray[np.float64] = answers(features, chosen, params).mean(1)
+    return shares

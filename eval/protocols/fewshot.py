@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,8 @@ class Params(base.Params):
         ridge: Penalty of the ridge head.
         interval: ``t``, or the papers' ``normal``: 1.96 standard errors over episodes.
         splits: What the pool holds.
+        short: Classes with fewer images than shots and queries: left out, or, where they have more than the shots,
+            with queries drawn with replacement (``resample``).
     """
 
     head: Literal["prototype", "cosine", "ridge", "logistic"]
@@ -39,15 +41,26 @@ class Params(base.Params):
     ridge: Positive
     interval: Literal["t", "normal"]
     splits: Annotated[tuple[Literal["train", "val", "test"], ...], Listed]
+    short: Literal["leave out", "resample"] = "leave out"
+
+    @classmethod
+    def smoke(cls, limit: int) -> dict[str, Any]:
+        """Episodes that a few images of two classes can fill."""
+        return {"way": 2, "shots": 1, "queries": 1, "episodes": limit}
 
 
-def episodes(pool: Labelled, params: Params, seed: int) -> npt.NDArray[np.float64]:
-    """Accuracy in every episode, (E,), with the head of ``params.head``.
+def outcomes(pool: Labelled, params: Params, seed: int) -> dict[str, npt.NDArray[np.generic]]:
+    """What happened in every episode, with the head of ``params.head``.
+
+    Returns:
+        ``episodes`` (E,) accuracies; ``asked`` and ``right`` (N,) int32: how often each image of the pool was a
+        query, and how often the answer was right. With them two checkpoints are compared over images, which episodes
+        share, and not over episodes alone.
 
     Raises:
         UserError: If images have several labels, or too few classes have enough images.
     """
-    from .episodes import accuracies, draw
+    from .episodes import answers, draw
 
     if pool.multilabel:
         raise UserError(
@@ -60,21 +73,30 @@ def episodes(pool: Labelled, params: Params, seed: int) -> npt.NDArray[np.float6
         queries=params.queries,
         num_episodes=params.episodes,
         seed=seed,
+        resample=params.short == "resample",
     )
-    return accuracies(np.asarray(pool.features), chosen, params)
+    right = answers(np.asarray(pool.features), chosen, params)
+    images = chosen.query.reshape(right.shape)
+    number = len(pool.labels)
+    return {
+        "episodes": right.mean(1),
+        "asked": np.bincount(images.ravel(), minlength=number).astype(np.int32),
+        "right": np.bincount(images[right], minlength=number).astype(np.int32),
+    }
 
 
 def measure(context: Context) -> Measured:
     """Mean accuracy over episodes, with an interval over episodes."""
     params: Params = context.params
-    values = episodes(context.labelled(*params.splits), params, context.seed)
+    found = outcomes(context.labelled(*params.splits), params, context.seed)
+    values = np.asarray(found["episodes"], dtype=np.float64)
     over = intervals.normal_legacy if params.interval == "normal" else intervals.episodes
     counts = {split: len(context.data.splits[split]) for split in params.splits}
     return Measured(
         {context.metric: Estimate(float(values.mean()), over(values))},
         counts | {"episodes": len(values)},
-        arrays={"episodes": values},
+        arrays=found,
     )
 
 
-KIND = Kind(Params, ("classification",), measure)
+KIND = Kind(Params, ("classification",), measure, images=False)

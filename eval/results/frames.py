@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -68,6 +68,11 @@ def of_records(found: Iterable[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
+def of_measurements(rows: Iterable[Mapping[str, object]]) -> pd.DataFrame:
+    """Rows by column name, in the order of `COLUMNS`; what a row does not have is missing."""
+    return pd.DataFrame(list(rows), columns=list(COLUMNS))
+
+
 def of_comparison(comparison: Comparison) -> pd.DataFrame:
     """One row for each line and pair; values are fractions."""
     rows = [
@@ -81,8 +86,8 @@ def of_comparison(comparison: Comparison) -> pd.DataFrame:
             "mean_first": float(np.mean(list(line.values[pair[0]].values()))),
             "mean_second": float(np.mean(list(line.values[pair[1]].values()))),
             "difference": result.difference,
-            "low": result.interval.low,
-            "high": result.interval.high,
+            "low": result.ends[0],
+            "high": result.ends[1],
             "p": result.p_value,
             "over": comparison.units[pair],
         }

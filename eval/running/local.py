@@ -24,6 +24,8 @@ from ..errors import UserError
 from ..protocols.base import Progress
 from ..results import records
 from ..results.records import CheckpointEntry, DataEntry, Record
+from ..suites import Arm
+from . import forecast
 from .cell import context, measure
 from .costs import Costs, duration
 from .environment import describe
@@ -71,11 +73,14 @@ class Runner:
         self.data_root = data_root
         self.folder = RunFolder(out, todo.name)
         self.progress = progress
-        self.opened = OpenData(data_root)
+        self.opened = OpenData(data_root, todo.limit)
         self.costs = Costs()
         self.completed: set[str] = set()
+        self.told: set[str] = set()
+        self.ran: list[str] = []  # run ids of this plan's cells that have a result, done now or before
         self.passports: dict[str, Passport] = {}
         self.timed: dict[tuple[str, str, str], float] = {}
+        self.trials: dict[str, float | None] = {}
 
     def run(self) -> Summary:
         """Run every cell that is not done.
@@ -96,39 +101,86 @@ class Runner:
         """What `run` would do, without doing it.
 
         Returns:
-            For each cell ``checkpoint``, ``task``, ``protocol``, ``seed``, ``state`` (``done``, ``to run``, or why
-            it would fail) and ``seconds``: from comparable records in this folder, else, where the
-            protocol's kind can tell, from a little of the work, timed; else None.
+            For each checkpoint to pretrain and each cell ``work`` (``pretraining`` or ``cell``), ``checkpoint``,
+            ``task``, ``protocol``, ``seed``, ``state`` (``done``, ``to run``, or why it would fail) and ``seconds``:
+            from comparable records in this folder, else, where the protocol's kind can tell, from a little of the
+            work, timed; else None. ``features``: seconds of extraction that this cell is the first to need, from
+            some images, timed; None where a record's seconds contain it.
         """
         self._recall()
-        found = []
+        extraction = forecast.Features(self.folder.features)
+        found: list[dict[str, Any]] = []
         for source in self.plan.sources:
             state = ""
             try:
                 checkpoint = self._known(source)
             except UserError as error:
                 checkpoint, state = None, str(error)
+            if source.arm and checkpoint is None and not state and self.plan.of(source):
+                found.append(self._pretraining(source, source.arm))
             for cell in self.plan.of(source):
                 outlook = state or self._state(cell, checkpoint)
                 seconds = self.costs.of(cell)
-                if seconds is None and outlook == "to run" and checkpoint:
-                    seconds = self._timed(source, cell)
+                features = None
+                if seconds is None and outlook == "to run":
+                    seconds = self._timed(source, cell) if checkpoint else None
+                    features = self._features(source, cell, extraction, known=checkpoint is not None)
                 found.append(
                     {
+                        "work": "cell",
                         "checkpoint": cell.checkpoint,
                         "task": cell.task.name,
                         "protocol": f"{cell.protocol.name} v{cell.protocol.version}",
                         "seed": cell.seed,
                         "state": outlook,
                         "seconds": seconds,
+                        "features": features,
                     }
                 )
         return found
 
+    def _pretraining(self, source: Source, arm: Arm) -> dict[str, Any]:
+        """What `preview` says of a checkpoint that has to be pretrained; equal recipes share a trial."""
+        recipe = load_recipe(arm.recipe, arm.overrides, self.plan.limit)
+        key = recipe.model_copy(update={"seed": 0}).model_dump_json()
+        if key not in self.trials:
+            there = (self.data_root / recipe.data.folder).exists()
+            self.trials[key] = forecast.pretraining(recipe, self.data_root) if there else None
+        return {
+            "work": "pretraining",
+            "checkpoint": source.name,
+            "task": None,
+            "protocol": arm.recipe,
+            "seed": recipe.seed,
+            "state": "to run",
+            "seconds": self.trials[key],
+            "features": None,
+        }
+
+    def _features(
+        self, source: Source, cell: Cell, extraction: forecast.Features, *, known: bool
+    ) -> float | None:
+        """Seconds of extraction that a cell is the first to need."""
+        if cell.protocol.code.images or not self.data_root.is_dir():
+            return None
+        ref, options, size = source.ref, source.options, None
+        if source.arm and known:
+            ref = str(self.folder.published(source.arm))
+        elif source.arm:
+            recipe = load_recipe(source.arm.recipe, source.arm.overrides)
+            ref, size = f"random:{recipe.arch}", recipe.views.size
+        elif source.like and source.like in self.passports:
+            size = self.passports[source.like].input_size
+        elif source.like:  # of a checkpoint that has still to be pretrained
+            like = next(other for other in self.plan.sources if other.name == source.like)
+            size = load_recipe(like.arm.recipe, like.arm.overrides).views.size if like.arm else None
+        data, how = self.opened.of(cell), cell.protocol.settings.extraction
+        return extraction.seconds(source.name, ref, options, data, how, size)
+
     def _timed(self, source: Source, cell: Cell) -> float | None:
         """Seconds of a cell by a trial, where its kind offers one; equal cells on one architecture share it."""
-        forecast = cell.protocol.code.forecast
-        if forecast is None:
+        trial = cell.protocol.code.forecast
+        if trial is None:
             return None
         ref = str(self.folder.published(source.arm)) if source.arm else source.ref
         loaded = checkpoints.load(ref, **source.options)
@@ -136,7 +188,7 @@ class Runner:
         key = (loaded.passport.arch, cell.task.name, protocol_entry(cell).identity)
         if key not in self.timed:
             data, work = self.opened.of(cell), self.folder.work("forecast")
-            self.timed[key] = forecast(context(cell, loaded, data, store=self.folder.features, work=work))
+            self.timed[key] = trial(context(cell, loaded, data, store=self.folder.features, work=work))
         return self.timed[key]
 
     # -- one checkpoint ---------------------------------------------------------------------------------------
@@ -170,15 +222,16 @@ class Runner:
                 continue
             summary.done += 1
             left = self.costs.left([*cells[number + 1 :], *waiting], len(arms))
-            self._say(f"{cell}: {headline(record)} in {duration(record.seconds)}{left}")
+            self._say(f"{cell}: {headline(record)}{_size(cell, record)} in {duration(record.seconds)}{left}")
 
     def _run_cell(
         self, cell: Cell, loaded: Loaded, checkpoint: CheckpointEntry, began: str, clock: float
     ) -> Record | None:
         """Measure and record a cell, or None if it is done."""
-        data = self.opened.of(cell)
+        data = self._open(cell)
         key = run_id(cell, checkpoint, data.manifest)
         if key in self.completed:
+            self.ran.append(key)
             return None
         store, work = self.folder.features, self.folder.work(key)
         with live(str(cell), self.progress) as progress:
@@ -194,7 +247,7 @@ class Runner:
             metrics={name: metric(estimate) for name, estimate in measured.metrics.items()},
             selected=plain(measured.selected),
             certificate=plain(measured.certificate),
-            warnings=list(measured.warnings),
+            warnings=list(dict.fromkeys([*data.warnings, *measured.warnings, *self._smoke()])),
             outcomes=keep(self.folder.root, measured),
             environment=describe(),
             started=began,
@@ -202,8 +255,10 @@ class Runner:
         )
         records.append(self.folder.records, record)
         for warning in record.warnings:
-            self._say(f"{cell}: warning: {warning}")
+            if warning not in data.warnings:
+                self._say(f"{cell}: warning: {warning}")
         self.completed.add(key)
+        self.ran.append(key)
         self.costs.learn([record])
         return record
 
@@ -240,7 +295,8 @@ class Runner:
         """Get a checkpoint, pretraining it if it is an arm, and keep its passport beside the records."""
         ref = source.ref
         if source.arm:
-            recipe, clock = load_recipe(source.arm.recipe, source.arm.overrides), time.monotonic()
+            recipe = load_recipe(source.arm.recipe, source.arm.overrides, self.plan.limit)
+            clock = time.monotonic()
             fresh = not self.folder.published(source.arm).parent.is_dir()
             self._say(f"{source.name}: pretraining ({source.arm.recipe} {' '.join(source.arm.overrides)})")
             folder = self.folder.published(source.arm).parent
@@ -273,6 +329,10 @@ class Runner:
 
     # -- what is known already --------------------------------------------------------------------------------
 
+    def _smoke(self) -> list[str]:
+        limit = self.plan.limit
+        return [] if limit is None else [f"a smoke test: at most {limit} examples of each split were used"]
+
     def _recall(self) -> None:
         if self.folder.records.is_file():
             book = records.read([self.folder.records])
@@ -299,15 +359,32 @@ class Runner:
         if not self.data_root.is_dir():  # embedded data that a run would write
             return "to run"
         try:
-            digest = self.opened.of(cell).manifest
+            digest = self._open(cell).manifest
         except UserError as error:
             return f"data missing or broken: {error}"
         done = checkpoint is not None and run_id(cell, checkpoint, digest) in self.completed
         return "done" if done else "to run"
 
+    def _open(self, cell: Cell) -> Any:
+        """A cell's data; what is odd about a data set is told when it is first opened."""
+        data = self.opened.of(cell)
+        for warning in data.warnings:
+            if warning not in self.told:
+                self.told.add(warning)
+                self._say(f"warning: {warning}")
+        return data
+
     def _say(self, line: str) -> None:
         if self.progress:
             print(line, file=sys.stderr, flush=True)
+
+
+def _size(cell: Cell, record: Record) -> str:
+    """The side of the images that the network saw; a detector's protocol has sizes of its own."""
+    if cell.task.kind not in ("classification", "multilabel"):
+        return ""
+    side = cell.protocol.settings.extraction.image_size or record.checkpoint.preprocessing["input_size"]
+    return f" at {side} px"
 
 
 @contextmanager

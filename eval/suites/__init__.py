@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from mast import yaml
 
+from ..definitions import files
 from ..errors import UserError, unknown
 
 FOLDER = Path(__file__).parent
@@ -121,8 +122,8 @@ class Suite(_Strict):
 
 
 def names() -> list[str]:
-    """The suites that come with the package."""
-    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    """The suites that come with the package, and those of included folders."""
+    return sorted(files(FOLDER))
 
 
 def load(name: str | Path) -> Suite:
@@ -133,9 +134,9 @@ def load(name: str | Path) -> Suite:
     """
     path = Path(name)
     if path.suffix not in {".yaml", ".yml"}:
-        path = FOLDER / f"{name}.yaml"
-        if not path.is_file():
-            raise unknown("suite", str(name), names())
+        if str(name) not in (known := files(FOLDER)):
+            raise unknown("suite", str(name), known)
+        path = known[str(name)]
     elif not path.is_file():
         raise UserError(
             f"{path}: no such suite file", remedy="`mast list suites` shows what there is", code=2

@@ -85,7 +85,7 @@ def test_a_run_has_everything_that_a_record_needs(whole: tuple[Any, Path]) -> No
 def test_kept_predictions_give_the_same_numbers(whole: tuple[Any, Path], root: Path) -> None:
     result, _ = whole
     kept = json.loads(json.dumps({"classes": result.classes, "images": result.per_image}))
-    again = detection.Gallery("scenes-voc", root).evaluate(kept)
+    again = detection.Gallery(tasks.get("scenes-voc").open(root)).evaluate(kept)
     assert again.metrics == result.metrics
     assert again.per_class == result.per_class
     assert str(root) not in result.config

@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,24 @@ def test_no_detectron2_is_a_failure_with_the_remedy(monkeypatch: pytest.MonkeyPa
     assert text.endswith("1 failed: Detectron2 files")
 
 
+def test_a_machine_without_a_temporary_folder_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container whose root is read-only and that has no tmpfs."""
+
+    def none_usable() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp', '/var/tmp']")
+
+    monkeypatch.setattr(tempfile, "gettempdir", none_usable)
+    report = doctor.report()
+    checks = by_name(report)
+    assert not report["ok"]
+    assert checks["temporary folder"]["status"] == "failed"
+    assert "TMPDIR" in checks["temporary folder"]["remedy"]
+    assert checks["torch"]["status"] == "ok"
+    assert checks["Detectron2 forward"]["detail"] == "no temporary folder"
+    assert list(report["disk"]) == ["working folder"]
+    assert "FAIL temporary folder" in doctor.render(report)
+
+
 def broken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lines: str) -> dict[str, dict[str, Any]]:
     """Run Detectron2's checks with `lines` executed in their process first."""
     start = "import os, sys\nfrom eval.detection.selfcheck import CHECKS, main\n"
@@ -162,17 +181,3 @@ def test_a_full_disk_and_small_shared_memory_are_warnings(monkeypatch: pytest.Mo
         shared = doctor._check("shared memory", doctor._shared_memory)
         assert (shared["status"], "--shm-size" in shared["remedy"]) == ("warning", True)
         assert "has 64 MiB" in shared["detail"]
-
-
-def test_a_machine_without_a_temporary_folder_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    def none() -> str:
-        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
-
-    monkeypatch.setattr("tempfile.gettempdir", none)
-    report = doctor.report()
-    check = by_name(report)["temporary folder"]
-    assert (check["status"], report["ok"]) == ("failed", False)
-    assert "TMPDIR" in check["remedy"]
-    assert list(report["disk"]) == ["working folder"]
-    assert by_name(report)["Detectron2 import"]["detail"] == "no temporary folder"
-    assert "temporary folder" in doctor.render(report)
