@@ -42,6 +42,7 @@ def main() -> None:
         normalization=Normalization(),
         input_size=args.size,
         interpolation="bicubic",
+        network={},
     )
     generator = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:

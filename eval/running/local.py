@@ -184,6 +184,7 @@ class Runner:
             return None
         ref = str(self.folder.published(source.arm)) if source.arm else source.ref
         loaded = checkpoints.load(ref, **source.options)
+        loaded.passport.refuse_guesses()
         key = (loaded.passport.arch, cell.task.name, protocol_entry(cell).identity)
         if key not in self.timed:
             data, work = self.opened.of(cell), self.folder.work("forecast")
@@ -320,6 +321,8 @@ class Runner:
                 "normalization": other.normalization,
                 "input_size": other.input_size,
                 "interpolation": other.interpolation,
+                "provenance": passport.provenance
+                | dict.fromkeys(("normalization", "input_size", "interpolation"), f"as {source.like}'s"),
             }
         self.passports[source.name] = replace(passport, **changes)
         return self.passports[source.name]
