@@ -3,22 +3,24 @@
 #   VENV=.venv          where it lies
 #   CONSTRAINTS=        install without the exact versions of constraints.txt (another torch, say)
 #   PIP_ARGS=...        further arguments for pip; its own settings (PIP_INDEX_URL ...) apply as well
+#   CONTAINER_ARGS=...  arguments of container-test, such as --base IMAGE --pip-conf FILE
 
 PYTHON ?= python3
 VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 PIP_ARGS ?=
 DEMO_OUT ?= demo
+CONTAINER_ARGS ?=
 PYTEST_ARGS ?= -n auto --maxprocesses 8 --dist loadfile -m "not slow and not weights and not peers"
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.mast-setup
 
-.PHONY: help setup demo test lint format clean distclean
+.PHONY: help setup demo test lint format container-test clean distclean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
 
 setup: $(STAMP) ## make .venv with everything in it, Detectron2 included
 	@echo "Ready: $(BIN)/mast --help"
@@ -45,6 +47,9 @@ lint: $(STAMP) ## ruff and mypy, strict
 format: $(STAMP) ## let ruff put the code in order
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+container-test: ## build the image from a clean clone, use it and kill it; needs root and buildah
+	$(PYTHON) tests/container/check.py $(CONTAINER_ARGS)
 
 clean: ## remove caches, builds and the demo's output
 	rm -rf build dist $(DEMO_OUT) .mypy_cache .pytest_cache .ruff_cache .hypothesis
