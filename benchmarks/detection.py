@@ -42,9 +42,10 @@ def main() -> None:
     from detectron2.engine import DefaultTrainer
     from detectron2.utils.events import EventStorage
 
-    from eval import checkpoints, protocols, tasks
+    from eval import checkpoints, tasks
     from eval.detection import certify
     from eval.detection.convert import load_backbone
+    from eval.detection.data import register
     from eval.detection.run_cell import _quiet, _resolve
     from eval.detection.train import Trainer
     from mast.model import parse_arch
@@ -61,8 +62,10 @@ def main() -> None:
             return []
 
     with tempfile.TemporaryDirectory() as folder, _quiet(Path(folder)):
-        task, protocol = tasks.get(args.task), protocols.get(args.protocol)
-        _, cfg = _resolve(loaded, task, protocol, overrides, 0, args.data_root, Path(folder))
+        task, protocol = tasks.resolve(args.task, args.protocol, overrides)
+        data = protocol.code.data(task.open(args.data_root), protocol.settings, 0)
+        cfg = _resolve(loaded, protocol, data, 0, Path(folder))
+        register(data, Path(folder))
         began = time.monotonic()
         trainers: dict[str, Any] = {}
         trainers["ours"] = Trainer(

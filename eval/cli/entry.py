@@ -18,7 +18,7 @@ from mast import __version__
 from mast.errors import Interrupted, UserError, unknown
 
 if TYPE_CHECKING:
-    from ..running.local import Plan, Source
+    from ..running.plan import Plan, Source
 
 Handler = Callable[[argparse.Namespace], int]
 KINDS = ("tasks", "protocols", "checkpoints", "layouts", "suites", "recipes", "augmentations", "data")
@@ -422,14 +422,14 @@ def evaluate(arguments: argparse.Namespace) -> int:
     pairs = [
         (task, protocol)
         for task in arguments.task
-        for protocol in arguments.protocol or tasks.get(task).protocols[:1]
+        for protocol in arguments.protocol or [tasks.get(task).default]
     ]
     for task, protocol in pairs:  # before torch is imported
         tasks.resolve(task, protocol, changes)
     for text in [*arguments.checkpoint, *arguments.against]:
         references.check(_named(text)[1])
 
-    from ..running.local import Plan, make_cell
+    from ..running.plan import Plan, make_cell
 
     sources = _sources(arguments)
     cells = [
@@ -479,7 +479,7 @@ def _sources(arguments: argparse.Namespace) -> tuple[Source, ...]:
     """Checkpoints of a command line: named, or by file; controls take over the first other one's preprocessing."""
     from mast.train import PUBLISHED
 
-    from ..running.local import Source
+    from ..running.plan import Source
 
     found = {}
     for text in [*arguments.checkpoint, *arguments.against]:
@@ -513,7 +513,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(
             f"the suite {suite.name} needs --data-root", remedy="give the folder of data sets", code=2
         )
-    from ..running.local import claim, embedded, plan
+    from ..running.folder import claim
+    from ..running.local import embedded
+    from ..running.plan import plan
 
     todo = plan(suite)
     if data_root is None:
@@ -528,7 +530,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _carry_out(todo: Plan, arguments: argparse.Namespace, data_root: Path, title: str) -> int:
     """Run a plan, or say what it would do; then its table and its report."""
-    from ..running.local import Runner, counted, duration
+    from ..running.costs import counted, duration
+    from ..running.local import Runner
 
     runner = Runner(todo, data_root=data_root, out=arguments.out, progress=not arguments.quiet)
     if arguments.dry_run:

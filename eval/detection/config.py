@@ -6,12 +6,12 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from detectron2 import model_zoo
 from detectron2.config import CfgNode, get_cfg
 
 from mast.model import Arch
 
+from ..device import device
 from ..errors import UserError, unknown
 from . import backbone, vit
 from .options import options_of
@@ -82,7 +82,7 @@ def resolve(
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = num_classes
     cfg.MODEL.RETINANET.NUM_CLASSES = num_classes
     cfg.INPUT.MASK_FORMAT = "bitmask" if bitmasks else "polygon"
-    cfg.MODEL.DEVICE = options.get("device", "cuda" if torch.cuda.is_available() else "cpu")
+    cfg.MODEL.DEVICE = options.get("device", str(device()))
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("train",), ("test",)
     cfg.SEED = seed
     if "workers" in options:

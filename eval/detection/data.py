@@ -6,10 +6,13 @@ import hashlib
 import json
 import os
 import re
+import tempfile
 import xml.etree.ElementTree as ElementTree
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +38,17 @@ class Split:
     Attributes:
         dicts: Detectron2's dataset dicts.
         sources: Folder and split name (VOC) or annotation file and image folder (COCO), one for each part.
+        completed: The content of the first annotation file with what it lacked; None where it lacked nothing.
     """
 
     dicts: list[dict[str, Any]]
     sources: list[tuple[Path, str]]
+    completed: dict[str, Any] | None = None
 
 
-@dataclass
+@dataclass(frozen=True)
 class DetectionData:
-    """A checked detection data set.
+    """A checked detection data set. Detectron2 knows nothing of it before `register`.
 
     Attributes:
         name: The entry of ``datasets.yaml``.
@@ -51,9 +56,9 @@ class DetectionData:
         classes: Names, in the order of the category ids of the dicts.
         train: What is trained on.
         test: What is measured.
-        manifest: SHA-256 over the annotations of both splits.
-        counts: Images and objects of both splits.
-        bitmasks: Whether a training mask is given as run lengths.
+        masks: Whether every object has a mask that is to be learnt.
+        shots: Training objects of each class that the data set's definition keeps; None keeps all.
+        fraction: Share of the training images that the data set's definition keeps; None keeps all.
         warnings: What is odd but harmless.
     """
 
@@ -62,10 +67,56 @@ class DetectionData:
     classes: tuple[str, ...]
     train: Split
     test: Split
-    manifest: str
-    counts: dict[str, int]
-    bitmasks: bool
+    masks: bool
+    shots: int | None = None
+    fraction: float | None = None
     warnings: list[str] = field(default_factory=list)
+
+    @cached_property
+    def manifest(self) -> str:
+        """SHA-256 over the annotations of both splits."""
+        return _manifest(self.classes, self.train.dicts, self.test.dicts)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Images and objects of both splits."""
+        return {
+            f"{split}_{what}": count
+            for split, part in (("train", self.train), ("test", self.test))
+            for what, count in (
+                ("images", len(part.dicts)),
+                ("instances", sum(not a.get("iscrowd", 0) for d in part.dicts for a in d["annotations"])),
+            )
+        }
+
+    @property
+    def bitmasks(self) -> bool:
+        """Whether a training mask is given as run lengths."""
+        return any(
+            isinstance(a.get("segmentation"), dict) and not a.get("iscrowd", 0)
+            for d in self.train.dicts
+            for a in d["annotations"]
+        )
+
+    def drawn(self, *, images: int | None = None, shots: int | None = None, seed: int = 0) -> DetectionData:
+        """The data set with the training part that a cell uses; all of it where nothing asks for less.
+
+        Args:
+            images: Keep only so many training images, in place of the definition's share.
+            shots: Keep only so many training objects of each class, in place of the definition's number; the
+                others are taken out of their images.
+            seed: Draws them.
+
+        Raises:
+            UserError: If there is less data than asked for.
+        """
+        shots = self.shots if shots is None else shots
+        if images is None and self.fraction is not None:
+            images = max(1, round(self.fraction * len(self.train.dicts)))
+        if images is None and shots is None:
+            return self
+        dicts = subset(self.train.dicts, self.classes, images=images, shots=shots, seed=seed)
+        return replace(self, train=replace(self.train, dicts=dicts))
 
 
 def catalog() -> dict[str, Any]:
@@ -73,27 +124,14 @@ def catalog() -> dict[str, Any]:
     return dict(yaml.safe_load(Path(__file__).with_name("datasets.yaml").read_text(encoding="utf-8")))
 
 
-def prepare(
-    name: str,
-    data_root: Path,
-    *,
-    masks: bool,
-    work_dir: Path,
-    train_images: int | None = None,
-    shots: int | None = None,
-    seed: int = 0,
-) -> DetectionData:
-    """Find a data set, check it, and register it with Detectron2 as ``train`` and ``test``.
+def prepare(name: str, data_root: Path, *, masks: bool) -> DetectionData:
+    """Find a data set and check it, the whole of it; nothing is written and Detectron2 is told nothing.
 
     Args:
         name: An entry of ``datasets.yaml``; or ``voc:<folder>`` or ``coco:<folder>`` with the official layout
             and any classes.
         data_root: Where the official folders lie; relative folders of `name` start here.
         masks: Whether every object needs a mask.
-        work_dir: Where a completed copy of an annotation file goes, if one is needed.
-        train_images: Keep only so many training images.
-        shots: Keep only so many training objects of each class; the others are taken out of their images.
-        seed: Draws that subset.
 
     Raises:
         UserError: For anything that would fail later or train on something wrong; file and remedy are named.
@@ -108,43 +146,30 @@ def prepare(
         for split in ("train", "test")
     }
     _check_embedded(name, entry.get("embedded"), data_root)
-    shots = entry.get("shots") if shots is None else shots
-    checker = _Voc(entry["classes"], parts) if entry["layout"] == "voc" else _Coco(parts, masks, work_dir)
+    checker = _Voc(entry["classes"], parts) if entry["layout"] == "voc" else _Coco(parts, masks)
     train, test = checker.split("train"), checker.split("test")
     _check_images(train.dicts + test.dicts)
     _check_overlap(train.dicts, test.dicts)
-    if train_images is None and "fraction" in entry:
-        train_images = max(1, round(entry["fraction"] * len(train.dicts)))
-    if train_images is not None or shots is not None:
-        train.dicts = subset(train.dicts, checker.classes, images=train_images, shots=shots, seed=seed)
-    data = DetectionData(
+    return DetectionData(
         name=name,
         layout=entry["layout"],
         classes=checker.classes,
         train=train,
         test=test,
-        manifest=_manifest(checker.classes, train.dicts, test.dicts),
-        counts={
-            f"{split}_{what}": count
-            for split, part in (("train", train), ("test", test))
-            for what, count in (
-                ("images", len(part.dicts)),
-                ("instances", sum(not a.get("iscrowd", 0) for d in part.dicts for a in d["annotations"])),
-            )
-        },
-        bitmasks=any(
-            isinstance(a.get("segmentation"), dict) and not a.get("iscrowd", 0)
-            for d in train.dicts
-            for a in d["annotations"]
-        ),
+        masks=masks,
+        shots=entry.get("shots"),
+        fraction=entry.get("fraction"),
         warnings=checker.warnings,
     )
-    register(data)
-    return data
 
 
-def register(data: DetectionData) -> None:
-    """Enter ``train`` and ``test`` in Detectron2's catalogs, in place of what was there."""
+def register(data: DetectionData, work_dir: Path) -> None:
+    """Enter ``train`` and ``test`` in Detectron2's catalogs, in place of what was there.
+
+    Args:
+        data: The data set.
+        work_dir: Where a completed copy of an annotation file goes, if one is needed: Detectron2 reads it there.
+    """
     for split, part in (("train", data.train), ("test", data.test)):
         for registry in (DatasetCatalog, MetadataCatalog):
             if split in registry.list():
@@ -155,6 +180,10 @@ def register(data: DetectionData) -> None:
             year = 2012 if where.name == "VOC2012" else 2007
             extra = {"dirname": str(where), "year": year, "split": which}
         else:
+            if part.completed is not None:
+                where = work_dir / where.name
+                with atomic_write(where) as file:
+                    json.dump(part.completed, file)
             ids = part.dicts[0]["category_ids"] if part.dicts else {}
             extra = {"json_file": str(where), "thing_dataset_id_to_contiguous_id": ids}
         MetadataCatalog.get(split).set(thing_classes=list(data.classes), **extra)
@@ -351,8 +380,8 @@ def _number(path: Path, element: ElementTree.Element, tag: str) -> float:
 class _Coco:
     """Reads COCO annotation files with Detectron2's loader, after looking at what that loader takes on trust."""
 
-    def __init__(self, parts: dict[str, list[tuple[Path, str]]], masks: bool, work_dir: Path) -> None:
-        self.masks, self.work_dir = masks, work_dir
+    def __init__(self, parts: dict[str, list[tuple[Path, str]]], masks: bool) -> None:
+        self.masks = masks
         self.warnings: list[str] = []
         self.files = {
             split: [self._locate(*source) for source in sources] for split, sources in parts.items()
@@ -365,7 +394,7 @@ class _Coco:
             categories = content.get("categories")
             if not categories:
                 raise UserError(f"{json_file} has no categories", remedy="list them as COCO does")
-            classes[json_file] = tuple(c["name"] for c in sorted(categories, key=lambda c: c["id"]))
+            classes[json_file] = tuple(category["name"] for category in self._categories(json_file))
         first, *others = classes
         for other in others:
             if classes[other] != classes[first]:
@@ -389,28 +418,32 @@ class _Coco:
         )
 
     def split(self, name: str) -> Split:
-        dicts, sources = [], []
+        dicts, sources, completed = [], [], []
         for json_file, images in self.files[name]:
             self._check(json_file, images)
-            completed = self._complete(json_file)
-            scratch = "scratch"
-            try:
-                part = load_coco_json(str(completed), str(images), scratch)
-                ids = MetadataCatalog.get(scratch).thing_dataset_id_to_contiguous_id
-            finally:
-                if scratch in MetadataCatalog.list():
-                    MetadataCatalog.remove(scratch)
-            dicts += [{**entry, "category_ids": ids} for entry in part]
-            sources.append((completed, str(images)))
+            content = self._complete(json_file)
+            with _as_file(json_file, content) as place:
+                part = load_coco_json(str(place), str(images))
+            # Ids of the file become places of the sorted categories, as Detectron2 numbers them.
+            ids = {category["id"]: index for index, category in enumerate(self._categories(json_file))}
+            for entry in part:
+                for annotation in entry["annotations"]:
+                    annotation["category_id"] = ids[annotation["category_id"]]
+                dicts.append({**entry, "category_ids": ids})
+            sources.append((json_file, str(images)))
+            completed.append(content)
         if not any(entry["annotations"] for entry in dicts):
             raise UserError(f"{sources[0][0]} has no annotations", remedy="detection needs annotated images")
-        return Split(dicts, sources)
+        return Split(dicts, sources, completed[0])
 
-    def _complete(self, json_file: Path) -> Path:
-        """A copy with ``area`` and ``iscrowd`` where they are missing; pycocotools cannot do without."""
+    def _categories(self, json_file: Path) -> list[dict[str, Any]]:
+        return sorted(self.contents[json_file]["categories"], key=lambda category: category["id"])
+
+    def _complete(self, json_file: Path) -> dict[str, Any] | None:
+        """The content with ``area`` and ``iscrowd``, or None if they are there; pycocotools cannot do without."""
         content = self.contents[json_file]
         if all({"area", "iscrowd"} <= annotation.keys() for annotation in content["annotations"]):
-            return json_file
+            return None
         from pycocotools.coco import COCO
 
         coco = COCO()
@@ -425,11 +458,8 @@ class _Coco:
                     if has_mask
                     else float(annotation["bbox"][2] * annotation["bbox"][3])
                 )
-        target = self.work_dir / json_file.name
-        with atomic_write(target) as file:
-            json.dump(content, file)
         self.warnings.append(f"{json_file}: areas or crowd flags were filled in")
-        return target
+        return content
 
     def _check(self, json_file: Path, folder: Path) -> None:
         content = self.contents[json_file]
@@ -481,6 +511,18 @@ class _Coco:
             )
         if self.masks and not annotation.get("segmentation"):
             raise UserError(f"{where} has no segmentation", remedy="use a task that asks for boxes only")
+
+
+@contextmanager
+def _as_file(json_file: Path, content: dict[str, Any] | None) -> Iterator[Path]:
+    """The annotation file, or a passing copy with the content that it lacked."""
+    if content is None:
+        yield json_file
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / json_file.name
+        place.write_text(json.dumps(content), encoding="utf-8")
+        yield place
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -85,7 +85,7 @@ def evaluate(predictions: Sequence[Prediction], data: DetectionData, *, masks: b
     Args:
         predictions: One entry for each test image; ``category`` counts from 0 in the order of the classes,
             ``bbox`` is x, y, width, height in pixels, ``segmentation`` COCO's compressed run lengths.
-        data: The data set, registered.
+        data: The data set, which `register` has entered in Detectron2's catalogs.
         masks: Whether masks are measured too.
 
     Returns:

@@ -63,7 +63,7 @@ class Gallery:
         self._folder = (
             tempfile.TemporaryDirectory()
         )  # as long as the data: a completed annotation file lies there
-        self.data = prepare(about.dataset, data_root, masks=self.masks, work_dir=Path(self._folder.name))
+        self.data = prepare(about.dataset, data_root, masks=self.masks).drawn()
 
     def evaluate(self, outcome: Outcome) -> Evaluation:
         """The numbers of kept detections, computed anew.
@@ -75,7 +75,7 @@ class Gallery:
         kept = [str(entry["image_id"]) for entry in outcome["images"]]
         if sorted(kept) != sorted(known) or list(outcome["classes"]) != list(self.data.classes):
             raise ValueError("these detections are of other test images or classes")
-        register(self.data)
+        register(self.data, Path(self._folder.name))
         predictions = [{**entry, "image_id": known[str(entry["image_id"])]} for entry in outcome["images"]]
         return evaluate(predictions, self.data, masks=self.masks)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -69,11 +68,10 @@ def _detection(name: str, data_root: Path, layout: str) -> dict[str, Any]:
     """Detection data is checked before every training in just this way; an error names file and remedy."""
     from ..detection import prepare
 
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            data = prepare(name, data_root, masks=layout == "coco", work_dir=Path(folder))
-        except UserError as error:
-            return {"name": name, "ok": False, "problems": [str(error)]}
+    try:
+        data = prepare(name, data_root, masks=layout == "coco").drawn()
+    except UserError as error:
+        return {"name": name, "ok": False, "problems": [str(error)]}
     return {
         "name": name,
         "ok": True,

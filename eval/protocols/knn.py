@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
 
-from ..errors import UserError
+from ..device import device as choose_device
 from ..features.matrices import Features
-from .base import Array, Fitted, Labelled, Params, metric, require, select
+from . import base, frozen
+from .base import Array, Count, Fitted, Labelled, Listed, Positive, metric, require, select
 
 CHUNK = 4096  # queries at a time
 BANK = 1 << 16  # labelled examples at a time
+
+
+class Params(base.Params):
+    """Parameters of k-NN.
+
+    Attributes:
+        k: Numbers of neighbours; of several, val chooses one.
+        temperature: T of the weights exp(cosine / T).
+        refit: Whether the bank for test holds val too.
+    """
+
+    k: Annotated[tuple[Count, ...], Listed]
+    temperature: Positive
+    refit: bool
 
 
 def votes(bank: Labelled, queries: Features, ks: list[int], temperature: float) -> Array:
@@ -26,7 +43,7 @@ def votes(bank: Labelled, queries: Features, ks: list[int], temperature: float) 
     """
     import torch
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device()
 
     def unit(array: Array) -> torch.Tensor:
         tensor = torch.from_numpy(np.array(array, dtype=np.float32)).to(device)
@@ -73,16 +90,11 @@ def fit(train: Labelled, val: Labelled, params: Params, seed: int, *, metric_nam
     """Choose k on val where several are given; the bank for test is train and val."""
     require(train, "train")
     require(val, "val")
-    wanted = [int(k) for k in np.atleast_1d(params["k"])]
-    if min(wanted) < 1 or float(params["temperature"]) <= 0:
-        raise UserError(
-            f"k {wanted} and temperature {params['temperature']}", remedy="both must be positive", code=2
-        )
-    temperature = float(params["temperature"])
-    ks = sorted({min(k, len(train)) for k in wanted})
+    temperature = params.temperature
+    ks = sorted({min(k, len(train)) for k in params.k})
     warnings: tuple[str, ...] = ()
-    if max(wanted) > len(train):
-        warnings = (f"k {max(wanted)} is clamped to the {len(train)} training examples",)
+    if max(params.k) > len(train):
+        warnings = (f"k {max(params.k)} is clamped to the {len(train)} training examples",)
     if len(ks) > 1:
         measure = metric(metric_name)
         values = np.array(
@@ -95,7 +107,7 @@ def fit(train: Labelled, val: Labelled, params: Params, seed: int, *, metric_nam
         k, selected = ks[0], {"split": None}
     selected |= {"k": k, "temperature": temperature}
     bank = train
-    if params["refit"]:
+    if params.refit:
         bank = train.joined(val)
         selected["refit"] = "train+val"
 
@@ -109,3 +121,6 @@ def fit(train: Labelled, val: Labelled, params: Params, seed: int, *, metric_nam
         return shares
 
     return Fitted(scores, selected, None, warnings, None if train.multilabel else probabilities)
+
+
+KIND = frozen.kind(Params, fit, tasks=("classification", "multilabel"), family="knn")

@@ -3,13 +3,33 @@
 from __future__ import annotations
 
 import warnings as python_warnings
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field
 
 from ..errors import UserError
 from ..numbers.metrics import average_precision
-from .base import Array, Fitted, Labelled, Params, require
+from . import base, frozen
+from .base import Array, Count, Fitted, Labelled, Listed, Positive, require
+
+
+class Params(base.Params):
+    """Parameters of the SVMs.
+
+    Attributes:
+        costs: The grid of C.
+        folds: Of the cross-validation that chooses a cost.
+        positive_weight: Weight of a positive example; negatives have 1.
+        max_iter: Iterations after which liblinear stops.
+        shots: Positives a class in low-shot classification; None uses all examples.
+    """
+
+    costs: Annotated[tuple[Positive, ...], Listed]
+    folds: Annotated[int, Field(ge=2)]
+    positive_weight: Positive
+    max_iter: Count
+    shots: Count | None
 
 
 def _unit(features: Array) -> Array:
@@ -24,13 +44,13 @@ def _classifier(cost: float, params: Params, seed: int) -> Any:
 
     return LinearSVC(
         C=cost,
-        class_weight={1: float(params["positive_weight"]), -1: 1.0},
+        class_weight={1: float(params.positive_weight), -1: 1.0},
         intercept_scaling=1.0,
         penalty="l2",
         loss="squared_hinge",
         tol=1e-4,
         dual=True,
-        max_iter=int(params["max_iter"]),
+        max_iter=int(params.max_iter),
         random_state=seed,
     )
 
@@ -69,18 +89,18 @@ def fit(
 
     require(train, "train")
     require(val, "val")
-    costs = [float(cost) for cost in params["costs"]]
+    costs = [float(cost) for cost in params.costs]
     both = train.joined(val)
     # Difficult objects keep the label -1, which is also the label of absence: they train as negatives.
     targets = np.where(both.labels > 0, 1, -1) if both.multilabel else 2 * both.targets().astype(int) - 1
     x = _unit(np.asarray(both.features))
-    shots = params["shots"]
+    shots = params.shots
     generator = np.random.default_rng(seed)
     weights, biases = np.zeros((x.shape[1], both.num_classes)), np.zeros(both.num_classes)
     chosen: list[float | None] = []
     table: list[list[float]] = []
     unconverged, fits = 0, 0
-    needed = int(params["folds"]) if shots is None else 1
+    needed = int(params.folds) if shots is None else 1
     for column in range(both.num_classes):
         y = targets[:, column]
         positives = int((y == 1).sum() if shots is None else (train.targets()[:, column] == 1).sum())
@@ -96,7 +116,7 @@ def fit(
                         _classifier(cost, params, seed),
                         x,
                         y,
-                        cv=int(params["folds"]),
+                        cv=int(params.folds),
                         scoring="average_precision",
                     ).mean()
                     for cost in costs
@@ -113,7 +133,7 @@ def fit(
                     points.append(float(average_precision(model.decision_function(held_out), truth)))
             best = int(np.argmax(np.nan_to_num(points)))
             model = _classifier(costs[best], params, seed).fit(x[rows], y[rows])
-        fits += len(costs) * (int(params["folds"]) if shots is None else 1) + 1
+        fits += len(costs) * (int(params.folds) if shots is None else 1) + 1
         unconverged += sum(issubclass(warning.category, ConvergenceWarning) for warning in caught)
         weights[:, column], biases[column] = model.coef_[0], model.intercept_[0]
         chosen.append(costs[best])
@@ -137,3 +157,6 @@ def fit(
         return values
 
     return Fitted(scores, selected, certificate, warnings)
+
+
+KIND = frozen.kind(Params, fit, tasks=("multilabel",))

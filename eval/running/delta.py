@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import datasets, features, protocols
+from .. import features, protocols
 from ..errors import UserError
 from ..features.matrices import Array, Features
-from ..numbers import intervals, metrics
+from ..numbers import intervals
 from ..protocols import Labelled, Protocol
+from ..protocols.frozen import score
 from ..tasks import Task
-from .cell import bootstrap
 
 if TYPE_CHECKING:
     from ..checkpoints import Loaded
@@ -44,10 +44,9 @@ class Row:
     warnings: tuple[str, ...]
 
 
-def versions(task: Task, kind: str) -> list[Protocol]:
-    """The protocols of a kind that apply to a task; ``linear`` counts those trained by SGD on stored features too."""
-    kinds = ("linear", "sgd") if kind == "linear" else (kind,)
-    return [protocol for protocol in map(protocols.get, task.protocols) if protocol.kind in kinds]
+def versions(task: Task, family: str) -> list[Protocol]:
+    """The protocols that apply to a task and whose kind belongs to a family, such as ``linear`` or ``knn``."""
+    return [protocol for protocol in map(protocols.get, task.protocols) if protocol.code.family == family]
 
 
 def measure(
@@ -77,20 +76,20 @@ def measure(
     if not chosen:
         raise UserError(f"no protocol to compare on {task.name}", remedy="name some of its protocols", code=2)
     for protocol in chosen:
-        if protocol.extraction != chosen[0].extraction:
+        if protocol.settings.extraction != chosen[0].settings.extraction:
             raise UserError(
                 f"{protocol.name} and {chosen[0].name} do not see the same input, so their features differ",
                 remedy="compare them as columns of a table",
                 code=2,
             )
-    dataset = datasets.load(task.dataset, data_root, label=task.label, derived=task.derived)
+    dataset = task.open(data_root)
     found = {
         name: features.extract(
             loaded.backbone,  # type: ignore[arg-type]
             loaded.passport,
             split,
             store=store,
-            **chosen[0].extraction,
+            **chosen[0].settings.extraction.options(),
         )
         for name, split in dataset.splits.items()
     }
@@ -128,16 +127,12 @@ def compare(
         progress(protocol.name)
         name = protocol.metric_for(metric)
         fitted = protocols.fit(protocol, train, val, seed=seed, metric=name)
-        scores = fitted.scores(features)  # type: ignore[arg-type]
-        value = metrics.METRICS[name](scores, labels)
-        if name in ("top1", "top5"):
-            interval = intervals.wilson(round(value * len(labels)), len(labels))
-        else:
-            interval = bootstrap(name, value, scores, labels)
-        base = next((row.value for row in rows if row.metric == name), value)
+        found = score(fitted, features, labels, name).metrics[name]
+        assert found.interval is not None
+        base = next((row.value for row in rows if row.metric == name), found.value)
         kept = {key: item for key, item in fitted.selected.items() if key not in ("grid", "value")}
         title = f"{protocol.name} v{protocol.version}"
-        rows.append(Row(title, name, value, interval, value - base, kept, fitted.warnings))
+        rows.append(Row(title, name, found.value, found.interval, found.value - base, kept, fitted.warnings))
     return rows
 
 

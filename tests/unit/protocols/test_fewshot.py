@@ -10,11 +10,10 @@ from sklearn.multiclass import OneVsRestClassifier
 from eval import protocols
 from eval.errors import UserError
 from eval.protocols import Labelled
-from eval.protocols.fewshot import HEADS, accuracies, draw
+from eval.protocols.episodes import HEADS, accuracies, draw
+from eval.protocols.fewshot import episodes
 
 from .test_linear import clusters
-
-PARAMS = {"transform": "none", "C": 1.0, "ridge": 1.0}
 
 
 def test_episodes_are_pinned_and_disjoint() -> None:
@@ -70,7 +69,7 @@ def loop(features: np.ndarray, chosen: object, head: str) -> np.ndarray:
 def test_heads_are_their_definitions(head: str, shots: int) -> None:
     x, y = clusters(400, 12, 8, spread=1.2)
     chosen = draw(y, way=5, shots=shots, queries=6, num_episodes=40, seed=0)
-    ours = accuracies(x, chosen, head, PARAMS)
+    ours = accuracies(x, chosen, protocols.get("fewshot").override({"head": head}).settings)
     # The same predictions, but for queries that lie on a boundary to the last digits: at most one in all.
     assert np.abs(ours - loop(x, chosen, head)).sum() * 30 <= 1 + 1e-9
 
@@ -80,8 +79,8 @@ def test_planted_and_permuted_features() -> None:
     noise = np.random.default_rng(0).permutation(y)
     for name in ("fewshot", "fewshot-1shot", "fewshot-logistic", "fewshot-cosine", "fewshot-ridge"):
         protocol = protocols.get(name).override({"episodes": 100})
-        assert protocols.episodes(protocol, Labelled(x, y, 6)).mean() == 1.0
-        chance = protocols.episodes(protocol, Labelled(x, noise, 6))
+        assert episodes(Labelled(x, y, 6), protocol.settings, 0).mean() == 1.0
+        chance = episodes(Labelled(x, noise, 6), protocol.settings, 0)
         # Chance is 1/5; the standard error over 100 episodes of 75 queries is below 0.006.
         assert abs(chance.mean() - 0.2) < 0.03
 
@@ -89,22 +88,12 @@ def test_planted_and_permuted_features() -> None:
 def test_all_heads_and_checkpoints_meet_the_same_episodes() -> None:
     x, y = clusters(400, 8, 6, spread=1.0)
     protocol = protocols.get("fewshot").override({"episodes": 20})
-    twice = protocols.episodes(protocol, Labelled(np.concatenate([x, x], 1), y, 6))
+    twice = episodes(Labelled(np.concatenate([x, x], 1), y, 6), protocol.settings, 0)
     # Doubling every feature changes no distance's order, so equal accuracies mean equal episodes.
-    assert np.array_equal(twice, protocols.episodes(protocol, Labelled(x, y, 6)))
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [({"head": "oracle"}, "unknown few-shot head"), ({"transform": "zca"}, "transform")],
-)
-def test_wrong_parameters_are_refused(change: dict[str, str], message: str) -> None:
-    x, y = clusters(400, 8, 6)
-    with pytest.raises(UserError, match=message):
-        protocols.episodes(protocols.get("fewshot").override(change), Labelled(x, y, 6))
+    assert np.array_equal(twice, episodes(Labelled(x, y, 6), protocol.settings, 0))
 
 
 def test_several_labels_an_image_are_refused() -> None:
     pool = Labelled(np.zeros((4, 2), np.float32), np.zeros((4, 3), np.float32), 3)
     with pytest.raises(UserError, match="one class an image"):
-        protocols.episodes(protocols.get("fewshot"), pool)
+        episodes(pool, protocols.get("fewshot").settings, 0)

@@ -16,7 +16,8 @@ from eval import protocols
 from eval.datasets import Split
 from eval.errors import UserError
 from eval.numbers import metrics
-from eval.protocols import finetune
+from eval.protocols import finetune, training
+from eval.protocols.base import Context
 
 PASSPORT: Any = SimpleNamespace(
     weights_sha256="a" * 64,
@@ -60,13 +61,26 @@ def splits(tmp_path: Path) -> tuple[Split, Split, Split]:
 
 
 def run(
-    splits: tuple[Split, Split, Split], name: str, work: Path, backbone: Tiny | None = None, **changes: Any
+    splits: tuple[Split, Split, Split],
+    name: str,
+    work: Path,
+    backbone: Tiny | None = None,
+    progress: Any = None,
+    **changes: Any,
 ) -> Any:
-    protocol = protocols.get(name).override({**SMALL, **changes})
-    return finetune.run(
-        backbone or Tiny().eval(), PASSPORT, splits[0], splits[1], 2, protocol.params, seed=0, work=work,
-        extraction=protocol.extraction,
-    )  # fmt: skip
+    parts = {"train": splits[0], "val": splits[1]}  # no test split: it is not looked at
+    context: Any = {
+        "task": None,
+        "protocol": protocols.get(name).override({**SMALL, **changes}),
+        "metric": "top1",
+        "seed": 0,
+        "data": SimpleNamespace(splits=parts, num_classes=2),
+        "loaded": SimpleNamespace(backbone=backbone or Tiny().eval(), passport=PASSPORT),
+        "extract": None,
+        "work": work,
+        "device": torch.device("cpu"),
+    }
+    return finetune.run(Context(**context | ({"progress": progress} if progress else {})))
 
 
 @pytest.mark.parametrize(
@@ -101,20 +115,17 @@ def test_it_learns_and_the_checkpoint_stays(
 def test_an_interrupted_run_goes_on(splits: tuple[Split, Split, Split], tmp_path: Path, name: str) -> None:
     lr = {"lr": [[0.05, 0.5]]}
     whole = run(splits, name, tmp_path / "a", **lr).scores(splits[2])
-    protocol = protocols.get(name).override({**SMALL, **lr})
 
     def interrupt(what: str, done: int, total: int) -> None:
         if done == 6:  # in the second of three epochs of four steps
             raise KeyboardInterrupt
 
-    options: Any = {"seed": 0, "work": tmp_path / "b", "extraction": protocol.extraction}
     with pytest.raises(KeyboardInterrupt):
-        finetune.run(Tiny().eval(), PASSPORT, *splits[:2], 2, protocol.params, progress=interrupt, **options)
+        run(splits, name, tmp_path / "b", progress=interrupt, **lr)
+    with pytest.raises(UserError, match=r"holds another run .it differs in params"):
+        run(splits, name, tmp_path / "b", **lr, momentum=0.5)
     steps: list[int] = []
-    again = finetune.run(
-        Tiny().eval(), PASSPORT, *splits[:2], 2, protocol.params,
-        progress=lambda what, done, total: steps.append(done), **options,
-    )  # fmt: skip
+    again = run(splits, name, tmp_path / "b", progress=lambda what, done, total: steps.append(done), **lr)
     assert steps[0] == 5
     np.testing.assert_array_equal(again.scores(splits[2]), whole)
 
@@ -123,7 +134,7 @@ def test_crops_are_torchvisions() -> None:
     from torchvision.transforms import RandomResizedCrop
 
     generator = np.random.default_rng(0)
-    ours = np.array([finetune.crop_box(60, 40, generator) for _ in range(4000)])
+    ours = np.array([training.crop_box(60, 40, generator) for _ in range(4000)])
     image = torch.zeros(3, 40, 60)
     torch.manual_seed(0)
     theirs = np.array([RandomResizedCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(4000)])
@@ -134,25 +145,25 @@ def test_crops_are_torchvisions() -> None:
     assert (ours[:, 0] + ours[:, 2] <= 60).all()
     assert (ours[:, 1] + ours[:, 3] <= 40).all()
     # Too slim for any ratio: the central part of the nearest one.
-    assert finetune.crop_box(100, 1, generator) == (49, 0, 1, 1)
+    assert training.crop_box(100, 1, generator) == (49, 0, 1, 1)
 
 
 def test_subsets(splits: tuple[Split, Split, Split], tmp_path: Path) -> None:
     train = splits[0]
-    part = finetune.subset(train, 0.1)
+    part = training.subset(train, 0.1)
     assert np.bincount(part.labels).tolist() == [2, 2]
-    assert finetune.subset(train, 0.001).paths == finetune.subset(train, 0.001).paths
-    assert len(finetune.subset(train, 0.001)) == 2  # one a class
+    assert training.subset(train, 0.001).paths == training.subset(train, 0.001).paths
+    assert len(training.subset(train, 0.001)) == 2  # one a class
     names = tmp_path / "1percent.txt"
     names.write_text("0-03.png\n0-10.png\n")
-    assert [path.name for path in finetune.subset(train, str(names)).paths] == ["0-03.png", "0-10.png"]
+    assert [path.name for path in training.subset(train, str(names)).paths] == ["0-03.png", "0-10.png"]
     names.write_text("gone.png\n")
     with pytest.raises(UserError, match=r"gone\.png"):
-        finetune.subset(train, str(names))
+        training.subset(train, str(names))
     with pytest.raises(UserError, match="share in"):
-        finetune.subset(train, 5.0)
+        training.subset(train, 5.0)
     with pytest.raises(UserError, match="simclr"):
-        finetune.subset(train, str(tmp_path / "missing.txt"))
+        training.subset(train, str(tmp_path / "missing.txt"))
 
 
 def test_divergence_is_an_error(splits: tuple[Split, Split, Split], tmp_path: Path) -> None:

@@ -1,0 +1,105 @@
+"""A plan: which checkpoints meet which tasks under which protocols, all names resolved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from mast.config import load_recipe
+
+from .. import tasks
+from ..protocols import Protocol
+from ..suites import Arm, Suite
+from ..tasks import Task
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A planned unit of work.
+
+    Attributes:
+        checkpoint: Its name in the plan.
+        task: The task.
+        protocol: The protocol, overrides applied.
+        overrides: What was overridden.
+        seed: Evaluation seed.
+    """
+
+    checkpoint: str
+    task: Task
+    protocol: Protocol
+    overrides: dict[str, Any]
+    seed: int
+
+    def __str__(self) -> str:
+        seed = f" seed {self.seed}" if self.seed else ""
+        return f"{self.checkpoint} · {self.task.name} · {self.protocol.name} v{self.protocol.version}{seed}"
+
+    @property
+    def metric(self) -> str:
+        """The metric that stands in tables."""
+        return self.protocol.metric_for(self.task.metric)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a checkpoint of a plan comes from.
+
+    Attributes:
+        name: Its name in records and tables.
+        ref: What `eval.checkpoints.load` takes; empty for an arm.
+        arm: What to pretrain.
+        like: Name of the checkpoint whose preprocessing this one takes over.
+        options: ``layout``, ``arch`` and ``trust_pickle`` for the loader.
+    """
+
+    name: str
+    ref: str = ""
+    arm: Arm | None = None
+    like: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Checkpoints and the cells to run on them, in order; ``name`` is that of the record file."""
+
+    name: str
+    sources: tuple[Source, ...]
+    cells: tuple[Cell, ...]
+
+    def of(self, source: Source) -> list[Cell]:
+        """The cells of one checkpoint."""
+        return [cell for cell in self.cells if cell.checkpoint == source.name]
+
+
+def plan(suite: Suite) -> Plan:
+    """Resolve a suite's names.
+
+    Raises:
+        UserError: For a task, protocol or parameter that does not exist, or a protocol that does not apply.
+    """
+    sources = [Source(arm.name, arm=arm) for arm in suite.pretrain]
+    sources += [Source(item.name, ref=item.ref, like=item.like) for item in suite.checkpoints]
+    for arm in suite.pretrain:
+        load_recipe(arm.recipe, arm.overrides)
+    found = [
+        make_cell(source.name, task, protocol, block.overrides, seed)
+        for source in sources
+        for block in suite.cells
+        if not block.checkpoints or source.name in block.checkpoints
+        for task in block.tasks
+        for protocol in block.protocols
+        for seed in block.seeds
+    ]
+    return Plan(suite.name, tuple(sources), tuple(found))
+
+
+def make_cell(checkpoint: str, task: str, protocol: str, overrides: dict[str, Any], seed: int) -> Cell:
+    """A cell from names.
+
+    Raises:
+        UserError: As `plan`.
+    """
+    what, how = tasks.resolve(task, protocol, overrides)
+    return Cell(checkpoint, what, how, dict(overrides), seed)
