@@ -112,6 +112,6 @@ def test_a_dry_run_counts_apart_what_cannot_be_run(
     *_, cell, whole, stuck = capsys.readouterr().out.splitlines()
     assert "cifar10  knn v1  seed 0  data missing or broken: " in cell
     assert whole == "1 cell, 0 to run: nothing."
-    assert stuck == "1 cell cannot be run as things stand, for the reason beside it."
+    assert stuck == "1 cell cannot run; the reason stands beside each."
     assert cli.main([*command, "cifar10", "stl10"]) == 0
     assert "2 cells, 0 to run: nothing." in capsys.readouterr().out

@@ -1,0 +1,94 @@
+"""Running cells, for ``mast demo``, ``mast eval`` and ``mast run``: the forecast, or the run with its table."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mast.errors import UserError
+
+from . import options, output
+
+if TYPE_CHECKING:
+    from ..running.local import Runner
+    from ..running.plan import Plan
+
+
+def run_suite(name: str, arguments: argparse.Namespace) -> int:
+    """Run a suite by its name or file; one with embedded data needs no ``--data-root``."""
+    from .. import suites
+
+    suite = suites.load(name)
+    data_root = arguments.data_root
+    if data_root is not None:
+        options.folder(data_root)
+    elif suite.scenes is None:
+        raise UserError(
+            f"the suite {suite.name} needs --data-root", remedy="give the folder of data sets", code=2
+        )
+    from ..running.folder import claim
+    from ..running.local import embedded
+    from ..running.plan import plan
+
+    todo = plan(suite)
+    if data_root is None:
+        data_root = arguments.out / "data"
+        if not arguments.dry_run:
+            with claim(arguments.out, Path()):
+                embedded(data_root, suite.scenes or "demo", progress=not arguments.quiet)
+    if arguments.dry_run and suite.minutes and not arguments.json:
+        print(f"The whole suite {suite.name} took {suite.minutes:g} min on {suite.hardware}.")
+    return run(todo, arguments, data_root, suite.title or suite.name)
+
+
+def run(todo: Plan, arguments: argparse.Namespace, data_root: Path, title: str) -> int:
+    """Run a plan and print its table, or with ``--dry-run`` print what it would do."""
+    from ..running.local import Runner
+
+    runner = Runner(todo, data_root=data_root, out=arguments.out, progress=not arguments.quiet)
+    if arguments.dry_run:
+        cells = runner.preview()
+        return output.as_json(cells) if arguments.json else _print_forecast(cells)
+    return _run(runner, arguments, data_root, title)
+
+
+def _print_forecast(cells: list[dict[str, Any]]) -> int:
+    from ..running.costs import counted, duration
+
+    for cell in cells:
+        cost = "" if cell["seconds"] is None else f"  {duration(cell['seconds'])}"
+        seed = f"seed {cell['seed']}"
+        print(f"{cell['checkpoint']}  {cell['task']}  {cell['protocol']}  {seed}  {cell['state']}{cost}")
+    to_run = [cell["seconds"] for cell in cells if cell["state"] == "to run"]
+    known = [seconds for seconds in to_run if seconds is not None]
+    costs = [duration(sum(known))] if known else []
+    if unknown := len(to_run) - len(known):
+        costs.append(f"{unknown} of unknown cost (no record here has one like it)")
+    print(f"{counted(len(cells), 'cell')}, {len(to_run)} to run: {' and '.join(costs) or 'nothing'}.")
+    if stuck := sum(cell["state"] not in ("to run", "done") for cell in cells):
+        print(f"{counted(stuck, 'cell')} cannot run; the reason stands beside each.")
+    return 0
+
+
+def _run(runner: Runner, arguments: argparse.Namespace, data_root: Path, title: str) -> int:
+    summary = runner.run()
+    from ..results import records, report, tables
+    from ..results.render import render
+    from ..running.costs import counted
+
+    files = []
+    if summary.done + summary.skipped:
+        files = report.publish(arguments.out, title=title, data_root=data_root)
+    if arguments.json:
+        output.as_json({**vars(summary), "files": [str(path) for path in files]})
+    elif files:
+        print(render(tables.build(records.read([arguments.out]), title=title), "text"))
+        print(f"{counted(summary.done, 'cell')} run, {summary.skipped} done before, {summary.failed} failed.")
+        print("Open:")
+        for path in files[:5]:
+            print(f"  {path}")
+        print(f"  {arguments.out / 'figures'}/")
+    for message, count in summary.errors.items():
+        output.failed(f"{message} [{counted(count, 'cell')}]", 1)
+    return 1 if summary.failed else 0

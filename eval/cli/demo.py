@@ -1,0 +1,26 @@
+"""``mast demo``: the suite ``demo``, its table and its report."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from . import cells, options
+
+
+def add(verbs: options.Verbs) -> None:
+    parser = verbs.add(
+        "demo",
+        run,
+        "pretrain, transfer, tabulate and report on embedded data, in minutes",
+        "mast demo --out demo",
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("demo"), help="the folder of the run (default: demo)"
+    )
+    options.quiet(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    arguments.data_root, arguments.dry_run, arguments.json = None, False, False
+    return cells.run_suite("demo", arguments)

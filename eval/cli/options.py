@@ -1,0 +1,125 @@
+"""What verbs share of a command line: the parser, and the options that several of them have."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from mast.errors import UserError, unknown
+
+Handler = Callable[[argparse.Namespace], int]
+MANY: dict[str, Any] = {"nargs": "+", "action": "extend"}  # `--task a b` and `--task a --task b`
+
+
+class Parser(argparse.ArgumentParser):
+    """Errors on one line, with the near name where a name was misspelt."""
+
+    def error(self, message: str) -> NoReturn:
+        wrong = re.match(r"argument (.+?): invalid choice: '(.*?)' \(choose from (.*)\)", message)
+        if wrong:
+            what = wrong[1].lower() if wrong[1].isupper() else f"value of {wrong[1]}"
+            raise unknown(what, wrong[2], [name.strip(" '") for name in wrong[3].split(",")])
+        raise UserError(message, remedy=f"see `{self.prog} --help`", code=2)
+
+
+class Verbs:
+    """The verbs of a parser; each verb's own file adds itself here."""
+
+    def __init__(self, parser: Parser) -> None:
+        self._verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+
+    def add(self, name: str, handler: Handler, summary: str, example: str) -> Parser:
+        """Add a verb.
+
+        Args:
+            name: The verb.
+            handler: What runs it, and returns the exit code.
+            summary: One line for ``mast --help``.
+            example: One or more lines that a user can copy.
+        """
+        added = self._verbs.add_parser(
+            name,
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}.",
+            epilog=f"example:\n  {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        added.set_defaults(handler=handler, verb=added, words=None)
+        return added
+
+
+def json(parser: Parser) -> None:
+    """``--json``."""
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def quiet(parser: Parser) -> None:
+    """``--quiet``."""
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
+
+
+def reading(parser: Parser) -> None:
+    """How a checkpoint file is read; `reading_of` gives what the user wrote."""
+    parser.add_argument("--layout", help="read the file in this layout (see `mast list layouts`)")
+    parser.add_argument("--arch", help="build this architecture, where the file fits several")
+    parser.add_argument(
+        "--trust-pickle",
+        action="store_true",
+        help="allow the file to run its own code; only for files you trust",
+    )
+
+
+def reading_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options of `reading`, as `eval.checkpoints.load` takes them."""
+    return {name: getattr(arguments, name) for name in ("layout", "arch", "trust_pickle")}
+
+
+def checkpoint(parser: Parser) -> None:
+    """One checkpoint, and how it is read."""
+    parser.add_argument(
+        "checkpoint", help="a file, a name from `mast list checkpoints`, or random:ARCH[@SEED]"
+    )
+    reading(parser)
+
+
+def running(parser: Parser) -> None:
+    """Where a run reads and writes, and what it prints."""
+    parser.add_argument("--data-root", type=Path, help="the folder that holds the data sets")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="the folder of the run; a run that is there continues"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print what would run and how long it would take"
+    )
+    json(parser)
+    quiet(parser)
+
+
+def places(parser: Parser) -> None:
+    """The records to read, and where the text made of them goes."""
+    words = parser.add_argument(
+        "places", nargs="+", type=Path, metavar="DIR", help="folders of runs, or record files"
+    )
+    parser.set_defaults(words=words)
+    parser.add_argument("--out", type=Path, help="write to this file instead of the screen")
+    parser.add_argument(
+        "--check",
+        type=Path,
+        metavar="FILE",
+        help="compare with this file; exit with 1 and print the differences",
+    )
+
+
+def folder(data_root: Path) -> None:
+    """Refuse a ``--data-root`` that is not there.
+
+    Raises:
+        UserError: If it is no folder.
+    """
+    if not data_root.is_dir():
+        raise UserError(
+            f"{data_root}: no such folder", remedy="give the folder of data sets as --data-root", code=2
+        )
