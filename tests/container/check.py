@@ -213,11 +213,11 @@ def _expect(found: Any, expected: Any, what: str) -> None:
 
 
 def _buildah(*arguments: str) -> str:
-    return _run("buildah", "--storage-driver", os.environ.get("STORAGE_DRIVER", "vfs"), *arguments)
+    return _run("buildah", *arguments)
 
 
 def _run(*command: str) -> str:
-    environment = {"BUILDAH_ISOLATION": "chroot", **os.environ}
+    environment = {"BUILDAH_ISOLATION": "chroot", "STORAGE_DRIVER": "vfs", **os.environ}
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise Failed(f"exit code {done.returncode} of {shlex.join(command)}: {done.stdout[-2000:]}")
