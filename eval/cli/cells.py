@@ -11,6 +11,7 @@ from mast.errors import UserError
 from . import options, output
 
 if TYPE_CHECKING:
+    from ..running.engines import Engine
     from ..running.local import Runner
     from ..running.plan import Plan
 
@@ -44,13 +45,38 @@ def run_suite(name: str, arguments: argparse.Namespace) -> int:
 
 def run(todo: Plan, arguments: argparse.Namespace, data_root: Path, title: str) -> int:
     """Run a plan and print its table, or with ``--dry-run`` print what it would do."""
+    from ..running import engines
     from ..running.local import Runner
 
-    runner = Runner(todo, data_root=data_root, out=arguments.out, progress=not arguments.quiet)
+    if arguments.only:
+        todo = todo.only(arguments.only)
+    if arguments.part:
+        todo = todo.part(*arguments.part)
+    runner = Runner(
+        todo,
+        data_root=data_root,
+        out=arguments.out,
+        progress=not arguments.quiet,
+        jobs=arguments.jobs or engines.default_jobs(),
+        engine=_engine(arguments),
+        features=arguments.features,
+        features_gb=arguments.features_gb,
+    )
     if arguments.dry_run:
         cells = runner.preview()
         return output.as_json(cells) if arguments.json else _print_forecast(cells)
     return _run(runner, arguments, data_root, title)
+
+
+def _engine(arguments: argparse.Namespace) -> Engine | None:
+    """A cluster's, where one is asked for."""
+    if arguments.engine == "local":
+        if arguments.address:
+            raise UserError("--address is for --engine ray", remedy="add --engine ray", code=2)
+        return None
+    from ..running import ray
+
+    return ray.Cluster(arguments.address)
 
 
 def _print_forecast(cells: list[dict[str, Any]]) -> int:

@@ -318,6 +318,7 @@ def extract_pool(
         for lock in locks:
             lock.acquire()
         for layer, entry in entries.items():
+            os.utime(entry.folder / "lock")  # when it was last used, for `budget.evict`
             dim = entry.dim()
             if dim is None:
                 missing[layer] = entry

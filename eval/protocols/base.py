@@ -321,6 +321,7 @@ class Kind:
         data: From a task's data, parameters and the seed to the part that a cell uses; all of it for most kinds.
         forecast: Seconds that a cell would take, by trying a little of it; None where only records tell.
         family: The name under which `mast delta` finds it.
+        extracts: It reads features from the store; whoever is first extracts them.
     """
 
     params: type[Params]
@@ -330,6 +331,7 @@ class Kind:
     data: Callable[[Any, Any, int], Any] = _whole
     forecast: Callable[[Context], float] | None = None
     family: str = ""
+    extracts: bool = False
 
 
 # -- tools of the kinds ----------------------------------------------------------------------------------------

@@ -77,4 +77,4 @@ def measure(context: Context) -> Measured:
     )
 
 
-KIND = Kind(Params, ("classification",), measure)
+KIND = Kind(Params, ("classification",), measure, extracts=True)

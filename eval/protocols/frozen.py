@@ -27,7 +27,7 @@ def kind(params: type[Params], fit: Fit, *, tasks: tuple[str, ...], family: str 
         labels = context.data.splits["test"].labels
         return score(fitted, context.features("test"), labels, context.metric, context.data.counts)
 
-    return Kind(params, tasks, measure, fit=fit, family=family)
+    return Kind(params, tasks, measure, fit=fit, family=family, extracts=True)
 
 
 def fit(protocol: Protocol, train: Labelled, val: Labelled, *, seed: int = 0, metric: str = "top1") -> Fitted:

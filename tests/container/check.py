@@ -107,7 +107,7 @@ def check(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     if arguments.limit_gb and gigabytes > arguments.limit_gb:
         raise Failed(f"the image has {image['size']}, more than {arguments.limit_gb} GB")
     config = described["Docker"]["config"]
-    _expect(config.get("Volumes"), None, "volumes")
+    _expect(config.get("Volumes") or {}, {}, "volumes")
     _expect(config["User"], "mast", "user")
     _expect(config["Labels"]["org.opencontainers.image.revision"], revision, "label of the revision")
     _expect(config["Healthcheck"]["Test"], ["CMD", "mast", "doctor", "--quick"], "health check")
