@@ -74,9 +74,9 @@ def _engine(arguments: argparse.Namespace) -> Engine | None:
         if arguments.address:
             raise UserError("--address is for --engine ray", remedy="add --engine ray", code=2)
         return None
-    from ..running import ray
+    from ..running.ray import Cluster
 
-    return ray.Cluster(arguments.address)
+    return Cluster(arguments.address)
 
 
 def _print_forecast(cells: list[dict[str, Any]]) -> int:

@@ -19,8 +19,8 @@ def add(verbs: options.Verbs) -> None:
         "--out", type=Path, default=Path("demo"), help="the folder of the run (default: demo)"
     )
     options.quiet(parser)
+    parser.set_defaults(data_root=None, dry_run=False, json=False, **options.SCALING)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    arguments.data_root, arguments.dry_run, arguments.json = None, False, False
     return cells.run_suite("demo", arguments)

@@ -12,6 +12,8 @@ from mast.errors import UserError, unknown
 
 Handler = Callable[[argparse.Namespace], int]
 MANY: dict[str, Any] = {"nargs": "+", "action": "extend"}  # `--task a b` and `--task a --task b`
+SCALING: dict[str, Any] = {"only": [], "part": None, "jobs": None, "features": None, "features_gb": None}
+SCALING |= {"engine": "local", "address": None}
 
 
 class Parser(argparse.ArgumentParser):
@@ -94,6 +96,13 @@ def running(parser: Parser) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="print what would run and how long it would take"
     )
+    scaling(parser)
+    json(parser)
+    quiet(parser)
+
+
+def scaling(parser: Parser) -> None:
+    """Which part of a run this is, and who does it; `SCALING` has what stands for nothing said."""
     parser.add_argument(
         "--only", **MANY, default=[], metavar="CHECKPOINT", help="run the cells of these checkpoints"
     )
@@ -119,8 +128,6 @@ def running(parser: Parser) -> None:
         "--engine", choices=("local", "ray"), default="local", help="this machine, or a Ray cluster"
     )
     parser.add_argument("--address", help="of the Ray cluster (default: the one this machine is part of)")
-    json(parser)
-    quiet(parser)
 
 
 def count(text: str) -> int:
