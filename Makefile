@@ -4,6 +4,7 @@
 #   CONSTRAINTS=        install without the exact versions of constraints.txt (another torch, say)
 #   PIP_ARGS=...        further arguments for pip; its own settings (PIP_INDEX_URL ...) apply as well
 #   CONTAINER_ARGS=...  arguments of container-test, such as --base IMAGE --pip-conf FILE
+#   GPU_ARGS=...        arguments of gpu-check, such as --device cpu --tiny, or --out DIR
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -11,12 +12,13 @@ CONSTRAINTS ?= constraints.txt
 PIP_ARGS ?=
 DEMO_OUT ?= demo
 CONTAINER_ARGS ?=
+GPU_ARGS ?=
 PYTEST_ARGS ?= -n auto --maxprocesses 8 --dist loadfile -m "not slow and not weights and not peers"
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.mast-setup
 
-.PHONY: help setup demo test lint format container-test clean distclean
+.PHONY: help setup demo test lint format container-test gpu-check gpu-wheels clean distclean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -50,6 +52,14 @@ format: $(STAMP) ## let ruff put the code in order
 
 container-test: ## build the image from a clean clone, use it and kill it; needs root and buildah
 	$(PYTHON) tests/container/check.py $(CONTAINER_ARGS)
+
+gpu-check: ## measure every claim that needs a GPU, as JSON and Markdown
+	$(PYTHON) benchmarks/gpu.py $(GPU_ARGS)
+
+gpu-wheels: ## fetch what an ordinary CUDA image lacks for gpu-check, to carry along
+	$(PYTHON) -m pip download $(PIP_ARGS) --quiet --no-deps --only-binary=:all: --python-version 3.12 \
+		--dest build/gpu-wheels --requirement benchmarks/gpu-wheels.txt
+	du -sh build/gpu-wheels
 
 clean: ## remove caches, builds and the demo's output
 	rm -rf build dist $(DEMO_OUT) .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -65,6 +65,8 @@ def steps(recipe: Recipe, images: torch.Tensor, *, bare: bool) -> Iterator[float
     """Seconds of a training step; ``bare`` is forward and backward alone, on views ready in memory."""
     views = recipe.views.build()
     learner = Learner(recipe, views.names).to(DEVICE).to(memory_format=torch.channels_last).train()
+    if recipe.compile:
+        learner.backbone.compile()
     settings = recipe.optimizer.model_dump(include={"name", "weight_decay", "momentum", "eta"})
     optimizers = [build_optimizer(learner.networks(), **settings)]
     if learner.masks is not None:

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+import sys
 from concurrent.futures import Future
 from typing import Any, Self
 
@@ -40,6 +42,8 @@ class Cluster:
         self._ray: Any = ray
         self._address = address or "auto"
         self._where: dict[Future[Any], str] = {}
+        # Ray's threads print what befalls its nodes, and what the command prints may be JSON.
+        self._printed = contextlib.redirect_stdout(sys.stderr)
 
     def __enter__(self) -> Self:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -50,6 +54,7 @@ class Cluster:
                 f"no Ray cluster at {self._address}: {str(error).splitlines()[0]}",
                 remedy="`ray start --head` starts one, --address local needs none",
             ) from error
+        self._printed.__enter__()
         self._gpus = self._ray.cluster_resources().get("GPU", 0) > 0
         self._do = self._ray.remote(max_retries=RETRIES)(_do)
         return self
@@ -81,6 +86,7 @@ class Cluster:
 
     def __exit__(self, kind: Any, *_: object) -> None:
         self._ray.shutdown()  # with its driver gone the cluster ends the jobs that still run
+        self._printed.__exit__(None, None, None)
 
 
 def needs(job: Job, gpus: bool) -> dict[str, float]:

@@ -64,7 +64,11 @@ def main() -> int:
     parser.add_argument(
         "--torch", default="", help="requirements in place of the pinned torch and torchvision"
     )
-    parser.add_argument("--pip-conf", type=Path, help="pip's settings, for the build alone")
+    parser.add_argument(
+        "--pip-conf",
+        type=Path,
+        help="pip's settings, for the build alone; its values are looked for in every file",
+    )
     parser.add_argument(
         "--volume", default="", help="FOLDER:PLACE to mount while building, for a local index"
     )
