@@ -13,6 +13,7 @@ PIP_ARGS ?=
 DEMO_OUT ?= demo
 CONTAINER_ARGS ?=
 GPU_ARGS ?=
+GPU_SOURCES := fvcore==0.1.5.post20221221 iopath==0.1.10 antlr4-python3-runtime==4.9.3  # no wheels on the index
 PYTEST_ARGS ?= -n auto --maxprocesses 8 --dist loadfile -m "not slow and not weights and not peers"
 
 BIN := $(VENV)/bin
@@ -59,6 +60,7 @@ gpu-check: ## measure every claim that needs a GPU, as JSON and Markdown
 gpu-wheels: ## fetch what an ordinary CUDA image lacks for gpu-check, to carry along
 	$(PYTHON) -m pip download $(PIP_ARGS) --quiet --no-deps --only-binary=:all: --python-version 3.12 \
 		--dest build/gpu-wheels --requirement benchmarks/gpu-wheels.txt
+	$(PYTHON) -m pip wheel $(PIP_ARGS) --quiet --no-deps --wheel-dir build/gpu-wheels $(GPU_SOURCES)
 	du -sh build/gpu-wheels
 
 clean: ## remove caches, builds and the demo's output

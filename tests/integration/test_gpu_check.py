@@ -1,4 +1,4 @@
-"""`benchmarks/gpu.py` measures every line at tiny sizes on a CPU, so that the ten minutes with a GPU are not wasted."""
+"""`benchmarks/gpu.py` measures every line at tiny sizes on a CPU: ten minutes with a GPU shall not be wasted."""
 
 from __future__ import annotations
 
