@@ -272,9 +272,7 @@ def linear_grid(tiny: bool) -> dict[str, Any]:
         torch.cuda.synchronize()
     seconds = time.perf_counter() - began
     certified = np.flatnonzero(ours.gap <= 1e-3)
-    some = certified[:: max(1, len(certified) // 5)][
-        -5 if tiny else -2 :
-    ]
+    some = certified[:: max(1, len(certified) // 5)][-5 if tiny else -2 :]
     began, reached = time.perf_counter(), []
     for index in some:
         model = LogisticRegression(C=1 / grid[index], max_iter=10_000, tol=1e-5).fit(x.astype(np.float64), y)

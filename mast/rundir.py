@@ -15,7 +15,7 @@ from . import __version__
 from .config import Recipe, parse_recipe
 from .data import Source
 from .errors import UserError
-from .files import atomic_write
+from .files import atomic_write, sweep
 
 STATE, PUBLISHED, LOG, RECIPE, BOARD = (
     "state.pt",
@@ -55,7 +55,7 @@ def check(recipe: Recipe, out: Path, resume: bool) -> None:
 
 
 def claim(recipe: Recipe, out: Path) -> None:
-    """Make ``out`` this recipe's folder, once nothing is missing that a run needs.
+    """Make ``out`` this recipe's folder, once nothing is missing that a run needs, and clear what killed runs left.
 
     Raises:
         UserError: If it cannot be written.
@@ -63,6 +63,7 @@ def claim(recipe: Recipe, out: Path) -> None:
     try:
         with atomic_write(out / RECIPE) as file:
             file.write(_text(recipe))
+        sweep(out)
     except OSError as error:
         raise UserError(
             f"cannot write to {out} ({error.strerror})", remedy="give a writable --out"

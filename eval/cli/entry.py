@@ -23,6 +23,7 @@ VERBS = (
     "convert",
     "eval",
     "run",
+    "slurm",
     "table",
     "delta",
     "compare",

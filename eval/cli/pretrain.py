@@ -38,6 +38,7 @@ def add(verbs: options.Verbs) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from mast.config import load_recipe
+    from mast.distributed import restarted
     from mast.train import pretrain
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
@@ -45,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
         written = pretrain(
             recipe,
             arguments.out,
-            resume=arguments.resume,
+            resume=arguments.resume or restarted(),
             data_root=arguments.data_root,
             progress=not arguments.quiet,
             workers=arguments.workers,
