@@ -31,10 +31,10 @@ STEPS = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, F.adjust_h
 
 
 def drawn(operations: list, count: int, epoch: int) -> list[Tensor]:
-    """Parameters of every operation for a batch."""
+    """Parameters of every operation for a batch of squares."""
     rows = np.arange(count)
     return [
-        torch.from_numpy(each.draw(uniform(0, epoch, rows, each.name, each.num_uniforms)))
+        torch.from_numpy(each.fit(each.draw(uniform(0, epoch, rows, each.name, each.num_uniforms)), 1, 1))
         for each in operations
     ]
 

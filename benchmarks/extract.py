@@ -19,18 +19,22 @@ import torch
 from PIL import Image
 
 from eval import features
+from eval.checkpoints import Normalization
 from eval.datasets import Split
+from eval.features import extraction
 from mast.model import build_backbone
 
 
 def measure(images: int, arch: str, size: int, workers: int) -> dict[str, float]:
     """Seconds of decoding, of the forward and of the extraction of the same images, once caches are warm."""
     backbone = build_backbone(arch, seed=0).eval()
-    if torch.cuda.is_available():
-        backbone.cuda()
-    norm = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "range": "0..1", "channels": "RGB"}
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    backbone.to(device)
     passport = SimpleNamespace(
-        weights_sha256="0" * 64, normalization=norm, input_size=size, interpolation="bicubic"
+        weights_sha256="0" * 64,
+        normalization=Normalization(),
+        input_size=size,
+        interpolation="bicubic",
     )
     generator = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
@@ -46,14 +50,12 @@ def measure(images: int, arch: str, size: int, workers: int) -> dict[str, float]
         _ = split.pool.digest
         for _ in range(2):  # the first round warms caches
             start = time.perf_counter()
-            batches = list(features._batches(split.pool, prep, 0, 64, workers))
+            batches = list(extraction.batches(split.pool, prep, 0, 64, workers))
             decode = time.perf_counter() - start
             start = time.perf_counter()
             with torch.inference_mode():
                 for batch in batches:
-                    backbone.features(
-                        prep.normalise(torch.from_numpy(batch).to(features._device_of(backbone)))
-                    ).cpu()
+                    backbone.features(prep.normalise(torch.from_numpy(batch).to(device))).cpu()
             forward = time.perf_counter() - start
             store = Path(tempfile.mkdtemp(dir=root))
             start = time.perf_counter()

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import compare, extract, load_backbone, read_records
+    from .api import compare, evaluate, extract, load_backbone, read_records
 
-__all__ = ["compare", "extract", "load_backbone", "read_records"]
+__all__ = ["compare", "evaluate", "extract", "load_backbone", "read_records"]
 
 
 def __getattr__(name: str) -> Any:

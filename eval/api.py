@@ -5,24 +5,26 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from mast.files import canonical_json
+from mast.images import walk
+
 from . import checkpoints, features
-from .checkpoints import Passport
+from .checkpoints import Backbone, Passport
 from .datasets import Pool, decode
-from .datasets.base import IMAGE_SUFFIXES
+from .device import device as best_device
 from .errors import UserError
 from .results import records
 
 if TYPE_CHECKING:
     import pandas as pd
-    from torch import nn
 
 Place = str | os.PathLike[str]
 Images = Place | Sequence[Place | Image.Image] | npt.NDArray[np.uint8]
@@ -35,7 +37,7 @@ def load_backbone(
     arch: str | None = None,
     trust_pickle: bool = False,
     device: str | None = None,
-) -> tuple[nn.Module, Passport]:
+) -> tuple[Backbone, Passport]:
     """Load a checkpoint; every tensor of the backbone is filled from the file, or this fails.
 
     Args:
@@ -54,16 +56,14 @@ def load_backbone(
     Raises:
         UserError: If the file cannot be found or read, or leaves a tensor of the backbone unfilled.
     """
-    import torch
-
     loaded = checkpoints.load(ref, layout=layout, arch=arch, trust_pickle=trust_pickle)
-    backbone = loaded.backbone.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    object.__setattr__(backbone, "passport", loaded.passport)
+    backbone = loaded.backbone.to(device or str(best_device()))
+    object.__setattr__(backbone, "passport", loaded.passport)  # beside torch's own attributes
     return backbone, loaded.passport
 
 
 def extract(
-    backbone: str | nn.Module,
+    backbone: str | Backbone,
     images: Images,
     *,
     passport: Passport | None = None,
@@ -109,7 +109,7 @@ def extract(
     preprocess = features.Preprocess.of(passport, image_size=image_size, resize=resize, squash=squash)
     with tempfile.TemporaryDirectory() as scratch:
         found = features.extract_pool(
-            backbone,  # type: ignore[arg-type]
+            backbone,
             passport,
             _pool(images),
             preprocess,
@@ -118,7 +118,85 @@ def extract(
             workers=workers,
             progress=progress,
         )
-        return np.array(found["features"])
+        return np.array(found)
+
+
+def evaluate(
+    ref: str | Sequence[str] | None = None,
+    tasks: str | Sequence[str] = (),
+    protocols: str | Sequence[str] = (),
+    *,
+    data_root: Place | None = None,
+    out: Place | None = None,
+    features: Sequence[tuple[npt.ArrayLike, npt.ArrayLike]] | None = None,
+    metric: str = "",
+    seeds: Sequence[int] = (0,),
+    overrides: Mapping[str, Any] | None = None,
+    layout: str | None = None,
+    arch: str | None = None,
+    trust_pickle: bool = False,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """Measure checkpoints on tasks, as ``mast eval`` does, or protocols on arrays of your own.
+
+    Args:
+        ref: A checkpoint as `load_backbone` takes it, or several, each ``REF`` or ``NAME=REF``. Random weights take
+            the preprocessing of the first other one. None with ``features``.
+        tasks: Names of tasks, or their files. None with ``features``.
+        protocols: Names of protocols, or their files; each task's default when empty, ``linear`` with ``features``.
+        data_root: The folder that holds the data sets.
+        out: The run's folder, which keeps records and features: what is done there is not run again. Without it
+            nothing is kept.
+        features: Instead of checkpoints and tasks: (features (N, D), labels) of train, val and test, or of train and
+            test; val is then a fifth of train. Labels are (N,) classes, or (N, C) of 0 and 1.
+        metric: With ``features``, the metric to report: top1 for classes and map11 for several labels, when empty.
+        seeds: Evaluation seeds.
+        overrides: Changes to the protocols' parameters.
+        layout, arch, trust_pickle: As for `load_backbone`.
+        progress: Show progress on standard error.
+
+    Returns:
+        One row for each metric of each cell, with the columns of `read_records`.
+
+    Raises:
+        UserError: For an unknown name, missing data, or a cell that failed; the other cells' results are in ``out``.
+    """
+    from .results import frames
+
+    names = _texts(protocols)
+    if features is not None:
+        if ref is not None or _texts(tasks) or data_root is not None:
+            raise UserError(
+                "features came with a checkpoint, tasks or data_root", remedy="give one or the other", code=2
+            )
+        return frames.of_measurements(
+            _on_arrays(features, names or ("linear",), metric, seeds, overrides or {})
+        )
+    if ref is None or not _texts(tasks) or data_root is None:
+        raise UserError("evaluate needs ref, tasks and data_root, or features", code=2)
+    from .running import request
+
+    plan = request.plan(
+        request.Request(
+            checkpoints=_texts(ref),
+            tasks=_texts(tasks),
+            protocols=names,
+            seeds=tuple(seeds),
+            overrides=overrides or {},
+            reading={"layout": layout, "arch": arch, "trust_pickle": trust_pickle},
+        )
+    )
+    from .running.local import Runner
+
+    with tempfile.TemporaryDirectory() as scratch:
+        runner = Runner(plan, data_root=Path(data_root), out=Path(out or scratch), progress=progress)
+        summary = runner.run()
+        if summary.failed:
+            raise UserError(
+                f"{summary.failed} of {len(plan.cells)} cells failed: {next(iter(summary.errors))}"
+            )
+        found = {record.run_id: record for record in records.read([runner.folder.records]).counting()}
+    return frames.of_records(found[key] for key in runner.ran)
 
 
 def compare(
@@ -176,15 +254,53 @@ def _places(place: Place | Iterable[Place]) -> list[Path]:
     return [Path(place)] if isinstance(place, str | os.PathLike) else [Path(each) for each in place]
 
 
+def _texts(given: str | Sequence[str]) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
+def _on_arrays(
+    parts: Sequence[tuple[Any, Any]],
+    names: Sequence[str],
+    metric: str,
+    seeds: Sequence[int],
+    overrides: Mapping[str, Any],
+) -> Iterator[dict[str, Any]]:
+    """A row for each metric of each protocol and seed."""
+    from . import protocols
+    from .running import arrays
+
+    data = arrays.arrays(parts)
+    chosen = [protocols.get(name).override(overrides) for name in names]
+    for protocol in chosen:
+        for seed in seeds:
+            headline, measured = arrays.measure(data, protocol, metric=metric, seed=seed)
+            for name, estimate in measured.metrics.items():
+                span = estimate.interval
+                yield {
+                    "checkpoint": "arrays",
+                    "task": "arrays",
+                    "protocol": protocol.name,
+                    "protocol_version": protocol.version,
+                    "overrides": canonical_json(dict(overrides)),
+                    "seed": seed,
+                    "metric": name,
+                    "headline": name == headline,
+                    "value": estimate.value,
+                    "low": span and span.low,
+                    "high": span and span.high,
+                    "interval": span and span.kind,
+                }
+
+
 def _pool(images: Images) -> Pool:
     """Images as extraction takes them."""
     if isinstance(images, str | os.PathLike):
         place = Path(images)
         if place.is_dir():
-            found = sorted(path for path in place.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+            found = walk(place).images
             if not found:
                 raise UserError(f"{place}: no images below this folder", remedy="name a folder of images")
-            return Pool(place.name, tuple(found), place)
+            return Pool(place.name, found, place)
         return Pool(place.name, (place,), place.parent)
     if isinstance(images, np.ndarray):
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:

@@ -219,9 +219,10 @@ def by_strength(run: Run, data: Examples, bins: int = 5) -> list[StrengthBin]:
     resize = Crop(run.recipe.views.size)
     for augmentation in run.recipe.views.build().augmentations:
         rows = np.arange(len(data.labels))
-        params = augmentation.draw(
+        drawn = augmentation.draw(
             uniform(0, 0, rows, f"analysis/{augmentation.name}", augmentation.num_uniforms)
         )
+        params = augmentation.fit(drawn, *data.images.shape[2:])
         values = []
         for start in range(0, len(rows), 256):
             part = slice(start, start + 256)

@@ -75,14 +75,14 @@ class Views:
             alone = single & (chosen == k)
             first, second = self._pair(k, indices, epoch, 0)
             for attempt in range(1, _TRIES):
-                again = alone & (first == second).all(axis=1)
+                again = alone & _equal(augmentation, first, second)
                 if not again.any():
                     break
                 first[again], second[again] = self._pair(k, indices[again], epoch, attempt)
             shared = (single & (chosen != k)) | (all_but & (chosen == k))
             second[shared] = first[shared]
             params[augmentation.name] = np.stack([first, second])
-            differs[:, k] = (first != second).any(axis=1)
+            differs[:, k] = ~_equal(augmentation, first, second)
         if {"color", "gray"} <= set(self.names):
             # A grey image hides its hue, so a pair that isolates colour is shown in colour.
             hidden = single & (chosen == self.names.index("color"))
@@ -101,6 +101,15 @@ class Views:
         cut = images.ndim == 5
         first, second = images.unbind(1) if cut else (images, images)
         for augmentation in self.augmentations[1:] if cut else self.augmentations:
-            one, two = torch.from_numpy(plan.params[augmentation.name]).to(images.device)
+            one, two = (
+                torch.from_numpy(augmentation.fit(params, *images.shape[-2:])).to(images.device)
+                for params in plan.params[augmentation.name]
+            )
             first, second = augmentation.apply(first, one), augmentation.apply(second, two)
         return first, second
+
+
+def _equal(augmentation: Augmentation, first: Array, second: Array) -> NDArray[np.bool_]:
+    """``(B,)``: which parameters do the same to a square."""
+    equal: NDArray[np.bool_] = (augmentation.fit(first, 1, 1) == augmentation.fit(second, 1, 1)).all(axis=1)
+    return equal

@@ -6,16 +6,25 @@ import functools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from importlib import resources
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
-import yaml
+from pydantic import BeforeValidator
 
+from ..definitions import build, files, read_yaml
 from ..errors import UserError, unknown
-from .passport import normalization as _normalization
+from .normalization import Normalization
 
+FILE = Path(__file__).with_name("layouts.yaml")
 _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_fpw_module", "_module"}
 """Parts of a name that DistributedDataParallel, compile, FSDP and Classy Vision put in. They mean nothing."""
+
+
+def _paths(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+
+
+_Paths = Annotated[tuple[str, ...], BeforeValidator(_paths)]  # a single path may stand there alone
 
 
 @dataclass(frozen=True)
@@ -33,7 +42,7 @@ class Layout:
         drop: Start of a key (a regular expression) and why it is left out.
         copies: Start of a key and the start of the one that must hold the same tensor; a difference is an error.
         rename: Regular expressions and replacements that lead to torchvision's or timm's names, in order.
-        transform: Name of a function of `transforms` for what renaming cannot do.
+        transform: Name of a function of `tensor_edits` for what renaming cannot do.
         encoder: ``online`` or ``ema``, as the authors' evaluation takes it.
         variants: Further copies in the file: name and prefix, or the whole path ``a.b:prefix``.
         stem: What a 3x3 first convolution means: ``cifar``, ``cifar2`` or ``half``; none asks for ``--arch``.
@@ -42,13 +51,14 @@ class Layout:
         interpolation: ``bicubic`` or ``bilinear``.
         refuse: Why files of this kind cannot be used at all.
         explicit: Only used when asked for by name or by the registry, because content cannot tell it.
-        options: What the architecture needs to know beyond shapes (see `families`).
+        assumed: Files of many origins look like this, so that preprocessing is a guess.
+        options: What the architecture needs to know beyond shapes (see `architectures.build`).
     """
 
     name: str
     title: str
     source: str
-    at: tuple[tuple[str, ...], ...] = (("",),)
+    at: tuple[_Paths, ...] = (("",),)
     prefix: str = ""
     marks: tuple[str, ...] = ()
     absent: tuple[str, ...] = ()
@@ -59,11 +69,12 @@ class Layout:
     encoder: str = "online"
     variants: dict[str, str] = field(default_factory=dict)
     stem: str = ""
-    normalization: dict[str, Any] = field(default_factory=_normalization)
+    normalization: Normalization = field(default_factory=Normalization)
     input_size: int = 224
     interpolation: str = "bilinear"
     refuse: str = ""
     explicit: bool = False
+    assumed: bool = False
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -87,30 +98,39 @@ class Extract:
 
 
 @functools.cache
+def _document() -> dict[str, Any]:
+    return read_yaml(FILE)
+
+
 def table() -> dict[str, Layout]:
-    """All layouts by name, in the order in which equals are preferred."""
-    text = resources.files(__package__).joinpath("layouts.yaml").read_text("utf-8")
-    document = yaml.safe_load(text)
-    renames = document["renames"]
-    return {name: _entry(name, entry, renames) for name, entry in document["layouts"].items()}
+    """All layouts by name, in the order in which equals are preferred: the package's, then included ones."""
+    return _table(tuple(files(Path(__file__).with_name("layouts")).values()))
 
 
 @functools.cache
+def _table(own: tuple[Path, ...]) -> dict[str, Layout]:
+    document = _document()
+    entries = [(str(FILE), document["layouts"]), *((str(path), {path.stem: read_yaml(path)}) for path in own)]
+    found: dict[str, Layout] = {}
+    for where, layouts in entries:
+        for name, entry in layouts.items():
+            if name in found:
+                raise UserError(f"{where}: the layout '{name}' is defined twice", remedy="rename one", code=2)
+            found[name] = _entry(name, entry, document["renames"], where)
+    return found
+
+
 def _beside() -> dict[str, str]:
-    text = resources.files(__package__).joinpath("layouts.yaml").read_text("utf-8")
-    return dict(yaml.safe_load(text)["beside"])
+    return dict(_document()["beside"])
 
 
-def _entry(name: str, entry: Mapping[str, Any], renames: Mapping[str, Any]) -> Layout:
-    fields = dict(entry)
-    at = fields.pop("at", [""])
-    fields["at"] = tuple((path,) if isinstance(path, str) else tuple(path) for path in at)
-    rename = fields.pop("rename", [])
-    fields["rename"] = tuple((a, b) for a, b in (renames[rename] if isinstance(rename, str) else rename))
-    for key in ("marks", "absent"):
-        fields[key] = tuple(fields.get(key, ()))
-    fields["normalization"] = _normalization(**fields.get("normalization", {}))
-    return Layout(name=name, **fields)
+def _entry(name: str, entry: Mapping[str, Any], renames: Mapping[str, Any], where: str) -> Layout:
+    fields = {"name": name, **entry}
+    if isinstance(rename := fields.get("rename"), str):
+        fields["rename"] = renames[rename]
+    layout = build(Layout, fields, where=f"{where}, {name}")
+    # Its numbers stand in passports as the file has them: 0 and not 0.0.
+    return replace(layout, normalization=Normalization(**fields.get("normalization", {})))
 
 
 def get(name: str) -> Layout:

@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mast import checkpoint as published
 from mast.files import sha256_file
 
 from ..errors import UserError
-from . import architectures as families
-from . import file_formats as containers
-from . import layouts, references, sanity
+from . import architectures, file_formats, layouts, references, weight_checks
+from .backbone import Backbone
 from .layouts import Layout
-from .passport import Passport, normalization
+from .normalization import Normalization
+from .passport import Passport
 from .tensor_edits import TRANSFORMS
 
 
@@ -28,7 +28,7 @@ from .tensor_edits import TRANSFORMS
 class Loaded:
     """A backbone, in evaluation mode and without gradients, and its passport."""
 
-    backbone: nn.Module
+    backbone: Backbone
     passport: Passport
 
 
@@ -38,7 +38,7 @@ class _Match:
 
     layout: Layout
     arch: str
-    skeleton: nn.Module
+    skeleton: Backbone
     weights: dict[str, Tensor]
     dropped: dict[str, str]
     missing: list[str]
@@ -73,7 +73,7 @@ def load(
     if ref.startswith("random:"):
         return _random(ref)
     match, passport = _read(ref, layout, arch, trust_pickle)
-    families.target(match.skeleton).load_state_dict(
+    architectures.target(match.skeleton).load_state_dict(
         {name: tensor.clone() for name, tensor in match.weights.items()}, strict=True, assign=True
     )
     return Loaded(_frozen(match.skeleton), passport)
@@ -88,7 +88,7 @@ def inspect(
     return _read(ref, layout, arch, trust_pickle)[1]
 
 
-def _frozen(backbone: nn.Module) -> nn.Module:
+def _frozen(backbone: Backbone) -> Backbone:
     return backbone.requires_grad_(False).eval()
 
 
@@ -96,8 +96,8 @@ def _random(ref: str) -> Loaded:
     name, _, seed = ref.removeprefix("random:").partition("@")
     if seed and not seed.isdigit():
         raise UserError(f"'{ref}': the seed is not a number", remedy="write random:resnet18@0", code=2)
-    backbone = families.fresh(name, int(seed or 0))
-    weights = families.target(backbone).state_dict()
+    backbone = architectures.fresh(name, int(seed or 0))
+    weights = architectures.target(backbone).state_dict()
     digest = published.weights_sha256(weights)
     passport = Passport(
         name=f"random-{name}-{int(seed or 0)}",
@@ -107,10 +107,10 @@ def _random(ref: str) -> Loaded:
         sha256=digest,
         weights_sha256=digest,
         mapped=len(weights),
-        normalization=normalization(),
+        normalization=Normalization(),
         input_size=224,
         interpolation="bilinear",
-        feature_dim=_feature_dim(backbone),
+        feature_dim=backbone.feature_dim,
         trained=False,
         warnings=["random weights, the control that a pretrained backbone has to beat"],
     )
@@ -120,14 +120,14 @@ def _random(ref: str) -> Loaded:
 def _read(ref: str, layout: str | None, arch: str | None, trust_pickle: bool) -> tuple[_Match, Passport]:
     located = references.locate(ref)
     path, facts = located.path, dict(located.passport)
-    contents = containers.read(path, trust_pickle=trust_pickle)
+    contents = file_formats.read(path, trust_pickle=trust_pickle)
     if layout is None and "mast" in contents.metadata:
         match, header = _published(path, contents, arch)
         facts |= header
     else:
         match = _recognise(ref, contents, layout or located.layout, arch or located.arch, located.options)
     try:
-        trained, warnings = sanity.check(match.weights)
+        trained, warnings = weight_checks.check(match.weights)
     except ValueError as error:
         raise UserError(
             f"{ref}: the weights are damaged: {error}", remedy="fetch or copy the file again"
@@ -141,6 +141,7 @@ def _read(ref: str, layout: str | None, arch: str | None, trust_pickle: bool) ->
         | ({"padding": "same"} if match.layout.options.get("padding") == "same" else {}),
         **facts,
     }
+    sure = "normalization" in facts or located.layout is not None
     passport = Passport(
         name=located.name,
         source=ref,
@@ -149,58 +150,60 @@ def _read(ref: str, layout: str | None, arch: str | None, trust_pickle: bool) ->
         sha256=digest,
         weights_sha256=match.weights_sha256,
         mapped=len(match.weights) - len(match.missing),
-        feature_dim=_feature_dim(match.skeleton),
+        feature_dim=match.skeleton.feature_dim,
         dropped=match.dropped,
         missing=match.missing,
         encoder=match.layout.encoder,
         trained=trained,
-        warnings=warnings
-        + _doubts(path, digest, match, sure="normalization" in facts or located.layout is not None),
+        warnings=warnings + _renamed(path, digest) + ([] if sure else _assumptions(match)),
         unsafe_globals=contents.unsafe_globals,
         trusted_pickle=bool(contents.unsafe_globals),
         stride_in_1x1=bool(match.layout.options.get("stride_in_1x1")),
+        assumed=frozenset(_PREPROCESSING) - set(facts) if match.layout.assumed and not sure else frozenset(),
         **known,
     )
     return match, passport
 
 
-def _doubts(path: Path, digest: str, match: _Match, *, sure: bool) -> list[str]:
-    """What the content of the file cannot settle."""
-    doubts = []
+_PREPROCESSING = ("normalization", "input_size", "interpolation")
+
+
+def _renamed(path: Path, digest: str) -> list[str]:
+    """A warning where a file's name carries another hash than its content."""
     named = re.search(r"[-_]([0-9a-f]{8,64})\.(pth|pt|bin|torch|pkl|tar|safetensors)", path.name)
     if named and re.search(r"[a-f]", named[1]) and not digest.startswith(named[1]):
-        doubts.append(
+        return [
             f"the file's name ends in {named[1]}, as if its sha256 began so, but it begins with {digest[:8]}: "
             "damaged, or renamed"
-        )
-    if match.layout.options.get("assumed") and not sure:
-        doubts.append(
-            "the file does not say how images were normalised: ImageNet's constants and torchvision's order are "
-            "assumed; --layout simclr-v1 or swav says otherwise"
-        )
-        if match.arch.startswith("vit_small"):
-            doubts.append("the file does not say how many heads: 6 are assumed; --layout moco-v3 has 12")
+        ]
+    return []
+
+
+def _assumptions(match: _Match) -> list[str]:
+    """Warnings about what the content of the file cannot settle."""
+    if not match.layout.assumed:
+        return []
+    doubts = [
+        "the file does not say how images were normalised: ImageNet's constants and torchvision's order are "
+        "assumed; --layout simclr-v1 or swav says otherwise"
+    ]
+    if match.arch.startswith("vit_small"):
+        doubts.append("the file does not say how many heads: 6 are assumed; --layout moco-v3 has 12")
     return doubts
 
 
-def _feature_dim(backbone: nn.Module) -> int:
-    dim: int = backbone.feature_dim  # type: ignore[assignment]
-    return dim
-
-
-def _published(path: Path, contents: containers.Contents, arch: str | None) -> tuple[_Match, dict[str, Any]]:
+def _published(
+    path: Path, contents: file_formats.Contents, arch: str | None
+) -> tuple[_Match, dict[str, Any]]:
     try:
         weights, header = published.read_published(path)
         name = str(header["arch"])
-        constants = normalization(
-            tuple(header["normalization"]["mean"]), tuple(header["normalization"]["std"])
-        )
         facts = {
-            "normalization": constants,
+            "normalization": Normalization.from_json(header["normalization"]),
             "input_size": int(header["input_size"]),
             "interpolation": str(header["interpolation"]),
         }
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, UserError) as error:
         raise UserError(f"{path}: not a whole MAST backbone: {error}", remedy="publish it again") from error
     if arch and arch != name:
         raise UserError(f"{path}: a {name}, not a {arch}", remedy="leave --arch out", code=2)
@@ -215,7 +218,11 @@ def _published(path: Path, contents: containers.Contents, arch: str | None) -> t
 
 
 def _recognise(
-    ref: str, contents: containers.Contents, layout: str | None, arch: str | None, options: Mapping[str, Any]
+    ref: str,
+    contents: file_formats.Contents,
+    layout: str | None,
+    arch: str | None,
+    options: Mapping[str, Any],
 ) -> _Match:
     candidates = [layouts.get(layout)] if layout else [x for x in layouts.table().values() if not x.explicit]
     matches: list[_Match] = []
@@ -253,7 +260,7 @@ def _describe(match: _Match) -> str:
 
 
 def _no_match(
-    ref: str, contents: containers.Contents, layout: str | None, failures: list[UserError]
+    ref: str, contents: file_formats.Contents, layout: str | None, failures: list[UserError]
 ) -> UserError:
     refusal = layouts.known_refusal(contents.tree)
     if refusal:
@@ -277,13 +284,13 @@ def _fit(ref: str, found: layouts.Extract, arch: str | None) -> _Match:
     weights = {name: as_tensor(value) for name, value in found.weights.items()}
     try:
         weights = TRANSFORMS[layout.transform](weights)
-        name = arch or families.infer(_shapes(weights), stem=layout.stem)
+        name = arch or architectures.infer(_shapes(weights), stem=layout.stem)
     except UserError as error:
         raise UserError(
             f"{ref}: as layout {layout.name}: {error.message}", remedy=error.remedy, code=error.code
         ) from error
-    skeleton = families.build(name, _shapes(weights), layout.options)
-    wanted = families.target(skeleton).state_dict()
+    skeleton = architectures.build(name, _shapes(weights), layout.options)
+    wanted = architectures.target(skeleton).state_dict()
     missing = [key for key in wanted if key not in weights]
     lost = [key for key in missing if not key.endswith("num_batches_tracked")]
     extra = [key for key in weights if key not in wanted] + found.unexpected

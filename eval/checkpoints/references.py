@@ -15,7 +15,7 @@ from mast.files import sha256_file
 
 from ..errors import UserError
 from . import download, registry
-from .passport import normalization
+from .normalization import Normalization
 
 OFFLINE = ("LocalEntryNotFoundError", "OfflineModeIsEnabled")  # the hub's errors without a network
 
@@ -160,7 +160,7 @@ def _timm(ref: str) -> Located:
 
 def _timm_facts(config: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "normalization": normalization(tuple(config["mean"]), tuple(config["std"])),
+        "normalization": Normalization(tuple(config["mean"]), tuple(config["std"])),
         "input_size": int(config["input_size"][-1]),
         "interpolation": "bicubic" if config.get("interpolation") == "bicubic" else "bilinear",
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from mast.errors import UserError
 from . import options, output
 
 if TYPE_CHECKING:
+    from ..results.records import Book
     from ..running.engines import Engine
     from ..running.local import Runner
     from ..running.plan import Plan
@@ -32,7 +34,7 @@ def run_suite(name: str, arguments: argparse.Namespace) -> int:
     from ..running.local import embedded
     from ..running.plan import plan
 
-    todo = plan(suite)
+    todo = plan(suite, arguments.limit)
     if data_root is None:
         data_root = arguments.out / "data"
         if not arguments.dry_run:
@@ -43,8 +45,22 @@ def run_suite(name: str, arguments: argparse.Namespace) -> int:
     return run(todo, arguments, data_root, suite.title or suite.name)
 
 
-def run(todo: Plan, arguments: argparse.Namespace, data_root: Path, title: str) -> int:
-    """Run a plan and print its table, or with ``--dry-run`` print what it would do."""
+def run(
+    todo: Plan,
+    arguments: argparse.Namespace,
+    data_root: Path,
+    title: str,
+    then: Callable[[Book], None] | None = None,
+) -> int:
+    """Run a plan and print its table, or with ``--dry-run`` print what it would do.
+
+    Args:
+        todo: The plan.
+        arguments: The options of `options.running`.
+        data_root: The folder of the data sets.
+        title: Heading of table and report.
+        then: Prints more, from the records that the table was made of.
+    """
     from ..running import engines
     from ..running.local import Runner
 
@@ -65,7 +81,7 @@ def run(todo: Plan, arguments: argparse.Namespace, data_root: Path, title: str) 
     if arguments.dry_run:
         cells = runner.preview()
         return output.as_json(cells) if arguments.json else _print_forecast(cells)
-    return _run(runner, arguments, data_root, title)
+    return _run(runner, arguments, data_root, title, then)
 
 
 def _engine(arguments: argparse.Namespace) -> Engine | None:
@@ -97,24 +113,33 @@ def _print_forecast(cells: list[dict[str, Any]]) -> int:
     return 0
 
 
-def _run(runner: Runner, arguments: argparse.Namespace, data_root: Path, title: str) -> int:
+def _run(
+    runner: Runner,
+    arguments: argparse.Namespace,
+    data_root: Path,
+    title: str,
+    then: Callable[[Book], None] | None,
+) -> int:
     summary = runner.run()
-    from ..results import records, report, tables
+    from ..results import report, tables
     from ..results.render import render
     from ..running.costs import counted
 
-    files = []
+    table, files = None, []
     if summary.done + summary.skipped:
-        files = report.publish(arguments.out, title=title, data_root=data_root)
+        table = tables.read([arguments.out], title=title)
+        files = report.publish(table, arguments.out, data_root=data_root)
     if arguments.json:
         output.as_json({**vars(summary), "files": [str(path) for path in files]})
-    elif files:
-        print(render(tables.build(records.read([arguments.out]), title=title), "text"))
+    elif table is not None:
+        print(render(table, "text"))
         print(f"{counted(summary.done, 'cell')} run, {summary.skipped} done before, {summary.failed} failed.")
         print("Open:")
         for path in files[:5]:
             print(f"  {path}")
         print(f"  {arguments.out / 'figures'}/")
+        if then is not None:
+            then(table.book)
     for message, count in summary.errors.items():
         output.failed(f"{message} [{counted(count, 'cell')}]", 1)
     return 1 if summary.failed else 0

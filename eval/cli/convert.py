@@ -23,6 +23,7 @@ def add(verbs: options.Verbs) -> None:
         "--to", required=True, help="torchvision, detectron2, timm, huggingface or safetensors"
     )
     parser.add_argument("--half", action="store_true", help="round the weights to half precision")
+    options.include(parser)
     options.json(parser)
 
 

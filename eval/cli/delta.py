@@ -14,7 +14,7 @@ def add(verbs: options.Verbs) -> None:
     parser = verbs.add(
         "delta",
         run,
-        "show how much the protocol changes a number: all versions of one on the same features",
+        "show how much the protocol changes a number: all versions of one on the same data",
         "mast delta backbone.safetensors --task caltech101_20 --data-root data --out runs/mine",
     )
     options.checkpoint(parser)
@@ -25,6 +25,7 @@ def add(verbs: options.Verbs) -> None:
     )
     parser.add_argument("--data-root", type=Path, required=True, help="the folder that holds the data sets")
     parser.add_argument("--out", type=Path, required=True, help="the folder of a run, for its feature store")
+    options.include(parser)
     options.json(parser)
 
 

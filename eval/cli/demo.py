@@ -18,6 +18,7 @@ def add(verbs: options.Verbs) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("demo"), help="the folder of the run (default: demo)"
     )
+    options.limit(parser)
     options.quiet(parser)
     parser.set_defaults(data_root=None, dry_run=False, json=False, **options.SCALING)
 

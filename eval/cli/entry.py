@@ -19,6 +19,7 @@ from .options import Handler, Parser, Verbs
 VERBS = (
     "demo",
     "pretrain",
+    "recipe",
     "inspect",
     "convert",
     "eval",
@@ -40,7 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         parsed = parse(arguments)
         handler: Handler = parsed.handler
-        return handler(parsed)
+        from ..definitions import included
+
+        with included(getattr(parsed, "include", [])):
+            return handler(parsed)
     except UserError as error:
         return output.failed(" ".join(str(error).split()), error.code)
     except (KeyboardInterrupt, Interrupted) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mast.errors import UserError
@@ -10,7 +11,7 @@ from mast.errors import UserError
 from . import cells, options
 
 if TYPE_CHECKING:
-    from ..running.request import Request
+    from ..results.records import Book
 
 
 def add(verbs: options.Verbs) -> None:
@@ -38,7 +39,10 @@ def add(verbs: options.Verbs) -> None:
         "mast5-imagenette96, ...",
     )
     parser.add_argument(
-        "--task", **options.MANY, required=True, help="names from `mast list tasks`, or files"
+        "--task",
+        **options.MANY,
+        required=True,
+        help="names from `mast list tasks`, files, folder:DIR or csv:FILE",
     )
     parser.add_argument(
         "--protocol", **options.MANY, help="names from `mast list protocols` (default: each task's default)"
@@ -52,8 +56,11 @@ def add(verbs: options.Verbs) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from ..datasets import Place
     from ..running import request
 
+    if arguments.data_root is None and all(Place.read(task) for task in arguments.task):
+        arguments.data_root = Path()
     if arguments.data_root is None:
         raise UserError("mast eval needs --data-root", remedy="give the folder of data sets", code=2)
     options.folder(arguments.data_root)
@@ -65,11 +72,18 @@ def run(arguments: argparse.Namespace) -> int:
         overrides=_changes(arguments.set),
         against=tuple(arguments.against),
         reading=options.reading_of(arguments),
+        limit=arguments.limit,
     )
-    code = cells.run(request.plan(asked), arguments, arguments.data_root, "Evaluation")
-    if arguments.against and not (arguments.dry_run or arguments.json):
-        _compare(asked, arguments)
-    return code
+
+    def differences(book: Book) -> None:
+        """Print the difference of every checkpoint to those of ``--against``, on the same examples and episodes."""
+        from ..results import compare
+
+        if pairs := request.pairs(asked, {record.checkpoint.name for record in book.counting()}):
+            print(compare.markdown(compare.build(book, pairs)))
+
+    then = differences if arguments.against else None
+    return cells.run(request.plan(asked), arguments, arguments.data_root, "Evaluation", then)
 
 
 def _changes(given: list[str]) -> dict[str, Any]:
@@ -83,13 +97,3 @@ def _changes(given: list[str]) -> dict[str, Any]:
             raise UserError(f"--set {change}: not of the form key=value", code=2)
         changes[key] = yaml.parse(value, f"--set {change}")
     return changes
-
-
-def _compare(asked: Request, arguments: argparse.Namespace) -> None:
-    """Print the difference of every checkpoint to those of ``--against``, on the same examples and episodes."""
-    from ..results import compare, records
-    from ..running import request
-
-    book = records.read([arguments.out])
-    if pairs := request.pairs(asked, {record.checkpoint.name for record in book.counting()}):
-        print(compare.markdown(compare.build(book, pairs)))

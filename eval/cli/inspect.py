@@ -12,6 +12,7 @@ def add(verbs: options.Verbs) -> None:
         "inspect", run, "say what a checkpoint file holds", "mast inspect moco_v2_800ep.pth.tar --json"
     )
     options.checkpoint(parser)
+    options.include(parser)
     options.json(parser)
 
 

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import shutil
+import textwrap
 from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from mast.errors import UserError
 
 from . import options, output
 
@@ -11,18 +16,36 @@ Rows = Iterator[tuple[str, str]]
 
 
 def add(verbs: options.Verbs) -> None:
-    parser = verbs.add("list", run, "list what there is by name", "mast list tasks")
+    parser = verbs.add(
+        "list", run, "list what there is by name", "mast list tasks\n  mast list protocols knn dino"
+    )
     parser.add_argument("kind", choices=tuple(KINDS), metavar="KIND", help=", ".join(KINDS))
+    words = parser.add_argument(
+        "having", nargs="*", metavar="WORD", help="show only what has every one of these words"
+    )
+    parser.set_defaults(words=words)
+    options.include(parser)
     options.json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    rows = list(KINDS[arguments.kind]())
+    words = [word.casefold() for word in arguments.having]
+    rows = [row for row in KINDS[arguments.kind]() if all(word in " ".join(row).casefold() for word in words)]
     if arguments.json:
         return output.as_json([{"name": name, "description": description} for name, description in rows])
-    width = max((len(name) for name, _ in rows), default=0)
+    if not rows:
+        raise UserError(
+            f"no {arguments.kind} with {' and '.join(arguments.having) or 'any name'}",
+            remedy=f"`mast list {arguments.kind}` shows all",
+        )
+    columns = shutil.get_terminal_size().columns  # 80 where output is no terminal and COLUMNS is not set
+    width = min(max(len(name) for name, _ in rows), 30)
     for name, description in rows:
-        print(f"{name:<{width}}  {description}".rstrip())
+        # A name that is wider than its column has its description on the next line.
+        first, rest = (f"{name:<{width}}  ", "") if len(name) <= width else ("", f"{name}\n")
+        indent = " " * (width + 2)
+        text = textwrap.fill(description, columns, initial_indent=first or indent, subsequent_indent=indent)
+        print(rest + text.rstrip())
     return 0
 
 
@@ -37,7 +60,8 @@ def _protocols() -> Rows:
     from .. import protocols
 
     for how in map(protocols.get, protocols.names()):
-        yield how.name, f"v{how.version}, {how.kind}: {how.description or how.source}"
+        mark = f" [not verified: {how.unverified}]" if how.unverified else ""
+        yield how.name, f"v{how.version}, {how.kind}: {how.description or how.source}{mark}"
 
 
 def _checkpoints() -> Rows:
@@ -62,10 +86,12 @@ def _suites() -> Rows:
 
 
 def _recipes() -> Rows:
-    from mast.config import load_recipe, recipe_names
+    import mast
+    from mast import yaml
 
-    for name in recipe_names():
-        yield name, load_recipe(name).description
+    # Each file has its own description; to build the recipe would import torch.
+    for path in sorted((Path(mast.__file__).parent / "recipes").glob("*.yaml")):
+        yield path.stem, str(yaml.read(path)["description"])
 
 
 def _augmentations() -> Rows:

@@ -87,12 +87,42 @@ def checkpoint(parser: Parser) -> None:
     reading(parser)
 
 
+def include(parser: Parser) -> None:
+    """``--include``; `entry.main` passes it on."""
+    parser.add_argument(
+        "--include",
+        **MANY,
+        type=Path,
+        default=[],
+        metavar="DIR",
+        help="use your own definitions by name: a folder with tasks/, protocols/, suites/ or layouts/",
+    )
+
+
+def limit(parser: Parser) -> None:
+    """``--limit``."""
+    parser.add_argument(
+        "--limit",
+        type=_at_least_two,
+        metavar="N",
+        help="smoke test: at most N examples of each split and a short training; the numbers mean nothing",
+    )
+
+
+def _at_least_two(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 9 or int(text) < 2:
+        raise argparse.ArgumentTypeError(f"'{text}' is no whole number of 2 or more")
+    return int(text)
+
+
 def running(parser: Parser) -> None:
     """Where a run reads and writes, and what it prints."""
     parser.add_argument("--data-root", type=Path, help="the folder that holds the data sets")
     parser.add_argument(
         "--out", type=Path, required=True, help="the folder of the run; a run that is there continues"
     )
+    include(parser)
+    limit(parser)
     parser.add_argument(
         "--dry-run", action="store_true", help="print what would run and how long it would take"
     )

@@ -28,11 +28,14 @@ def add(verbs: options.Verbs) -> None:
         "--data-root", type=Path, default=Path(), help="the folder that holds the recipe's image folder"
     )
     parser.add_argument("--out", type=Path, required=True, help="the folder of the run")
-    parser.add_argument("--resume", action="store_true", help="continue the run in --out")
+    parser.add_argument(
+        "--fresh", action="store_true", help="start anew, in place of continuing the run in --out"
+    )
     parser.add_argument(
         "--workers", type=int, help="decoding workers (default: this process's share of the cores)"
     )
     parser.add_argument("--tensorboard", action="store_true", help="write logs for TensorBoard too")
+    options.limit(parser)
     options.quiet(parser)
 
 
@@ -41,19 +44,19 @@ def run(arguments: argparse.Namespace) -> int:
     from mast.distributed import restarted
     from mast.train import pretrain
 
-    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    recipe = load_recipe(arguments.recipe, arguments.overrides, arguments.limit)
     try:
         written = pretrain(
             recipe,
             arguments.out,
-            resume=arguments.resume or restarted(),
+            fresh=arguments.fresh and not restarted(),
             data_root=arguments.data_root,
             progress=not arguments.quiet,
             workers=arguments.workers,
             tensorboard=arguments.tensorboard,
         )
     except Interrupted as error:
-        raise Interrupted("stopped; run the same command with --resume to continue") from error
+        raise Interrupted("stopped; run the same command again to continue") from error
     if os.environ.get("RANK", "0") == "0":  # torchrun starts one process for each device
         print(written)
     return 0

@@ -18,12 +18,15 @@ def add(verbs: options.Verbs) -> None:
     parser.add_argument(
         "--data-root", type=Path, help="show detections on the test images, which lie in this folder"
     )
+    options.include(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from ..results import tables
     from ..results.report import write
 
     output.check_writable(arguments.out)
-    write(arguments.place, arguments.out, title=arguments.title, data_root=arguments.data_root)
+    table = tables.read([arguments.place], title=arguments.title)
+    write(table, arguments.place, arguments.out, data_root=arguments.data_root)
     print(arguments.out)
     return 0

@@ -26,18 +26,21 @@ def add(verbs: options.Verbs) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from ..results import records, report, tables
+    from ..results import tables
     from ..results.render import render
 
     if arguments.out:
         output.check_writable(arguments.out)
-    book = records.read(arguments.places)
-    output.problems(book.problems)
-    published = tables.read_published([*report.published_files(arguments.places), *arguments.published])
-    built = tables.build(book, published, title=arguments.title)
+    built = tables.read(arguments.places, more=arguments.published, title=arguments.title)
+    output.problems(built.book.problems)
     if not built.sections:
         raise UserError(
             f"no records in {', '.join(map(str, arguments.places))}", remedy="name the --out folder of a run"
         )
-    text = report.standalone(built) if arguments.format == "html" else render(built, arguments.format)
+    if arguments.format == "html":
+        from ..results.report import standalone
+
+        text = standalone(built)
+    else:
+        text = render(built, arguments.format)
     return output.deliver(text, arguments.out, arguments.check)

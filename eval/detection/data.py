@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.coco import load_coco_json
 from detectron2.data.datasets.pascal_voc import CLASS_NAMES, load_voc_instances
@@ -26,6 +25,7 @@ from PIL import Image
 from mast.files import atomic_write, canonical_json
 
 from ..errors import UserError, unknown
+from .names import table
 
 DECODE_ALL = 3000  # up to so many images are decoded whole beforehand; beyond that their headers are read
 TOLERANCE = 1.0  # pixels that a box may stick out: rounding, in the official files too
@@ -98,6 +98,25 @@ class DetectionData:
             for a in d["annotations"]
         )
 
+    def limited(self, number: int) -> DetectionData:
+        """At most ``number`` images of each split, evenly spaced, for a smoke test."""
+
+        def some(split: Split) -> Split:
+            if len(split.dicts) <= number:
+                return split
+            places = np.linspace(0, len(split.dicts) - 1, number).round().astype(int)
+            dicts = [split.dicts[place] for place in places]
+            if self.layout == "voc":
+                return replace(split, dicts=dicts)
+            # COCO's evaluation counts the objects of every image in the annotation file.
+            content = split.completed or _read_json(split.sources[0][0])
+            kept = {entry["image_id"] for entry in dicts}
+            images = [image for image in content["images"] if image["id"] in kept]
+            objects = [each for each in content["annotations"] if each["image_id"] in kept]
+            return replace(split, dicts=dicts, completed=content | {"images": images, "annotations": objects})
+
+        return replace(self, train=some(self.train), test=some(self.test))
+
     def drawn(self, *, images: int | None = None, shots: int | None = None, seed: int = 0) -> DetectionData:
         """The data set with the training part that a cell uses; all of it where nothing asks for less.
 
@@ -121,7 +140,7 @@ class DetectionData:
 
 def catalog() -> dict[str, Any]:
     """The data sets that tasks may name, from ``datasets.yaml``."""
-    return dict(yaml.safe_load(Path(__file__).with_name("datasets.yaml").read_text(encoding="utf-8")))
+    return table().model_dump(exclude_none=True)
 
 
 def prepare(name: str, data_root: Path, *, masks: bool) -> DetectionData:
@@ -244,15 +263,15 @@ def subset(
 
 
 def _entry(name: str) -> tuple[dict[str, Any], dict[str, list[str]]]:
-    table = catalog()
+    known = catalog()
     if match := re.fullmatch(r"(voc|coco):(.+)", name):
         layout, folder = match[1], match[2]
         names = ("trainval", "test") if layout == "voc" else ("train2017", "val2017")
         parts: dict[str, Any] = {"train": [[folder, names[0]]], "test": [[folder, names[1]]]}
         return {"layout": layout, "classes": "found", **parts}, {}
-    if name not in table["datasets"]:
-        raise unknown("detection data set", name, table["datasets"])
-    return table["datasets"][name], table["folders"]
+    if name not in known["datasets"]:
+        raise unknown("detection data set", name, known["datasets"])
+    return known["datasets"][name], known["folders"]
 
 
 def _folder(data_root: Path, candidates: Iterable[str]) -> Path:

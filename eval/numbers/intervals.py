@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,12 @@ def wilson(successes: int, trials: int, level: float = 0.95) -> Interval:
     return Interval(low, high, "wilson", level)
 
 
+@cache
+def _t_quantile(probability: float, degrees: int) -> Any:
+    """Student's quantile; a table asks for the same one in thousands of cells."""
+    return scipy.stats.t.ppf(probability, degrees)
+
+
 def t_interval(values: Sequence[float] | Array, level: float = 0.95) -> Interval:
     """Student's interval for the mean over independent repetitions, such as pretraining seeds.
 
@@ -69,7 +76,7 @@ def t_interval(values: Sequence[float] | Array, level: float = 0.95) -> Interval
     data = np.asarray(values, dtype=np.float64)
     if data.ndim != 1 or len(data) < 2:
         raise ValueError(f"a t interval needs at least two values, got {data.size}")
-    half = float(scipy.stats.t.ppf(0.5 + level / 2, len(data) - 1) * data.std(ddof=1) / np.sqrt(len(data)))
+    half = float(_t_quantile(0.5 + level / 2, len(data) - 1) * data.std(ddof=1) / np.sqrt(len(data)))
     return Interval(float(data.mean()) - half, float(data.mean()) + half, "t", level)
 
 

@@ -30,6 +30,7 @@ class Protocol:
         tasks: What it is for, where that is less than its kind serves: kinds of tasks, or names of tasks.
         metric: Replaces the task's metric where the protocol's definition does.
         description: One line.
+        unverified: What of it could not be held against its source; empty where all could.
         runtime: Overrides that say where a cell runs and decide no number.
     """
 
@@ -41,6 +42,7 @@ class Protocol:
     tasks: tuple[str, ...] = ()
     metric: dict[str, str] = field(default_factory=dict)
     description: str = ""
+    unverified: str = ""
     runtime: dict[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:

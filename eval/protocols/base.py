@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -49,16 +49,26 @@ class Extraction(Strict):
     Attributes:
         image_size: Side of the input in pixels.
         resize: Short side before the centre crop: pixels, or a multiple of the crop when below 8.
-        squash: Resize to a square, ignoring the aspect ratio.
+        squash: Resize to a square, ignoring the aspect ratio; ``after`` the short side, and instead of the crop.
+        interpolation: Of the resizing, and of random crops in training.
+        normalization: ``imagenet`` for ImageNet's constants on every checkpoint that has constants at all.
+        pooling: What is read off the backbone, see `eval.features.pooled`.
     """
 
     image_size: Count | None = None
     resize: int | float | None = None
-    squash: bool = False
+    squash: bool | Literal["after"] = False
+    interpolation: Literal["bilinear", "bicubic"] | None = None
+    normalization: Literal["imagenet"] | None = None
+    pooling: Literal["average", "res5-6x6"] = "average"
 
     def options(self) -> dict[str, Any]:
-        """What `features.extract` and `Preprocess.of` take."""
+        """What `features.extract` takes."""
         return self.model_dump(exclude_unset=True)
+
+    def pixels(self) -> dict[str, Any]:
+        """What `Preprocess.of` takes."""
+        return self.model_dump(exclude_unset=True, exclude={"pooling"})
 
 
 class Params(Strict):
@@ -72,6 +82,11 @@ class Params(Strict):
     RUNTIME: ClassVar[Mapping[str, type]] = {}
 
     extraction: Extraction = Extraction()
+
+    @classmethod
+    def smoke(cls, limit: int) -> dict[str, Any]:
+        """Changes that make a run short, for a smoke test with at most ``limit`` examples of each split."""
+        return {}
 
     @classmethod
     def changed(cls, values: Mapping[str, Any], changes: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -159,11 +174,13 @@ class Labelled:
         features: (N, D) float32; an array, or `Rows` that stay on disk.
         labels: (N,) int in [0, num_classes), or (N, num_classes) with 1, 0 and -1 (difficult).
         num_classes: Number of classes.
+        names: (N,) the images' file names, for kinds whose result depends on the order of train and val together.
     """
 
     features: Features
     labels: Array
     num_classes: int
+    names: Array | None = None
 
     def __post_init__(self) -> None:
         if self.features.ndim != 2 or len(self.features) != len(self.labels):
@@ -191,6 +208,7 @@ class Labelled:
             stack([self.features, other.features]),
             np.concatenate([self.labels, other.labels]),
             self.num_classes,
+            None if self.names is None or other.names is None else np.concatenate([self.names, other.names]),
         )
 
     def targets(self, *, difficult: float = 0.0) -> npt.NDArray[np.float64]:
@@ -241,10 +259,13 @@ class Context:
         """(N, D) features of a split, as the protocol's parameters ask for them."""
         return self.extract(split, self.params.extraction)
 
-    def labelled(self, *splits: str) -> Labelled:
-        """Features and labels of splits, one after the other."""
-        labels = np.concatenate([self.data.splits[split].labels for split in splits])
-        return Labelled(stack([self.features(split) for split in splits]), labels, self.data.num_classes)
+    def labelled(self, *splits: str, names: bool = False) -> Labelled:
+        """Features and labels of splits, one after the other; with the images' file names where asked."""
+        parts = [self.data.splits[split] for split in splits]
+        labels = np.concatenate([part.labels for part in parts])
+        files = np.array([path.name for part in parts for path in part.paths]) if names else None
+        features = stack([self.features(split) for split in splits])
+        return Labelled(features, labels, self.data.num_classes, files)
 
 
 # -- what a kind returns ---------------------------------------------------------------------------------------
@@ -305,7 +326,8 @@ class Fitted:
 # -- what a kind offers ----------------------------------------------------------------------------------------
 
 
-def _whole(data: Any, params: Any, seed: int) -> Any:
+def whole(data: Any, params: Any, seed: int) -> Any:
+    """All of a task's data."""
     return data
 
 
@@ -321,17 +343,17 @@ class Kind:
         data: From a task's data, parameters and the seed to the part that a cell uses; all of it for most kinds.
         forecast: Seconds that a cell would take, by trying a little of it; None where only records tell.
         family: The name under which `mast delta` finds it.
-        extracts: It reads features from the store; whoever is first extracts them.
+        images: Whether it needs images and the backbone; False where features and labels are enough.
     """
 
     params: type[Params]
     tasks: tuple[str, ...]
     measure: Callable[[Context], Measured]
     fit: Callable[..., Fitted] | None = None
-    data: Callable[[Any, Any, int], Any] = _whole
+    data: Callable[[Any, Any, int], Any] = whole
     forecast: Callable[[Context], float] | None = None
     family: str = ""
-    extracts: bool = False
+    images: bool = True
 
 
 # -- tools of the kinds ----------------------------------------------------------------------------------------

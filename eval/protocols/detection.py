@@ -43,6 +43,11 @@ class Params(base.Params):
     overrides: dict[str, Any] = Field(default_factory=dict)
 
     @classmethod
+    def smoke(cls, limit: int) -> dict[str, Any]:
+        """As many iterations as images, and small heads and sizes."""
+        return {"tiny": True, "iterations": limit}
+
+    @classmethod
     def changed(cls, values: Mapping[str, Any], changes: Mapping[str, Any], name: str) -> dict[str, Any]:
         """The values with changes kept apart, as overrides: Detectron2 resolves them, in their order."""
         options_of(changes)

@@ -43,15 +43,27 @@ class Episodes:
         return digest.hexdigest()
 
 
-def draw(labels: Array, *, way: int, shots: int, queries: int, num_episodes: int, seed: int) -> Episodes:
+def draw(
+    labels: Array,
+    *,
+    way: int,
+    shots: int,
+    queries: int,
+    num_episodes: int,
+    seed: int,
+    resample: bool = False,
+) -> Episodes:
     """Draw episodes from the labels alone, so that every checkpoint and head meets the same ones.
 
     Classes, then images within each class, are drawn without replacement; classes with too few images are left out.
+    With ``resample`` only classes with at most ``shots`` images are left out, and one with fewer than
+    ``shots + queries`` has its queries drawn with replacement from what its support leaves (AugSelf).
 
     Raises:
-        UserError: If fewer than ``way`` classes have ``shots + queries`` images.
+        UserError: If fewer than ``way`` classes have enough images.
     """
-    need = shots + queries
+    total = shots + queries
+    need = shots + 1 if resample else total
     groups = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     groups = [group for group in groups if len(group) >= need]
     if len(groups) < way:
@@ -61,10 +73,16 @@ def draw(labels: Array, *, way: int, shots: int, queries: int, num_episodes: int
             code=2,
         )
     generator = np.random.default_rng(seed)
-    rows = np.empty((num_episodes, way, need), dtype=np.int64)
+    rows = np.empty((num_episodes, way, total), dtype=np.int64)
     for episode in range(num_episodes):
         for position, index in enumerate(generator.choice(len(groups), way, replace=False)):
-            rows[episode, position] = generator.choice(groups[int(index)], need, replace=False)
+            group = groups[int(index)]
+            if len(group) >= total:
+                rows[episode, position] = generator.choice(group, total, replace=False)
+            else:
+                mixed = generator.permutation(group)
+                rows[episode, position, :shots] = mixed[:shots]
+                rows[episode, position, shots:] = generator.choice(mixed[shots:], queries)
     return Episodes(rows[:, :, :shots], rows[:, :, shots:])
 
 

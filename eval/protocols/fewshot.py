@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,8 @@ class Params(base.Params):
         ridge: Penalty of the ridge head.
         interval: ``t``, or the papers' ``normal``: 1.96 standard errors over episodes.
         splits: What the pool holds.
+        short: Classes with fewer images than shots and queries: left out, or, where they have more than the shots,
+            with queries drawn with replacement (``resample``).
     """
 
     head: Literal["prototype", "cosine", "ridge", "logistic"]
@@ -39,6 +41,12 @@ class Params(base.Params):
     ridge: Positive
     interval: Literal["t", "normal"]
     splits: Annotated[tuple[Literal["train", "val", "test"], ...], Listed]
+    short: Literal["leave out", "resample"] = "leave out"
+
+    @classmethod
+    def smoke(cls, limit: int) -> dict[str, Any]:
+        """Episodes that a few images of two classes can fill."""
+        return {"way": 2, "shots": 1, "queries": 1, "episodes": limit}
 
 
 def episodes(pool: Labelled, params: Params, seed: int) -> npt.NDArray[np.float64]:
@@ -60,6 +68,7 @@ def episodes(pool: Labelled, params: Params, seed: int) -> npt.NDArray[np.float6
         queries=params.queries,
         num_episodes=params.episodes,
         seed=seed,
+        resample=params.short == "resample",
     )
     return accuracies(np.asarray(pool.features), chosen, params)
 
@@ -77,4 +86,4 @@ def measure(context: Context) -> Measured:
     )
 
 
-KIND = Kind(Params, ("classification",), measure, extracts=True)
+KIND = Kind(Params, ("classification",), measure, images=False)

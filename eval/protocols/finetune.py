@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -23,7 +23,7 @@ from .heads import HeadParams, Share
 
 if TYPE_CHECKING:
     from ..datasets import Split
-    from .training import Trainer
+    from .training import Images, Trainer
 
 Rates = Annotated[tuple[Share, Share], Field(strict=False)]
 
@@ -32,11 +32,15 @@ class Params(HeadParams):
     """Parameters of training on images.
 
     Attributes:
+        schedule: Of `HeadParams`, by epoch; or ``cosine-by-step``.
+        drop_last: Whether an epoch leaves out the images that fill no whole batch.
         lr: Pairs of rates, of backbone and head, for a batch of 256, scaled linearly; of several, val chooses one.
         freeze: Whether the backbone stays as it is.
-        subset: The labelled part of train: None for all, a share, or the path of a list of file names.
+        subset: The labelled part of train and val: None for all, a share, or a list of file names.
     """
 
+    schedule: Literal["cosine", "cosine-by-step", "step"]  # type: ignore[assignment]
+    drop_last: bool = False
     lr: Annotated[tuple[Rates, ...], Listed]
     freeze: bool
     subset: float | str | None
@@ -75,18 +79,22 @@ def run(context: Context) -> Finetuned:
     if train.labels.ndim != 1:
         raise UserError("fine-tuning needs one class an image", remedy="choose a classification task", code=2)
     loaded = context.loaded
-    preprocess = Preprocess.of(loaded.passport, **params.extraction.options())
-    labelled = subset(train, params.subset)
-    whole = params.subset is None  # with a subset, val's labels must not be trained on
+    preprocess = Preprocess.of(loaded.passport, **params.extraction.pixels())
+    everything = joined(train, val)
+    # A share of the labels is drawn from all of them, as SimCLR's lists are; what it leaves is never trained on.
+    whole = params.subset is None
+    labelled = everything if params.subset is None else subset(everything, params.subset)
+    own = joined(train) if whole else labelled
+    held_out = val if whole else _without(val, labelled)
     identity = {
         "checkpoint": loaded.passport.weights_sha256,
         "params": context.protocol.params,
         "seed": context.seed,
-        "images": [labelled.pool.digest, len(labelled), len(val)],
+        "images": [train.pool.digest, val.pool.digest, len(train), len(val)],
     }
     claims.claim(context.work, identity, keeps=["*.pt"])
 
-    def trained(name: str, images: list[tuple[Split, int]], rates: list[tuple[float, float]]) -> Trainer:
+    def trained(name: str, images: Images, rates: list[tuple[float, float]]) -> Trainer:
         trainer = Trainer(
             loaded.backbone,
             preprocess,
@@ -101,30 +109,37 @@ def run(context: Context) -> Finetuned:
         trainer.train()
         return trainer
 
-    own = [(labelled, index) for index in range(len(labelled))]
-    everything = joined(labelled, val) if whole else own
     selected: dict[str, Any] = {"split": None, "epoch": "last"}
     warnings: tuple[str, ...] = ()
     index, rates = 0, list(params.lr)
     if len(rates) > 1:
         measured = metric(context.metric)
         groups = [rates] if params.freeze else [[pair] for pair in rates]
-        tables = [trained(f"select-{place}", own, group).scores(val) for place, group in enumerate(groups)]
-        values = np.array([measured(scores, val.labels) for table in tables for scores in table])
+        tables = [
+            trained(f"select-{place}", own, group).scores(held_out) for place, group in enumerate(groups)
+        ]
+        values = np.array([measured(scores, held_out.labels) for table in tables for scores in table])
         index, selected, warnings = select(values, np.arange(len(rates), dtype=float), name="lr", edges=False)
         selected |= {
             "grid": [[list(r), float(v)] for r, v in zip(rates, values, strict=True)],
             "epoch": "last",
         }
-    final = trained("final", everything, [rates[index]])
-    selected |= {"lr": list(rates[index]), "refit": "train+val" if whole else "labelled part of train"}
+    final = trained("final", labelled, [rates[index]])
+    selected |= {"lr": list(rates[index]), "refit": "train+val" if whole else "labelled part of train+val"}
 
     def scores(split: Split) -> Array:
         table: Array = final.scores(split)[0]
         return table
 
-    counts = {"labelled": len(labelled), "trained_on": len(everything)}
+    counts = {"labelled": len(own), "trained_on": len(labelled)}
     return Finetuned(scores, selected, warnings, counts)
+
+
+def _without(split: Split, images: Images) -> Split:
+    """A split without some images."""
+    gone = {index for other, index in images if other is split}
+    rest = np.array([index for index in range(len(split)) if index not in gone], dtype=np.int64)
+    return split.subset(rest)
 
 
 def measure(context: Context) -> Measured:

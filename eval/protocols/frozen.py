@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import UserError
 from ..features.matrices import Features, blocks
 from . import scoring
-from .base import Array, Context, Fitted, Kind, Labelled, Measured, Params
+from .base import Array, Context, Fitted, Kind, Labelled, Measured, Params, whole
 
 if TYPE_CHECKING:
     from . import Protocol
@@ -18,16 +19,36 @@ if TYPE_CHECKING:
 Fit = Callable[..., Fitted]
 
 
-def kind(params: type[Params], fit: Fit, *, tasks: tuple[str, ...], family: str = "") -> Kind:
-    """A kind whose work is ``fit(train, val, params, seed, *, metric_name) -> Fitted``."""
+def kind(
+    params: type[Params],
+    fit: Fit,
+    *,
+    tasks: tuple[str, ...],
+    family: str = "",
+    names: bool = False,
+    data: Callable[[Any, Any, int], Any] = whole,
+    caveats: Callable[[Context], tuple[str, ...]] = lambda context: (),
+) -> Kind:
+    """A kind whose work is ``fit(train, val, params, seed, *, metric_name) -> Fitted``.
+
+    Args:
+        params: Its parameters.
+        fit: Its work.
+        tasks: The kinds of tasks it serves.
+        family: As of `Kind`.
+        names: Whether ``fit`` is to know the images' file names.
+        data: As of `Kind`.
+        caveats: What a reader of the number should know of the data.
+    """
 
     def measure(context: Context) -> Measured:
-        train, val = context.labelled("train"), context.labelled("val")
+        train, val = context.labelled("train", names=names), context.labelled("val", names=names)
         fitted = fit(train, val, context.params, context.seed, metric_name=context.metric)
         labels = context.data.splits["test"].labels
-        return score(fitted, context.features("test"), labels, context.metric, context.data.counts)
+        measured = score(fitted, context.features("test"), labels, context.metric, context.data.counts)
+        return replace(measured, warnings=measured.warnings + caveats(context))
 
-    return Kind(params, tasks, measure, fit=fit, family=family, extracts=True)
+    return Kind(params, tasks, measure, fit=fit, data=data, family=family, images=False)
 
 
 def fit(protocol: Protocol, train: Labelled, val: Labelled, *, seed: int = 0, metric: str = "top1") -> Fitted:

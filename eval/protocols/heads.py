@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ..device import device as choose_device
 from ..features.matrices import Features, blocks
@@ -26,8 +26,11 @@ class HeadParams(Params):
     Attributes:
         epochs, batch_size, momentum, nesterov, weight_decay: Of SGD.
         schedule: ``cosine``, or ``step``: a factor ``gamma`` at each of ``milestones`` (epochs).
-        batchnorm: Whether features pass a non-affine batch normalisation.
-        init_std: Standard deviation of the first weights; biases start at 0.
+        batchnorm: Whether features pass a batch normalisation, torch's with its defaults.
+        affine: Whether that normalisation learns a factor and a shift a feature, without weight decay.
+        init: The first weights and biases: ``normal``, N(0, ``init_std``) and 0; or ``default``, nn.Linear's own,
+            uniform within 1 / sqrt(D).
+        init_std: Standard deviation of ``normal``.
     """
 
     epochs: Count
@@ -39,7 +42,15 @@ class HeadParams(Params):
     milestones: Annotated[tuple[int, ...], Field(strict=False)]
     gamma: float
     batchnorm: bool
+    affine: bool = False
+    init: Literal["normal", "default"] = "normal"
     init_std: Share
+
+    @model_validator(mode="after")
+    def _normalised(self) -> Self:
+        if self.affine and not self.batchnorm:
+            raise ValueError("affine is of the batch normalisation, which batchnorm turns on")
+        return self
 
 
 def schedule(params: HeadParams, step: int, steps: int, epoch: int) -> float:
@@ -74,46 +85,108 @@ class Heads:
     Attributes:
         weight: (H, D, C).
         bias: (H, C).
+        factor: (H, D / area) of the affine normalisation; None without it.
+        shift: (H, D / area), likewise.
+        mean: (D / area,) running mean of the features.
+        std: (D / area,) running standard deviation.
+        area: Positions of a channel that are features of their own and are normalised as one, as BatchNorm2d does.
     """
 
-    def __init__(self, rates: list[float], dim: int, classes: int, params: HeadParams, seed: int) -> None:
+    def __init__(
+        self, rates: list[float], dim: int, classes: int, params: HeadParams, seed: int, *, area: int = 1
+    ) -> None:
         import torch
 
         device = choose_device()
         generator = torch.Generator().manual_seed(seed)
-        start = torch.randn(dim, classes, generator=generator) * params.init_std
+        if params.init == "default":
+            bound = dim**-0.5
+            start, bias = (
+                (2 * torch.rand(shape, generator=generator) - 1) * bound
+                for shape in ((dim, classes), (classes,))
+            )
+        else:
+            start = torch.randn(dim, classes, generator=generator) * params.init_std
+            bias = torch.zeros(classes)
         self.weight = start.to(device).repeat(len(rates), 1, 1)
-        self.bias = torch.zeros(len(rates), classes, device=device)
+        self.bias = bias.to(device).repeat(len(rates), 1)
+        self.factor = torch.ones(len(rates), dim // area, device=device) if params.affine else None
+        self.shift = torch.zeros(len(rates), dim // area, device=device) if params.affine else None
         self.rates = torch.tensor(rates, device=device)
-        self.momenta = [torch.zeros_like(self.weight), torch.zeros_like(self.bias)]
-        self.mean = torch.zeros(dim, device=device)
-        self.std = torch.ones(dim, device=device)
+        self.momenta = [torch.zeros_like(value) for value in self._learnt()]
+        self.mean = torch.zeros(dim // area, device=device)
+        self.std = torch.ones(dim // area, device=device)
         self.params = params
         self.device = device
+        self.area = area
+
+    def _learnt(self) -> list[torch.Tensor]:
+        affine = [] if self.factor is None or self.shift is None else [self.factor, self.shift]
+        return [self.weight, self.bias, *affine]
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Everything that training changes, by name."""
+        named = {"weight": self.weight, "bias": self.bias, "mean": self.mean, "std": self.std}
+        if self.factor is not None and self.shift is not None:
+            named |= {"factor": self.factor, "shift": self.shift}
+        return named | {f"momentum{index}": value for index, value in enumerate(self.momenta)}
+
+    def load(self, state: dict[str, torch.Tensor]) -> None:
+        """Take over what `state` gave."""
+        for name, value in self.state().items():
+            value.copy_(state[name])
 
     def normalise(self, x: torch.Tensor, *, train: bool) -> torch.Tensor:
-        """Non-affine batch normalisation where the protocol has it, running statistics as torch keeps them."""
+        """Batch normalisation where the protocol has it, before its affine part; statistics as torch keeps them."""
         if not self.params.batchnorm:
             return x
         if train and len(x) > 1:
-            mean, var = x.mean(0), x.var(0, unbiased=False)
+            channels = x.view(len(x), -1, self.area)
+            mean, var = channels.mean((0, 2)), channels.var((0, 2), unbiased=False)
             self.mean += 0.1 * (mean - self.mean)
-            self.std = (self.std**2 + 0.1 * (x.var(0) - self.std**2)).sqrt()
-            return (x - mean) / (var + 1e-5).sqrt()
-        return (x - self.mean) / (self.std**2 + 1e-5).sqrt()
+            self.std = (self.std**2 + 0.1 * (channels.var((0, 2)) - self.std**2)).sqrt()
+            return (x - self._wide(mean)) / (self._wide(var) + 1e-5).sqrt()
+        return (x - self._wide(self.mean)) / (self._wide(self.std) ** 2 + 1e-5).sqrt()
+
+    def _wide(self, channels: torch.Tensor) -> torch.Tensor:
+        """A number a channel (..., D / area) as a number a feature (..., D)."""
+        return channels if self.area == 1 else channels.repeat_interleave(self.area, -1)
+
+    def _inputs(self, x: torch.Tensor) -> torch.Tensor:
+        """(H, B, D) what each head reads, or (B, D) where all read the same."""
+        if self.factor is None or self.shift is None:
+            return x
+        return x * self._wide(self.factor)[:, None] + self._wide(self.shift)[:, None]
+
+    def logits(self, x: torch.Tensor) -> torch.Tensor:
+        """(H, B, C) of normalised features (B, D)."""
+        import torch
+
+        z = self._inputs(x)
+        equation = "bd,hdc->hbc" if z.ndim == 2 else "hbd,hdc->hbc"
+        scores: torch.Tensor = torch.einsum(equation, z, self.weight) + self.bias[:, None]
+        return scores
 
     def step(self, x: torch.Tensor, y: torch.Tensor, share: float) -> None:
         """One step of SGD with momentum and weight decay on the mean cross-entropy of every head."""
         import torch
 
         x = self.normalise(x, train=True)
-        logits = torch.einsum("bd,hdc->hbc", x, self.weight) + self.bias[:, None]
-        residual = logits.softmax(-1)
+        z = self._inputs(x)
+        residual = self.logits(x).softmax(-1)
         residual[:, torch.arange(len(y), device=y.device), y] -= 1
         residual /= len(y)
-        gradients = [torch.einsum("bd,hbc->hdc", x, residual), residual.sum(1)]
-        decay, momentum = self.params.weight_decay, self.params.momentum
-        for value, gradient, buffer in zip((self.weight, self.bias), gradients, self.momenta, strict=True):
+        equation = "bd,hbc->hdc" if z.ndim == 2 else "hbd,hbc->hdc"
+        gradients = [torch.einsum(equation, z, residual), residual.sum(1)]
+        decays = [self.params.weight_decay, self.params.weight_decay]
+        if z.ndim == 3:
+            back = torch.einsum("hbc,hdc->hbd", residual, self.weight)
+            sums = [(back * x).sum(1), back.sum(1)]  # (H, D) each
+            gradients += [total.view(len(total), -1, self.area).sum(2) for total in sums]
+            decays += [0.0, 0.0]
+        momentum = self.params.momentum
+        learnt = zip(self._learnt(), gradients, self.momenta, decays, strict=True)
+        for value, gradient, buffer, decay in learnt:
             gradient = gradient + decay * value
             buffer.mul_(momentum).add_(gradient)
             update = gradient + momentum * buffer if self.params.nesterov else buffer
@@ -126,6 +199,8 @@ class Heads:
         found = []
         for _, block in blocks(features):
             x = self.normalise(torch.from_numpy(np.array(block)).to(self.device), train=False)
+            if self.factor is not None and self.shift is not None:
+                x = x * self._wide(self.factor[head]) + self._wide(self.shift[head])
             found.append((x @ self.weight[head] + self.bias[head]).cpu().numpy())
         return np.concatenate(found)
 

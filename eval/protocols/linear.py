@@ -15,7 +15,7 @@ from pydantic import model_validator
 from ..device import device as choose_device
 from ..errors import UserError
 from ..numbers.metrics import softmax
-from . import base, frozen
+from . import base, frozen, splits
 from .base import Array, Count, Fitted, Labelled, Listed, Positive, metric, require, select, transform
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ class Params(base.Params):
         penalties: log10 of the first, log10 of the last, and how many; the grid that val chooses from.
         transform: Of the features, fitted on training features.
         refit: Whether val joins train once the penalty is chosen.
+        val: Who cuts val from train where the data set has none, see `splits`.
         tolerance: ``certified``: |g|^2 / (2 lambda) as a share of the objective.
         max_iter: The others: iterations after which they stop.
         tol: ``sklearn`` and ``lbfgs``: the largest gradient at which they stop.
@@ -50,6 +51,7 @@ class Params(base.Params):
     penalties: Penalties
     transform: Literal["none", "l2", "standard"]
     refit: bool
+    val: splits.Published = "task"
     tolerance: Positive = 0.0
     max_iter: Count = 0
     tol: Positive = 0.0
@@ -403,4 +405,16 @@ def _augself(train: Labelled, val: Labelled, params: Params, seed: int, metric_n
     return _fitted(prepare, weights, bias, False, selected, certificate, warnings)
 
 
-KIND = frozen.kind(Params, fit, tasks=("classification", "multilabel"), family="linear")
+def data(opened: Any, params: Params, seed: int) -> Any:
+    """The data set with val as the protocol's authors cut it."""
+    return splits.cut(opened, params.val)
+
+
+KIND = frozen.kind(
+    Params,
+    fit,
+    tasks=("classification", "multilabel"),
+    family="linear",
+    data=data,
+    caveats=lambda context: splits.caveat(context.data, context.params.val),
+)

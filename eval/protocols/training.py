@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from mast.checkpoint import load_state, save_state
 
-from ..datasets import Split
+from ..checkpoints import Backbone
+from ..datasets import Split, listed
 from ..errors import UserError
-from ..features import RESAMPLING, Preprocess
+from ..features import RESAMPLING, Preprocess, pooled
 from .base import Array, Progress
 from .heads import Heads
 
@@ -47,55 +48,70 @@ def augment(image: Image.Image, size: int, interpolation: str, generator: np.ran
     return pixels[:, ::-1] if generator.random() < 0.5 else pixels
 
 
-def subset(split: Split, wanted: float | str | None, seed: int = 0) -> Split:
-    """The labelled part of train.
+Images = list[tuple[Split, int]]
+
+
+def joined(*splits: Split) -> Images:
+    """Every image of some splits."""
+    return [(split, index) for split in splits for index in range(len(split))]
+
+
+def subset(images: Images, wanted: float | str, seed: int = 0) -> Images:
+    """The labelled part of the images.
 
     Args:
-        split: Train.
-        wanted: None for all; a fraction, the same share of every class and at least one image; or the path of a list
-            of file names, such as SimCLR's ``imagenet_subsets/1percent.txt``.
+        images: All that could be labelled.
+        wanted: A fraction, the same share of every class and at least one image; or a list of file names, such as
+            SimCLR's ``imagenet_subsets/1percent.txt``: its path, or its place below one of the images' folders.
         seed: Seed of the draw.
 
     Raises:
-        UserError: If the list cannot be read or names a file that train lacks.
+        UserError: If the list cannot be read or names a file that is not there.
     """
-    if wanted is None:
-        return split
     if isinstance(wanted, str):
-        try:
-            names = Path(wanted).read_text(encoding="utf-8").split()
-        except OSError as error:
-            raise UserError(
-                f"{wanted}: cannot be read: {error.strerror}",
-                remedy="download imagenet_subsets from google-research/simclr",
-            ) from error
-        where = {path.name: index for index, path in enumerate(split.paths)}
-        for name in names:
-            if name not in where:
-                raise UserError(
-                    f"{wanted} names {name}, which train lacks", remedy="use the list of this data set"
-                )
-        return split.subset(np.array([where[name] for name in names]))
+        paths = tuple(split.paths[index] for split, index in images)
+        together = Split("train and val", paths, np.zeros(len(paths), dtype=np.int64))
+        return [images[int(row)] for row in listed(together, _find(wanted, images)).rows]
     if not 0 < float(wanted) <= 1:
         raise UserError(
             f"subset is {wanted}", remedy="give a share in (0, 1] or a list of file names", code=2
         )
+    labels = np.array([split.labels[index] for split, index in images])
     generator = np.random.default_rng(seed)
     rows = [
         generator.permutation(group)[: max(1, round(float(wanted) * len(group)))]
-        for group in (np.flatnonzero(split.labels == label) for label in np.unique(split.labels))
+        for group in (np.flatnonzero(labels == label) for label in np.unique(labels))
     ]
-    return split.subset(np.sort(np.concatenate(rows)))
+    return [images[row] for row in np.sort(np.concatenate(rows))]
 
 
-def joined(first: Split, second: Split) -> list[tuple[Split, int]]:
-    """Every image of two splits."""
-    return [(split, index) for split in (first, second) for index in range(len(split))]
+def _find(wanted: str, images: Images) -> Path:
+    """A list of file names by its path, or by its place below one of the images' folders."""
+    folders = images[0][0].paths[0].absolute().parents if images else ()
+    places = [Path(wanted), *(folder / wanted for folder in folders)]
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        raise UserError(
+            f"{wanted}: no such list of file names, here or beside the images",
+            remedy="put imagenet_subsets of google-research/simclr into the folder of data sets",
+        )
+    return found
 
 
-def _learning_share(params: Params, epoch: int) -> float:
+def learning_share(params: Params, epoch: int, step: int, steps: int) -> float:
+    """The share of the peak learning rate.
+
+    Args:
+        params: ``schedule`` is ``cosine`` (torch's CosineAnnealingLR, stepped once an epoch), ``cosine-by-step``
+            (lightly's: 0 in the last step) or ``step`` (a factor ``gamma`` at each of ``milestones``).
+        epoch: From 0.
+        step: From 0, over all epochs.
+        steps: Of all epochs.
+    """
     if params.schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * epoch / params.epochs))
+    if params.schedule == "cosine-by-step":
+        return 0.5 * (1 + math.cos(math.pi * step / (steps - 1))) if steps > 1 else 0.0
     return float(params.gamma ** sum(epoch >= milestone for milestone in params.milestones))
 
 
@@ -104,9 +120,9 @@ class Trainer:
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Backbone,
         preprocess: Preprocess,
-        images: list[tuple[Split, int]],
+        images: Images,
         num_classes: int,
         params: Params,
         rates: list[tuple[float, float]],
@@ -119,14 +135,17 @@ class Trainer:
         self.seed, self.state, self.progress = seed, state, progress
         self.frozen = params.freeze
         self.device = next(self.backbone.parameters()).device
-        dim = int(self.backbone.feature_dim)  # type: ignore[arg-type]
+        self.pooling = params.extraction.pooling
+        with torch.no_grad():
+            pixels = torch.zeros(1, 3, preprocess.crop, preprocess.crop, device=self.device)
+            dim = pooled(self.backbone, pixels, self.pooling).shape[1]
         scale = params.batch_size / 256
         heads = [head * scale for _, head in rates]
-        self.heads = Heads(heads, dim, num_classes, params, seed)
+        self.heads = Heads(heads, dim, num_classes, params, seed, area=dim // self.backbone.feature_dim)
         self.head = nn.Linear(dim, num_classes).to(self.device)
         with torch.no_grad():
             self.head.weight.copy_(self.heads.weight[0].T)
-            self.head.bias.zero_()
+            self.head.bias.copy_(self.heads.bias[0])
         self.optimizer = torch.optim.SGD(
             [
                 {"params": list(self.backbone.parameters()), "peak": rates[0][0] * scale},
@@ -138,8 +157,15 @@ class Trainer:
             nesterov=params.nesterov,
         )
 
-    def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _order(self, epoch: int) -> Array:
+        """The images of an epoch, in a new order, without the last batch where the protocol drops a short one."""
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.images))
+        size = self.params.batch_size
+        whole = len(order) // size * size if self.params.drop_last and len(order) >= size else len(order)
+        return order[:whole]
+
+    def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        order = self._order(epoch)
         size, crop = self.params.batch_size, self.preprocess.crop
 
         def one(index: int) -> tuple[Array, int]:
@@ -160,15 +186,9 @@ class Trainer:
                 )
 
     def _modules(self) -> dict[str, Any]:
-        heads = {"weight": self.heads.weight, "bias": self.heads.bias, "mean": self.heads.mean}
-        heads |= {
-            "std": self.heads.std,
-            "momentum0": self.heads.momenta[0],
-            "momentum1": self.heads.momenta[1],
-        }
         model = {} if self.frozen else self.backbone.state_dict()
         return {
-            "heads": heads,
+            "heads": self.heads.state(),
             "backbone": model,
             "head": self.head.state_dict(),
             "sgd": self.optimizer.state_dict(),
@@ -182,28 +202,25 @@ class Trainer:
             self.backbone.load_state_dict(saved["backbone"])
         self.head.load_state_dict(saved["head"])
         self.optimizer.load_state_dict(saved["sgd"])
-        heads = saved["heads"]
-        self.heads.weight, self.heads.bias = heads["weight"].to(self.device), heads["bias"].to(self.device)
-        self.heads.mean, self.heads.std = heads["mean"].to(self.device), heads["std"].to(self.device)
-        self.heads.momenta = [heads["momentum0"].to(self.device), heads["momentum1"].to(self.device)]
+        self.heads.load({name: value.to(self.device) for name, value in saved["heads"].items()})
         return int(saved["epoch"])
 
     def train(self) -> None:
         """Train to the last epoch, from the last finished one where there is one."""
         epochs, start = self.params.epochs, self._resume()
-        steps = -(-len(self.images) // self.params.batch_size)
+        steps = -(-len(self._order(0)) // self.params.batch_size)
         for epoch in range(start, epochs):
-            share = _learning_share(self.params, epoch)
             self.backbone.train(not self.frozen)
-            for group in self.optimizer.param_groups:
-                group["lr"] = group["peak"] * share
             for step, (images, labels) in enumerate(self._batches(epoch)):
+                share = learning_share(self.params, epoch, epoch * steps + step, epochs * steps)
+                for group in self.optimizer.param_groups:
+                    group["lr"] = group["peak"] * share
                 if self.frozen:
                     with torch.no_grad():
-                        self.heads.step(self.backbone.features(images), labels, share)  # type: ignore[operator]
+                        self.heads.step(pooled(self.backbone, images, self.pooling), labels, share)
                 else:
                     self.optimizer.zero_grad()
-                    logits = self.head(self.backbone.features(images))  # type: ignore[operator]
+                    logits = self.head(pooled(self.backbone, images, self.pooling))
                     loss = nn.functional.cross_entropy(logits, labels)
                     if not bool(torch.isfinite(loss)):
                         raise UserError(
@@ -222,12 +239,11 @@ class Trainer:
             rows = split.rows[start : start + 64]
             pixels = np.stack([self.preprocess.image(split.pool.read(int(row))) for row in rows])
             with torch.inference_mode():
-                x = self.backbone.features(  # type: ignore[operator]
-                    self.preprocess.normalise(torch.from_numpy(pixels).to(self.device))
-                )
+                images = self.preprocess.normalise(torch.from_numpy(pixels).to(self.device))
+                x = pooled(self.backbone, images, self.pooling)
                 if self.frozen:
                     x = self.heads.normalise(x, train=False)
-                    logits = torch.einsum("bd,hdc->hbc", x, self.heads.weight) + self.heads.bias[:, None]
+                    logits = self.heads.logits(x)
                 else:
                     logits = self.head(x)[None]
             found.append(logits.cpu().numpy())

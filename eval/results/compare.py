@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+
+from mast.files import canonical_json
 
 from ..errors import UserError, unknown
 from ..numbers import tests
 from ..numbers.tests import Paired
 from .records import Book, Record
-from .tables import column_key, protocol_title, section_key
+from .tables import Heading, protocol_heading
 
 Pair = tuple[str, str]
 
@@ -30,20 +32,39 @@ class Line:
     """
 
     task: str
-    protocol: str
+    protocol: Heading
     metric: str
     values: Mapping[str, Mapping[str, float]]
     results: Mapping[Pair, Paired]
     tasks: int = 1
 
 
+@dataclass(frozen=True, order=True)
+class _What:
+    """What two checkpoints must share to be compared: never across versions or data."""
+
+    task: str
+    metric: str
+    parameters: str
+    version: int
+    manifest: str
+
+
 @dataclass(frozen=True)
 class Comparison:
-    """Lines in the order of the records, a protocol's means after its tasks; ``units`` says what pairs are over."""
+    """Two checkpoints or methods, task by task.
+
+    Attributes:
+        pairs: What is compared.
+        lines: In the order of the records, a protocol's means after its tasks.
+        units: What pairs are over.
+        notes: Where the two sides of a pair saw their images prepared differently, a sentence each.
+    """
 
     pairs: tuple[Pair, ...]
     lines: list[Line] = field(default_factory=list)
     units: dict[Pair, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def names(self) -> list[str]:
@@ -77,36 +98,67 @@ def build(
     records = book.counting()
     known = sorted({record.checkpoint.name for record in records})
     seeds = {name: _checkpoints(name, known) for pair in pairs for name in pair}
-    found: dict[tuple[str, str, str, str], dict[str, list[Record]]] = {}
+    found: dict[Heading, dict[_What, dict[str, list[Record]]]] = {}
     for record in records:
         for metric in metrics or [record.task.metric]:
             if metric in record.metrics:
-                place = f"{section_key(record)} {column_key(record, metric)}"  # never across versions or data
-                key = (record.task.name, protocol_title(record), metric, place)
-                found.setdefault(key, {}).setdefault(record.checkpoint.name, []).append(record)
+                entry, manifest = record.task, record.data.manifest or ""
+                what = _What(entry.name, metric, record.protocol.key, entry.version, manifest)
+                cells = found.setdefault(protocol_heading(record.protocol), {}).setdefault(what, {})
+                cells.setdefault(record.checkpoint.name, []).append(record)
+    tasks = sorted({what.task for part in found.values() for what in part})
     for task in (task for group in (groups or {}).values() for task in group):
-        if task not in {key[0] for key in found}:
-            raise unknown("task", task, sorted({key[0] for key in found}))
+        if task not in tasks:
+            raise unknown("task", task, tasks)
     comparison = Comparison(tuple(pairs))
     for pair in pairs:
         single = all(set(seeds[name]) == {""} for name in pair)
         comparison.units[pair] = "test examples or episodes" if single else "pretraining seeds"
-    for protocol in dict.fromkeys(key[1] for key in found):
+        comparison.notes.extend(_prepared(pair, [seeds[name].values() for name in pair], records))
+    for protocol, part_of in found.items():
         lines = [
-            _line(key, cells, seeds, comparison, book)
-            for key, cells in sorted(found.items())
-            if key[1] == protocol
+            _line(protocol, what, cells, seeds, comparison, book) for what, cells in sorted(part_of.items())
         ]
         comparison.lines.extend(line for line in lines if line.results)
         sets = groups or {"mean": sorted({line.task for line in lines})}
         for metric in dict.fromkeys(line.metric for line in lines) if metrics else [""]:
-            for title, tasks in sets.items():
+            for title, members in sets.items():
                 part = [
-                    line for line in lines if line.task in tasks and (not metric or line.metric == metric)
+                    line for line in lines if line.task in members and (not metric or line.metric == metric)
                 ]
                 if len(part) > 1 and (mean := _mean(title, part, comparison)).results:
                     comparison.lines.append(mean)
     return comparison
+
+
+def _prepared(pair: Pair, sides: Sequence[Collection[str]], records: Sequence[Record]) -> Iterator[str]:
+    """In what the two sides' images were prepared differently."""
+    for what, of in (("input size", _size), ("interpolation", _interpolation), ("normalisation", _constants)):
+        first, second = (
+            sorted({of(record) for record in records if record.checkpoint.name in side} - {""})
+            for side in sides
+        )
+        if first != second and first and second:
+            told = f"{' and '.join(first)} against {' and '.join(second)}"
+            yield (
+                f"{pair[0]} and {pair[1]} saw images prepared differently ({what}: {told}); "
+                "part of their difference may come from that."
+            )
+
+
+def _size(record: Record) -> str:
+    """The input size in pixels, where the protocol leaves it to the checkpoint."""
+    fixed = (record.protocol.params.get("extraction") or {}).get("image_size")
+    return "" if fixed else f"{record.checkpoint.preprocessing.get('input_size', 'unknown')} px"
+
+
+def _interpolation(record: Record) -> str:
+    return str(record.checkpoint.preprocessing.get("interpolation", "unknown"))
+
+
+def _constants(record: Record) -> str:
+    constants = record.checkpoint.normalization or {}
+    return ", ".join(f"{key} {canonical_json(value)}" for key, value in sorted(constants.items()))
 
 
 def _checkpoints(name: str, known: Sequence[str]) -> dict[str, str]:
@@ -124,13 +176,14 @@ def _checkpoints(name: str, known: Sequence[str]) -> dict[str, str]:
 
 
 def _line(
-    key: tuple[str, str, str, str],
+    protocol: Heading,
+    what: _What,
     cells: Mapping[str, Sequence[Record]],
     seeds: Mapping[str, Mapping[str, str]],
     comparison: Comparison,
     book: Book,
 ) -> Line:
-    metric = key[2]
+    metric = what.metric
     values = {
         name: {s: _value(cells[c], metric) for s, c in seeds[name].items() if c in cells}
         for name in comparison.names
@@ -145,7 +198,7 @@ def _line(
             result = _over_examples(first[min(shared)], second[min(shared)], metric, book) if shared else None
         if result is not None:
             results[pair] = result
-    return Line(*key[:3], values, results)
+    return Line(what.task, protocol, metric, values, results)
 
 
 def _value(records: Sequence[Record], metric: str) -> float:
@@ -218,6 +271,7 @@ def markdown(comparison: Comparison) -> str:
         f"Means in percent, of all checkpoints ({', '.join(seeds)}); differences in points with 95 % intervals, "
         f"{told} that both have. {_count(comparison)}\n"
     )
+    parts.extend(f"{note}\n" for note in comparison.notes)
     return "\n".join(parts)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -68,13 +68,18 @@ def of_records(found: Iterable[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
+def of_measurements(rows: Iterable[Mapping[str, object]]) -> pd.DataFrame:
+    """Rows by column name, in the order of `COLUMNS`; what a row does not have is missing."""
+    return pd.DataFrame(list(rows), columns=list(COLUMNS))
+
+
 def of_comparison(comparison: Comparison) -> pd.DataFrame:
     """One row for each line and pair; values are fractions."""
     rows = [
         {
             "task": line.task,
             "tasks": line.tasks,
-            "protocol": line.protocol,
+            "protocol": str(line.protocol),
             "metric": line.metric,
             "first": pair[0],
             "second": pair[1],

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import csv
-import html
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from markupsafe import Markup
+
 from ..errors import unknown
-from .tables import Cell, Section, Table
+from . import pages
+from .tables import Cell, Column, Section, Table
 
 DASH: Final = "–"
 ACROSS: Final = 6  # checkpoints beside one another on a terminal
@@ -62,20 +64,33 @@ class Line:
     summary: list[str]
 
 
-def lines(table: Table, section: Section) -> tuple[list[str], list[Line]]:
-    """A section as text: its headings, without the one over the labels, and a line for each row."""
+def lines(table: Table, section: Section) -> list[Line]:
+    """A section as text, a line for each row; mean and rank follow the columns if `has_summary`."""
     summary, found = section.summary(), []
     best = {column: section.leaders(column) for column in section.columns}
-    for row, label in section.rows.items():
+    for row in section.rows:
         cells = [
             _shown(table, section.cells.get((row, column)), row in best[column]) for column in section.columns
         ]
-        ends = [DASH, DASH] if len(section.headline) > 1 else []
+        ends = [DASH, DASH] if has_summary(section) else []
         if row in summary:
             mean, first, last = summary[row]
             ends = [percent(mean), str(first) if first == last else f"{first}-{last}"]
-        found.append(Line(label, row in section.controls, cells, ends))
-    return [*section.columns.values(), *(["mean", "rank"] if len(section.headline) > 1 else [])], found
+        found.append(Line(row.label, row.control, cells, ends))
+    return found
+
+
+def has_summary(section: Section) -> bool:
+    """Whether a section has a mean and ranks: with one column there is nothing to average."""
+    return len(section.headline) > 1
+
+
+def heads(section: Section) -> list[str]:
+    """What stands over the columns and over mean and rank."""
+    return [
+        *(column.label for column in section.columns),
+        *(["mean", "rank"] if has_summary(section) else []),
+    ]
 
 
 def _shown(table: Table, cell: Cell | None, best: bool) -> Shown | None:
@@ -90,13 +105,14 @@ def _shown(table: Table, cell: Cell | None, best: bool) -> Shown | None:
 
 def intervals(section: Section) -> str:
     """One sentence on a section's intervals: level and kind, and the columns where kinds differ."""
-    kinds: dict[str, list[str]] = {}
+    kinds: dict[str, dict[Column, None]] = {}
     for (_, column), cell in section.cells.items():
         if cell.interval is not None and cell.level is not None:
-            where = kinds.setdefault(f"{100 * cell.level:g} % {cell.interval}", [])
-            if section.columns[column] not in where:
-                where.append(section.columns[column])
-    parts = [kind + (f" ({', '.join(where)})" if len(kinds) > 1 else "") for kind, where in kinds.items()]
+            kinds.setdefault(f"{100 * cell.level:g} % {cell.interval}", {})[column] = None
+    parts = [
+        kind + (f" ({', '.join(column.label for column in where)})" if len(kinds) > 1 else "")
+        for kind, where in kinds.items()
+    ]
     return f"Intervals: {'; '.join(parts).replace('-', ' ')}." if parts else ""
 
 
@@ -106,27 +122,28 @@ def _failed(table: Table) -> list[str]:
 
 def text(table: Table) -> str:
     """Tasks down, checkpoints across, for a terminal; more than `ACROSS` checkpoints stand in parts."""
-    heads = list(dict.fromkeys(label for section in table.sections for label in section.rows.values()))
-    parts = [_part(table, heads[at : at + ACROSS]) for at in range(0, len(heads), ACROSS)]
+    told = [
+        (section, {row.label: [*map(_in_text, row.cells), *row.summary] for row in lines(table, section)})
+        for section in table.sections
+    ]
+    labels = list(dict.fromkeys(label for _, rows in told for label in rows))
+    parts = [_part(told, labels[at : at + ACROSS]) for at in range(0, len(labels), ACROSS)]
     notes = dict.fromkeys(filter(None, map(intervals, table.sections)))
-    ranks = [RANKS] if any(len(section.headline) > 1 for section in table.sections) else []
+    ranks = [RANKS] if any(map(has_summary, table.sections)) else []
     return "\n".join(["\n\n".join(parts), *notes, *ranks, *_failed(table)]) + "\n"
 
 
-def _part(table: Table, heads: list[str]) -> str:
+def _part(told: Sequence[tuple[Section, dict[str, list[str]]]], labels: list[str]) -> str:
     """Some checkpoints, with the sections that have one of them."""
-    grid = [["", *heads]]
-    for section in table.sections:
-        columns, rows = lines(table, section)
-        across = {row.label: [*map(_in_text, row.cells), *row.summary] for row in rows}
-        if not any(head in across for head in heads):
-            continue
-        grid.append([section.title])
-        grid += [
-            [f"  {column}", *(across[head][at] if head in across else DASH for head in heads)]
-            for at, column in enumerate(columns)
-        ]
-    widths = [max(len(line[at]) for line in grid if len(line) > 1) for at in range(len(heads) + 1)]
+    grid = [["", *labels]]
+    for section, rows in told:
+        if any(label in rows for label in labels):
+            grid.append([section.title])
+            grid += [
+                [f"  {head}", *(rows[label][at] if label in rows else DASH for label in labels)]
+                for at, head in enumerate(heads(section))
+            ]
+    widths = [max(len(line[at]) for line in grid if len(line) > 1) for at in range(len(labels) + 1)]
     body = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in grid]
     rule = "-" * max(map(len, body))
     return "\n".join([body[0], rule, *body[1:], rule])
@@ -140,14 +157,14 @@ def markdown(table: Table) -> str:
     """Markdown with a heading and a table for each section, and footnotes for sources."""
     out = [f"# {table.title}", ""]
     for section in table.sections:
-        columns, rows = lines(table, section)
+        columns = heads(section)
         out += [
             f"## {section.title}",
             "",
             "| | " + " | ".join(columns) + " |",
             "|:--" + "|--:" * len(columns) + "|",
         ]
-        for row in rows:
+        for row in lines(table, section):
             label = row.label.replace("|", "\\|") + (" (random control)" if row.control else "")
             out.append("| " + " | ".join([label, *map(_in_markdown, row.cells), *row.summary]) + " |")
         out += ["", *([intervals(section), ""] if intervals(section) else [])]
@@ -172,8 +189,8 @@ def comma_separated(table: Table) -> str:
         ["section", "checkpoint", "column", "value", "low", "high", "interval", "level", "seeds", "source"]
     )
     for section in table.sections:
-        for row, label in section.rows.items():
-            for column, head in section.columns.items():
+        for row in section.rows:
+            for column in section.columns:
                 cell = section.cells.get((row, column))
                 values: list[object] = [""] * 7
                 if cell is not None:
@@ -182,7 +199,7 @@ def comma_separated(table: Table) -> str:
                         for number in (cell.value, cell.low, cell.high, cell.level)
                     ]
                     values = [*numbers[:3], cell.interval, numbers[3], cell.seeds, cell.source]
-                out.writerow([section.title, label, head, *values])
+                out.writerow([section.title, row.label, column.label, *values])
     return file.getvalue()
 
 
@@ -190,10 +207,10 @@ def latex(table: Table) -> str:
     """LaTeX: a ``tabular`` for each section, with booktabs' rules."""
     out = [f"% {table.title}. Needs the package booktabs."]
     for section in table.sections:
-        columns, rows = lines(table, section)
+        columns = heads(section)
         out += [f"\\begin{{tabular}}{{l{'r' * len(columns)}}}", "\\toprule"]
         out += [" & ".join(map(_tex, [section.title, *columns])) + " \\\\", "\\midrule"]
-        for row in rows:
+        for row in lines(table, section):
             label = _tex(row.label) + (" (random control)" if row.control else "")
             out.append(" & ".join([label, *map(_in_latex, row.cells), *map(_tex, row.summary)]) + " \\\\")
         out += ["\\bottomrule", "\\end{tabular}", f"% {intervals(section)}".rstrip(), ""]
@@ -216,53 +233,23 @@ def _in_latex(shown: Shown | None) -> str:
     return f"{value}{mark} {{\\scriptsize {shown.rest}}}" if shown.rest else value + mark
 
 
-def fragment(table: Table, *, heading: int = 2) -> str:
+def fragment(table: Table, *, heading: int = 2) -> Markup:
     """An HTML fragment: a heading and a table for each section, then failures and sources.
 
     Args:
         table: The table.
         heading: Level of the headings.
     """
-    out = []
-    for number, section in enumerate(table.sections):
-        columns, rows = lines(table, section)
-        heads = "".join(f'<th scope="col">{_words(column)}</th>' for column in columns)
-        out += [
-            f'<h{heading} id="table-{number}">{html.escape(section.title)}</h{heading}>',
-            f"<p><small>{html.escape(intervals(section))}</small></p>" if intervals(section) else "",
-            f'<div class="scroll" role="region" tabindex="0" aria-labelledby="table-{number}">',
-            f'<table aria-labelledby="table-{number}">',
-            f'<thead><tr><th scope="col">checkpoint</th>{heads}</tr></thead><tbody>',
-        ]
-        for row in rows:
-            note = " <small>random control</small>" if row.control else ""
-            cells = "".join(map(_in_html, row.cells)) + "".join(f"<td>{end}</td>" for end in row.summary)
-            out.append(f'<tr><th scope="row">{html.escape(row.label)}{note}</th>{cells}</tr>')
-        out.append("</tbody></table></div>")
-    out.append(f"<p><small>{html.escape(LEGEND)}</small></p>")
-    if table.failures:
-        items = "".join(f"<li>{html.escape(failure)}</li>" for failure in table.failures)
-        out.append(f"<h{heading}>Cells that failed</h{heading}><ul>{items}</ul>")
-    if table.sources:
-        items = "".join(
-            f'<li id="source-{number}">{html.escape(source)}</li>'
-            for number, source in enumerate(table.sources, start=1)
-        )
-        out.append(f"<h{heading}>Sources of published numbers</h{heading}><ol>{items}</ol>")
-    return "\n".join(filter(None, out)) + "\n"
-
-
-def _words(column: str) -> str:
-    task, _, metric = column.partition(" ")
-    return f"{html.escape(task)} <small>{html.escape(metric)}</small>"
-
-
-def _in_html(shown: Shown | None) -> str:
-    if shown is None:
-        return f'<td class="none">{DASH}</td>'
-    value = f"<strong>{shown.value}</strong>" if shown.best else shown.value
-    mark = f'<sup><a href="#source-{shown.source}">{shown.source}</a></sup>' if shown.source else ""
-    return f"<td>{value}{mark}" + (f" <small>{shown.rest}</small>" if shown.rest else "") + "</td>"
+    return pages.render(
+        "table.html",
+        table=table,
+        heading=heading,
+        legend=LEGEND,
+        dash=DASH,
+        lines=lines,
+        has_summary=has_summary,
+        intervals=intervals,
+    )
 
 
 FORMS: Final[dict[str, Callable[[Table], str]]] = {

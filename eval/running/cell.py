@@ -28,7 +28,12 @@ def measure(
         work: A folder of this cell's own, for what can be resumed.
         progress: Called with what is being done, how much of it is done, and of how much.
     """
-    return cell.protocol.code.measure(context(cell, loaded, data, store=store, work=work, progress=progress))
+    measured = cell.protocol.code.measure(
+        context(cell, loaded, data, store=store, work=work, progress=progress)
+    )
+    if cell.protocol.unverified:
+        measured.warnings += (f"the protocol is not verified: {cell.protocol.unverified}",)
+    return measured
 
 
 def context(
@@ -39,7 +44,7 @@ def context(
     def extract(split: str, extraction: Extraction) -> Features:
         loaded.backbone.to(device())
         return features.extract(
-            loaded.backbone,  # type: ignore[arg-type]
+            loaded.backbone,
             loaded.passport,
             data.splits[split],
             store=store,

@@ -52,7 +52,7 @@ class RunFolder:
 
     def early(self, run_id: str) -> Path:
         """The record of a cell that ended before its turn."""
-        return self.work(run_id) / "record.json"
+        return self.work(run_id) / "early.jsonl"
 
     def published(self, arm: Arm) -> Path:
         """Where the backbone of an arm lies once it is pretrained."""

@@ -18,6 +18,7 @@ from mast.train import pretrain
 
 from .. import checkpoints
 from ..checkpoints import Loaded, Passport
+from ..definitions import in_use, included
 from ..errors import UserError
 from ..protocols.base import Progress
 from ..results.records import CheckpointEntry, DataEntry, Failure, Record
@@ -40,11 +41,15 @@ class Pretraining:
         arm: The arm.
         data_root: Where its images lie.
         folder: Where it is pretrained.
+        limit: As of the plan.
+        included: Folders of the user's own definitions.
     """
 
     arm: Arm
     data_root: Path
     folder: RunFolder
+    limit: int | None = None
+    included: tuple[Path, ...] = field(default_factory=in_use)
 
     def __str__(self) -> str:
         return f"{self.arm.name}: pretraining"
@@ -64,6 +69,9 @@ class Measuring:
         entry: The checkpoint as records have it.
         data_root: Where data sets lie.
         folder: The run's folder.
+        limit: As of the plan.
+        caveats: What a reader of the number should know of the data.
+        included: Folders of the user's own definitions.
     """
 
     cell: Cell
@@ -76,6 +84,9 @@ class Measuring:
     entry: CheckpointEntry = field(repr=False)
     data_root: Path
     folder: RunFolder
+    limit: int | None = None
+    caveats: tuple[str, ...] = ()
+    included: tuple[Path, ...] = field(default_factory=in_use)
 
     def __str__(self) -> str:
         return str(self.cell)
@@ -111,7 +122,8 @@ class Worker:
         Raises:
             Interrupted: If pretraining was asked to stop.
         """
-        return self._pretrain(job, progress) if isinstance(job, Pretraining) else self._measure(job, live)
+        with included(job.included):
+            return self._pretrain(job, progress) if isinstance(job, Pretraining) else self._measure(job, live)
 
     def hold(self, ref: str, options: dict[str, Any], loaded: Loaded) -> None:
         """Take over a checkpoint that has just been loaded."""
@@ -121,7 +133,7 @@ class Worker:
         folder, clock = job.folder.published(job.arm).parent, time.monotonic()
         fresh = not folder.is_dir()
         try:
-            recipe = load_recipe(job.arm.recipe, job.arm.overrides)
+            recipe = load_recipe(job.arm.recipe, job.arm.overrides, job.limit)
             pretrain(recipe, folder, data_root=job.data_root, progress=progress)
         except Interrupted:
             raise
@@ -152,7 +164,7 @@ class Worker:
             metrics={name: metric(estimate) for name, estimate in measured.metrics.items()},
             selected=plain(measured.selected),
             certificate=plain(measured.certificate),
-            warnings=list(measured.warnings),
+            warnings=list(dict.fromkeys([*job.caveats, *measured.warnings])),
             outcomes=outcomes,
             environment=describe(),
             started=began,
@@ -160,8 +172,8 @@ class Worker:
         )
 
     def _open(self, job: Measuring) -> Any:
-        if self._opened is None or self._opened.data_root != job.data_root:
-            self._opened = OpenData(job.data_root)
+        if self._opened is None or (self._opened.data_root, self._opened.limit) != (job.data_root, job.limit):
+            self._opened = OpenData(job.data_root, job.limit)
         data = self._opened.of(job.cell)
         if data.manifest != job.manifest:
             raise UserError(

@@ -6,7 +6,6 @@ in whatever order they end; this process alone writes them.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -19,7 +18,6 @@ from typing import Any
 from mast.config import load_recipe
 from mast.console import bar
 from mast.errors import Interrupted
-from mast.files import atomic_write, canonical_json
 
 from .. import checkpoints
 from ..checkpoints import Passport
@@ -113,13 +111,15 @@ class Runner:
         self.data_root = data_root
         self.folder = RunFolder(out, todo.name, features)
         self.progress = progress
-        self.opened = OpenData(data_root)
+        self.opened = OpenData(data_root, todo.limit)
         self.worker = Worker(self.opened)
         inline = Inline(self.worker, lambda title: live(title, progress), progress)
         self.engine: Engine = engine or (Processes(jobs) if jobs > 1 else inline)
         self.features_gb = features_gb
         self.costs = Costs()
         self.completed: set[str] = set()
+        self.told: set[str] = set()
+        self.ran: list[str] = []  # run ids of this plan's cells that have a result, done now or before
         self.passports: dict[str, Passport] = {}
         self.timed: dict[tuple[str, str, str], float] = {}
         self._ready: dict[str, _Ready | None] = {}  # by source; None where it cannot be had
@@ -186,7 +186,7 @@ class Runner:
             return None
         ref = str(self.folder.published(source.arm)) if source.arm else source.ref
         loaded = checkpoints.load(ref, **source.options)
-        key = (loaded.passport.arch, cell.task.name, canonical_json([protocol_entry(cell).model_dump()]))
+        key = (loaded.passport.arch, cell.task.name, protocol_entry(cell).identity)
         if key not in self.timed:
             data, work = self.opened.of(cell), self.folder.work("forecast")
             self.timed[key] = forecast(context(cell, loaded, data, store=self.folder.features, work=work))
@@ -234,7 +234,7 @@ class Runner:
                         continue
                     overrides = " ".join(source.arm.overrides)
                     self._say(f"{source.name}: pretraining ({source.arm.recipe} {overrides})")
-                    return Pretraining(source.arm, self.data_root, self.folder), None
+                    return Pretraining(source.arm, self.data_root, self.folder, self.plan.limit), None
                 self._prepare(source, waiting)
             for slot in waiting:
                 if slot.over or (slot.job is None and not self._plan(source, slot, summary)):
@@ -288,13 +288,14 @@ class Runner:
             return False
         began = now()
         try:
-            data = self.opened.of(slot.cell)
+            data = self._open(slot.cell)
         except Exception as error:
             self._say(f"{slot.cell}: failed: {one_line(error)}")
             slot.record, slot.over = failed(slot.cell, ready.entry, failure(error), began=began), True
             return False
         key = run_id(slot.cell, ready.entry, data.manifest)
         if key in self.completed:
+            self.ran.append(key)
             summary.skipped += 1
             self._say(f"{slot.cell}: done before")
             slot.over = True
@@ -312,6 +313,8 @@ class Runner:
             entry=ready.entry,
             data_root=self.data_root,
             folder=self.folder,
+            limit=self.plan.limit,
+            caveats=(*data.warnings, *self._smoke()),
         )
         return True
 
@@ -349,6 +352,7 @@ class Runner:
         if self.features_gb is not None:
             evict(self.folder.features, self.features_gb)
         self.completed.add(result.run_id)
+        self.ran.append(result.run_id)
         self.costs.learn([result])
         ahead = [item.cell for other in self.plan.sources for item in self._waiting(other)]
         names = {cell.checkpoint for cell in ahead}
@@ -360,9 +364,11 @@ class Runner:
             and not self.folder.published(other.arm).is_file()
         ]
         left = self.costs.left(ahead, len(arms), self.engine.slots)
-        self._say(f"{slot.cell}: {headline(result)} in {duration(result.seconds)}{place}{left}")
+        number = f"{headline(result)}{_size(slot.cell, result)}"
+        self._say(f"{slot.cell}: {number} in {duration(result.seconds)}{place}{left}")
         for warning in result.warnings:
-            self._say(f"{slot.cell}: warning: {warning}")
+            if warning not in self.told:
+                self._say(f"{slot.cell}: warning: {warning}")
 
     def _write(self, slots: list[_Slot], written: int, summary: Summary) -> int:
         """Append the records whose turn it is; what ended before its turn is kept beside the cell's work.
@@ -385,17 +391,18 @@ class Runner:
         for slot in slots[written:]:
             record = slot.record
             if record and record.status == "completed" and not self.folder.early(record.run_id).is_file():
-                with atomic_write(self.folder.early(record.run_id)) as file:
-                    file.write(canonical_json(record.to_json()))
+                records.append(self.folder.early(record.run_id), record)
         return written
 
     def _turned_up(self, slot: _Slot, key: str) -> bool:
         """Take the record of a cell that ended before its turn in a run that was interrupted."""
         path = self.folder.early(key)
-        if not path.is_file():
+        found = records.read([path]).counting() if path.is_file() else []
+        if not found:
             return False
-        slot.record, slot.over = records.parse(json.loads(path.read_text(encoding="utf-8"))), True
+        slot.record, slot.over = found[-1], True
         self.completed.add(key)
+        self.ran.append(key)
         self._say(f"{slot.cell}: done before")
         return True
 
@@ -415,6 +422,10 @@ class Runner:
         return self.passports[source.name]
 
     # -- what is known already --------------------------------------------------------------------------------
+
+    def _smoke(self) -> list[str]:
+        limit = self.plan.limit
+        return [] if limit is None else [f"a smoke test: at most {limit} examples of each split were used"]
 
     def _recall(self) -> None:
         if self.folder.records.is_file():
@@ -442,11 +453,20 @@ class Runner:
         if not self.data_root.is_dir():  # embedded data that a run would write
             return "to run"
         try:
-            digest = self.opened.of(cell).manifest
+            digest = self._open(cell).manifest
         except UserError as error:
             return f"data missing or broken: {error}"
         done = checkpoint is not None and run_id(cell, checkpoint, digest) in self.completed
         return "done" if done else "to run"
+
+    def _open(self, cell: Cell) -> Any:
+        """A cell's data; what is odd about a data set is told when it is first opened."""
+        data = self.opened.of(cell)
+        for warning in data.warnings:
+            if warning not in self.told:
+                self.told.add(warning)
+                self._say(f"warning: {warning}")
+        return data
 
     def _say(self, line: str) -> None:
         if self.progress:
@@ -456,7 +476,7 @@ class Runner:
 def _features(job: Measuring) -> tuple[Any, ...] | None:
     """What stands for the features that a cell reads; None if it reads none."""
     cell, kind = job.cell, job.cell.protocol.code
-    if not kind.extracts:
+    if kind.images:
         return None
     extraction = tuple(sorted(cell.protocol.settings.extraction.options().items()))
     return (cell.checkpoint, cell.task.dataset, cell.task.derived, extraction)
@@ -465,6 +485,14 @@ def _features(job: Measuring) -> tuple[Any, ...] | None:
 def _told(error: Failure) -> str:
     """A failure on one line; its type says more where the message is not meant for users."""
     return error.message if error.type == UserError.__name__ else f"{error.type}: {error.message}"
+
+
+def _size(cell: Cell, record: Record) -> str:
+    """The side of the images that the network saw; a detector's protocol has sizes of its own."""
+    if cell.task.kind not in ("classification", "multilabel"):
+        return ""
+    side = cell.protocol.settings.extraction.image_size or record.checkpoint.preprocessing["input_size"]
+    return f" at {side} px"
 
 
 @contextmanager

@@ -17,10 +17,12 @@ class OpenData:
 
     Args:
         data_root: Where data sets lie.
+        limit: Use at most so many examples of each split, for a smoke test; all when None.
     """
 
-    def __init__(self, data_root: Path) -> None:
+    def __init__(self, data_root: Path, limit: int | None = None) -> None:
         self.data_root = data_root
+        self.limit = limit
         self._open: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
 
     def whole(self, task: Task) -> Any:
@@ -31,7 +33,8 @@ class OpenData:
         """
         key = (task.kind, task.dataset, task.label, task.derived)
         if key not in self._open:
-            self._open[key] = task.open(self.data_root)
+            data = task.open(self.data_root)
+            self._open[key] = data if self.limit is None else data.limited(self.limit)
         self._open.move_to_end(key)
         while len(self._open) > 1 and sum(map(_size, self._open.values())) > LIMIT:
             self._open.popitem(last=False)

@@ -8,7 +8,7 @@ from typing import Any
 
 from mast.config import load_recipe
 
-from .. import tasks
+from .. import protocols, tasks
 from ..errors import unknown
 from ..protocols import Protocol
 from ..suites import Arm, Suite
@@ -64,11 +64,19 @@ class Source:
 
 @dataclass(frozen=True)
 class Plan:
-    """Checkpoints and the cells to run on them, in order; ``name`` is that of the record file."""
+    """Checkpoints and the cells to run on them, in order.
+
+    Attributes:
+        name: That of the record file.
+        sources: The checkpoints.
+        cells: What to run.
+        limit: Use at most so many examples of each split, and train for a short time: a smoke test.
+    """
 
     name: str
     sources: tuple[Source, ...]
     cells: tuple[Cell, ...]
+    limit: int | None = None
 
     def of(self, source: Source) -> list[Cell]:
         """The cells of one checkpoint."""
@@ -101,8 +109,12 @@ class Plan:
         return self.only([source.name for source in self.sources if first(source.name) in mine])
 
 
-def plan(suite: Suite) -> Plan:
+def plan(suite: Suite, limit: int | None = None) -> Plan:
     """Resolve a suite's names.
+
+    Args:
+        suite: The suite.
+        limit: As for `Plan`.
 
     Raises:
         UserError: For a task, protocol or parameter that does not exist, or a protocol that does not apply.
@@ -110,9 +122,9 @@ def plan(suite: Suite) -> Plan:
     sources = [Source(arm.name, arm=arm) for arm in suite.pretrain]
     sources += [Source(item.name, ref=item.ref, like=item.like) for item in suite.checkpoints]
     for arm in suite.pretrain:
-        load_recipe(arm.recipe, arm.overrides)
+        load_recipe(arm.recipe, arm.overrides, limit)
     found = [
-        make_cell(source.name, task, protocol, block.overrides, seed)
+        make_cell(source.name, task, protocol, block.overrides, seed, limit)
         for source in sources
         for block in suite.cells
         if not block.checkpoints or source.name in block.checkpoints
@@ -120,14 +132,18 @@ def plan(suite: Suite) -> Plan:
         for protocol in block.protocols
         for seed in block.seeds
     ]
-    return Plan(suite.name, tuple(sources), tuple(found))
+    return Plan(suite.name, tuple(sources), tuple(found), limit)
 
 
-def make_cell(checkpoint: str, task: str, protocol: str, overrides: dict[str, Any], seed: int) -> Cell:
-    """A cell from names.
+def make_cell(
+    checkpoint: str, task: str, protocol: str, overrides: dict[str, Any], seed: int, limit: int | None = None
+) -> Cell:
+    """A cell from names; ``limit`` as for `Plan`.
 
     Raises:
         UserError: As `plan`.
     """
-    what, how = tasks.resolve(task, protocol, overrides)
-    return Cell(checkpoint, what, how, dict(overrides), seed)
+    short = {} if limit is None else protocols.get(protocol).code.params.smoke(limit)
+    changes = short | dict(overrides)
+    what, how = tasks.resolve(task, protocol, changes)
+    return Cell(checkpoint, what, how, changes, seed)

@@ -10,11 +10,13 @@ import os
 import socket
 import sys
 from concurrent.futures import Future
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Self
 
 from ..errors import UserError
 from .engines import unseen
-from .job import Job, Pretraining, Result, Worker
+from .job import Job, Measuring, Pretraining, Result, Worker
 
 RETRIES = 3  # times that a job is begun again when its node or its process has died; a bad cell never is
 SHARE = 0.25  # of a GPU, for a cell on frozen features
@@ -66,7 +68,7 @@ class Cluster:
 
     def submit(self, job: Job) -> Future[Result]:
         """Begin a job wherever its needs are met."""
-        answer = self._do.options(**needs(job, self._gpus), name=str(job)).remote(job).future()
+        answer = self._do.options(**needs(job, self._gpus), name=str(job)).remote(everywhere(job)).future()
         future: Future[Result] = Future()
 
         def done(told: Future[tuple[Result, str]]) -> None:
@@ -89,12 +91,23 @@ class Cluster:
         self._printed.__exit__(None, None, None)
 
 
+def everywhere(job: Job) -> Job:
+    """The job with paths that hold in whatever folder a worker runs."""
+    folder = replace(job.folder, root=job.folder.root.absolute(), store=job.folder.features.absolute())
+    folders = tuple(path.absolute() for path in job.included)
+    job = replace(job, data_root=job.data_root.absolute(), folder=folder, included=folders)
+    if isinstance(job, Measuring) and Path(job.ref).exists():
+        return replace(job, ref=str(Path(job.ref).absolute()))
+    return job
+
+
 def needs(job: Job, gpus: bool) -> dict[str, float]:
     """What Ray sets aside for a job: cores, a GPU or a part of one, and bytes of memory from the data's size."""
     if isinstance(job, Pretraining):
         return {"num_cpus": 1, "num_gpus": 1 if gpus else 0}
-    share = SHARE if job.cell.protocol.code.extracts else 1.0
-    features = 3 * 4 * WIDEST * job.examples if job.cell.protocol.code.extracts else 0
+    frozen = not job.cell.protocol.code.images
+    share = SHARE if frozen else 1.0
+    features = 3 * 4 * WIDEST * job.examples if frozen else 0
     return {"num_cpus": 1, "num_gpus": share if gpus else 0, "memory": BASE + features}
 
 

@@ -40,7 +40,7 @@ def describe_checkpoint(passport: Passport) -> CheckpointEntry:
         arch=passport.arch,
         layout=passport.layout,
         trained=passport.trained,
-        normalization=plain(passport.normalization),
+        normalization=plain(passport.normalization.to_json()),
         method=extra.get("method"),
         preprocessing={
             "input_size": passport.input_size,

@@ -30,6 +30,7 @@ class Request:
         overrides: Changes to the protocols' parameters.
         against: Further references, which the others are compared with.
         reading: ``layout``, ``arch`` and ``trust_pickle`` for the files in ``checkpoints``.
+        limit: Use at most so many examples of each split, and train for a short time: a smoke test.
     """
 
     checkpoints: tuple[str, ...]
@@ -39,6 +40,7 @@ class Request:
     overrides: Mapping[str, Any] = field(default_factory=dict)
     against: tuple[str, ...] = ()
     reading: Mapping[str, Any] = field(default_factory=dict)
+    limit: int | None = None
 
 
 def plan(request: Request) -> Plan:
@@ -72,12 +74,12 @@ def plan(request: Request) -> Plan:
     ]
     sources += [Source(name, ref, like=trained) for name, ref in named.items() if ref.startswith(RANDOM)]
     cells = [
-        make_cell(source.name, task, protocol, dict(request.overrides), seed)
+        make_cell(source.name, task, protocol, dict(request.overrides), seed, request.limit)
         for source in sources
         for task, protocol in pairs
         for seed in request.seeds
     ]
-    return Plan("eval", tuple(sources), tuple(cells))
+    return Plan("eval", tuple(sources), tuple(cells), request.limit)
 
 
 def pairs(request: Request, measured: Iterable[str]) -> list[tuple[str, str]]:

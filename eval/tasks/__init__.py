@@ -110,4 +110,14 @@ def resolve(task: str, protocol: str, overrides: Mapping[str, Any]) -> tuple[Tas
 
 _catalog = Catalog("task", Path(__file__).parent, Task)
 names = _catalog.names
-get = _catalog.get
+
+
+def get(name: str) -> Task:
+    """The task of that name, of that YAML file, or of the data at ``folder:DIR`` or ``csv:FILE``.
+
+    Raises:
+        UserError: If there is none; the message suggests the nearest name.
+    """
+    if name.startswith(("folder:", "csv:")):
+        return Task(name, 1, "classification", name, "top1", description="a folder of the user's")
+    return _catalog.get(name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,6 +21,10 @@ class Opened(Protocol):
     @property
     def counts(self) -> dict[str, int]:
         """Number of examples of each part."""
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What a reader of a number should know of the data."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,9 @@ class TaskKind:
 def _images(task: Task, data_root: Path) -> Opened:
     from .. import datasets
 
-    return datasets.load(task.dataset, data_root, label=task.label, derived=task.derived)
+    found = datasets.load(task.dataset, data_root, label=task.label, derived=task.derived)
+    found.check()
+    return found
 
 
 def _boxes(task: Task, data_root: Path) -> Opened:
@@ -62,7 +68,9 @@ _BOX, _MASK = (
 )
 KINDS = {
     "classification": TaskKind(("top1", "top5", "mean_per_class"), _images, "linear"),
-    "multilabel": TaskKind(("map11", "map11_ericsson2021", "map_area"), _images, "linear"),
+    "multilabel": TaskKind(
+        ("map11", "map11_ericsson2021", "map11_devkit", "map_area", "map_area_vissl"), _images, "linear"
+    ),
     "detection": TaskKind(_BOX, _boxes, "coco-fpn-1x"),
     "instance_segmentation": TaskKind((*_BOX, *_MASK), _masks, "coco-fpn-1x"),
 }

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -84,7 +85,7 @@ def test_a_run_has_everything_that_a_record_needs(whole: tuple[Any, Path]) -> No
 def test_kept_predictions_give_the_same_numbers(whole: tuple[Any, Path], root: Path) -> None:
     result, _ = whole
     kept = json.loads(json.dumps({"classes": result.classes, "images": result.per_image}))
-    again = detection.Gallery("scenes-voc", root).evaluate(kept)
+    again = detection.Gallery(tasks.get("scenes-voc").open(root)).evaluate(kept)
     assert again.metrics == result.metrics
     assert again.per_class == result.per_class
     assert str(root) not in result.config
@@ -174,8 +175,8 @@ def test_a_damaged_result_is_named(whole: tuple[Any, Path], root: Path, tmp_path
 def test_bad_checkpoints_are_refused_before_anything_is_trained(root: Path, tmp_path: Path) -> None:
     loaded = checkpoints.load(f"random:{ARCH}@0")
     passport = loaded.passport
-    unknown = SimpleNamespace(**{**passport.__dict__, "normalization": {"mean": None, "std": None}})
-    with pytest.raises(UserError, match="normalisation is not known"):
+    unknown = replace(passport, assumed=frozenset({"normalization"}))
+    with pytest.raises(UserError, match="does not say how images were normalised"):
         run(root, tmp_path / "a", checkpoint=SimpleNamespace(backbone=loaded.backbone, passport=unknown))
     vit = SimpleNamespace(backbone=torch.nn.Identity(), passport=passport)
     with pytest.raises(UserError, match="has no feature maps"):

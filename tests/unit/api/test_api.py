@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import eval as house
-from eval import compare, extract, load_backbone, read_records
+from eval import compare, evaluate, extract, load_backbone, read_records, scenes
 from eval.errors import UserError
 from eval.results.frames import COLUMNS
 
@@ -163,3 +163,136 @@ def test_names_that_are_in_no_record_are_refused() -> None:
         compare(ROOT / "results" / "records" / "mini", ("mast", "vicreg"))
     with pytest.raises(UserError, match="no such file or folder"):
         read_records(ROOT / "nowhere")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    scenes.write(root, size="test")
+    return root
+
+
+def test_evaluate_is_the_command_line(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from eval.cli.entry import main
+
+    options = ["--checkpoint", "a=vicreg-imagenette96", "random:resnet10-c8-half@0", "--task", "scenes-shape"]
+    options += ["scenes-colour", "--protocol", "knn", "knn-dino-k20", "--set", "k=[5]", "--seeds", "1"]
+    assert main(["eval", *options, "--data-root", str(data), "--out", str(tmp_path / "cli"), "--quiet"]) == 0
+    frame = evaluate(
+        ["a=vicreg-imagenette96", "random:resnet10-c8-half@0"],
+        ["scenes-shape", "scenes-colour"],
+        ["knn", "knn-dino-k20"],
+        data_root=data,
+        out=tmp_path / "api",
+        overrides={"k": [5]},
+        seeds=[1],
+    )
+    assert len(frame[frame["headline"]]) == 8
+    same = [name for name in COLUMNS if name not in ("seconds", "started")]
+    left, right = (
+        rows.sort_values(["run_id", "metric"])[same].reset_index(drop=True)
+        for rows in (frame, read_records(tmp_path / "cli"))
+    )
+    assert left.equals(right)
+
+
+def test_evaluate_goes_on_and_gives_its_own_cells_only(data: Path, tmp_path: Path) -> None:
+    asked = {"data_root": data, "out": tmp_path}
+    first = evaluate(REF, "scenes-colour", "knn", **asked)
+    both = evaluate(REF, "scenes-colour", ["knn", "ridge"], **asked)
+    assert set(both["protocol"]) == {"knn", "ridge"}
+    again = evaluate(REF, "scenes-colour", "knn", **asked)
+    assert first.equals(again)  # the start times too: nothing was run again
+    assert evaluate(REF, "scenes-colour", "ridge", data_root=data)["value"].tolist() == (
+        both[both["protocol"] == "ridge"]["value"].tolist()
+    )
+
+
+def test_a_failed_cell_is_an_error_and_the_others_are_kept(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"1 of 2 cells failed: .*cifar10"):
+        evaluate(REF, ["scenes-colour", "cifar10"], "knn", data_root=data, out=tmp_path)
+    assert set(read_records(tmp_path)["task"]) == {"scenes-colour"}
+
+
+def blobs(number: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Three well-separated classes around fixed centres."""
+    generator = np.random.default_rng(seed)
+    labels = np.arange(number) % 3
+    return generator.normal(size=(number, 4)) + 8 * np.eye(4)[labels], labels
+
+
+def test_protocols_on_arrays_equal_those_on_images(data: Path) -> None:
+    """The features of a data set's images, given as arrays, give the numbers that the images give."""
+    from eval import tasks
+
+    opened = tasks.get("scenes-colour").open(data)
+    parts = [
+        (extract(REF, list(split.paths)), np.array(opened.classes)[split.labels])
+        for split in (opened.splits[name] for name in ("train", "val", "test"))
+    ]
+    for protocol in ("knn", "ridge", "linear"):
+        images = evaluate(REF, "scenes-colour", protocol, data_root=data)
+        arrays = evaluate(features=parts, protocols=protocol)
+        arrays, images = arrays.sort_values("metric"), images.sort_values("metric")
+        assert arrays["metric"].tolist() == images["metric"].tolist()
+        for name in ("value", "low", "high"):
+            np.testing.assert_allclose(arrays[name].astype(float), images[name].astype(float))
+    assert arrays["checkpoint"].unique().tolist() == ["arrays"]
+
+
+def test_arrays_of_planted_classes_and_of_noise() -> None:
+    train, test = blobs(90, 0), blobs(60, 1)
+    names = np.array(["cat", "dog", "owl"])
+    planted = evaluate(features=(train, test), protocols=["knn", "linear"])
+    assert (planted[planted["headline"]]["value"] > 0.99).all()
+    few = evaluate(
+        features=(train, test), protocols="fewshot", overrides={"way": 3, "shots": 2, "queries": 3}
+    )
+    assert few["value"].item() > 0.99
+    named = evaluate(features=((train[0], names[train[1]]), (test[0], names[test[1]])), protocols=["knn"])
+    assert named["value"].tolist() == planted[planted["protocol"] == "knn"]["value"].tolist()
+    noise = np.random.default_rng(2).normal(size=(690, 4))
+    empty = evaluate(features=((noise[:90], train[1]), (noise[90:], blobs(600, 1)[1])), protocols="linear")
+    headline = empty[empty["headline"]].iloc[0]
+    assert headline["low"] < 1 / 3 < headline["high"]
+
+
+def test_arrays_with_several_labels() -> None:
+    train, test = blobs(90, 0), blobs(60, 1)
+    parts = [(x, np.eye(3, dtype=int)[y]) for x, y in (train, blobs(30, 3), test)]
+    frame = evaluate(features=parts, protocols="linear", metric="map_area")
+    assert frame[frame["headline"]]["metric"].tolist() == ["map_area"]
+    assert frame[frame["headline"]]["value"].item() > 0.99
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"features": [blobs(9, 0)]}, r"features has 1 parts .give .train, val, test."),
+        (
+            {"features": [blobs(9, 0), blobs(9, 1)], "protocols": "finetune"},
+            "finetune needs images .choose among",
+        ),
+        (
+            {"features": [blobs(9, 0), blobs(9, 1)], "protocols": "svm-vissl"},
+            "svm-vissl is not for classification",
+        ),
+        (
+            {"features": [blobs(9, 0), blobs(9, 1)], "metric": "map11"},
+            "map11 is not for classification labels",
+        ),
+        ({"features": [blobs(9, 0), (np.zeros((2, 5)), [0, 1])]}, "differ in width: train"),
+        (
+            {"features": [blobs(9, 0), (np.zeros((2, 4)), [0, 7])]},
+            "train has no example of the class 7 of test",
+        ),
+        ({"features": [blobs(9, 0), (np.full((2, 4), np.nan), [0, 1])]}, "test: row 0 is not finite"),
+        ({"features": [blobs(9, 0), (np.zeros((2, 4)), [0])]}, r"test: features \(2, 4\) and labels \(1,\)"),
+        ({"features": [blobs(9, 0), blobs(9, 1)], "tasks": "cifar10"}, "give one or the other"),
+        ({"ref": REF}, "evaluate needs ref, tasks and data_root"),
+        ({"ref": REF, "tasks": "cifr10", "data_root": "."}, "did you mean cifar10"),
+    ],
+)
+def test_wrong_requests_are_told(asked: dict[str, object], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        evaluate(**asked)  # type: ignore[arg-type]

@@ -30,6 +30,8 @@ def test_the_page(
     names = run(blocks, {"RESULTS": ROOT / "results" / "records"})
     assert names["features"].shape == (60, names["passport"].feature_dim)
     assert len(names["linear"]) > 5
+    assert len(names["found"][names["found"].headline]) == 4
+    assert (names["mine"][names["mine"].headline].value > 0.6).all()
     assert set(names["differences"]["first"]) == {"mast5"}
     assert capsys.readouterr().out.count("\n") > 10
 
@@ -41,6 +43,9 @@ def test_the_page_lists_every_function() -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.ipynb")), ids=lambda path: path.name)
 def test_the_notebooks(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
     monkeypatch.chdir(tmp_path)
     notebook = json.loads(path.read_text(encoding="utf-8"))
     assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
@@ -49,6 +54,9 @@ def test_the_notebooks(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)  # none goes stale
     names = run(["".join(cell["source"]) for cell in code], {})
     assert names["features"].shape == (60, names["passport"].feature_dim)
+    assert len(names["found"][names["found"].headline]) == 12
+    assert set(names["differences"].protocol) == {"knn v1", "linear v2"}
+    assert len(names["axes"].patches) == 3
 
 
 def test_there_is_a_notebook() -> None:

@@ -23,8 +23,7 @@ from checkpoint_sources import (
     trained,
 )
 
-from eval.checkpoints import conversion, inspect, load
-from eval.checkpoints import key_names as names
+from eval.checkpoints import inspect, key_names, load
 from eval.checkpoints.conversion import FORMATS, LIMITS, convert
 from eval.errors import UserError
 
@@ -128,7 +127,7 @@ def test_our_published_file_keeps_the_passport(written: Callable[[str], Case], t
     convert(str(written("swav").path), tmp_path / "a.safetensors", to="safetensors")
     passport = inspect(str(tmp_path / "a.safetensors"))
     assert passport.layout == "mast"
-    assert passport.normalization["std"] == [0.228, 0.224, 0.225]
+    assert passport.normalization.std == (0.228, 0.224, 0.225)
     assert passport.extra["converted_from"] == "swav"
 
 
@@ -136,13 +135,13 @@ def test_a_wrong_copy_is_not_kept(
     written: Callable[[str], Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Swap two layers' names on the way out: the shapes fit, the numbers do not."""
-    right = names.torchvision_to_detectron2
+    right = key_names.torchvision_to_detectron2
 
     def wrong(key: str) -> str:
         swapped = {"layer4.1.conv1": "layer4.2.conv1", "layer4.2.conv1": "layer4.1.conv1"}
         return right(swapped.get(key[:14], key[:14]) + key[14:])
 
-    monkeypatch.setattr(conversion.names, "torchvision_to_detectron2", wrong)
+    monkeypatch.setattr(key_names, "torchvision_to_detectron2", wrong)
     with pytest.raises(UserError, match=r"not written: res5 differs by .* in float64, the limit is 1e-09"):
         convert(str(written("mmselfsup").path), tmp_path / "a.pth", to="detectron2")
     assert list(tmp_path.iterdir()) == []
@@ -151,9 +150,9 @@ def test_a_wrong_copy_is_not_kept(
 def test_names_are_inverse_and_the_libraries_own() -> None:
     keys = [key for key in Narrow(50).state_dict() if not key.startswith("fc")]
     for key in keys:
-        assert names.torchvision_to_detectron2(key) == detectron2_name(key)
-        assert names.detectron2_to_torchvision(detectron2_name(key)) == key
-        assert names.torchvision_to_huggingface(key) == huggingface_name(key)
+        assert key_names.torchvision_to_detectron2(key) == detectron2_name(key)
+        assert key_names.detectron2_to_torchvision(detectron2_name(key)) == key
+        assert key_names.torchvision_to_huggingface(key) == huggingface_name(key)
 
 
 def test_detectron2_pickle_holds_plain_arrays(standard: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ with warnings.catch_warnings():
 from detectron2.modeling import build_model
 
 from eval import protocols, scenes
-from eval.checkpoints.passport import normalization
+from eval.checkpoints import Normalization
 from eval.detection.data import DetectionData, prepare, register
 from eval.detection.train import quiet_logs
 from mast.model import Backbone, build_backbone, parse_arch
@@ -67,7 +67,7 @@ def make_config(
     params = dict(protocols.get(protocol).params)
     if overrides.get("freeze"):
         params["freeze"] = options.pop("freeze")
-    norm = options.pop("normalization", normalization())
+    norm = options.pop("normalization", Normalization())
     cfg = config.resolve(
         params,
         {"tiny": True, **options},

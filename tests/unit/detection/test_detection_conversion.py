@@ -10,7 +10,7 @@ import torch
 import torchvision
 from conftest import lived_in, make_detector, registered
 
-from eval.checkpoints.passport import normalization
+from eval.checkpoints import Normalization
 from eval.detection import backbone as modules
 from eval.detection.certify import certify_features, certify_rest, certify_training, frozen_keys
 from eval.detection.convert import backbone_keys, load_backbone, original, rename
@@ -30,7 +30,7 @@ ARCHS = [
 
 
 def passport(**changes: Any) -> Any:
-    return SimpleNamespace(normalization=normalization(**changes), stride_in_1x1=False)
+    return SimpleNamespace(normalization=Normalization(**changes), stride_in_1x1=False)
 
 
 @pytest.mark.parametrize("protocol", [FPN, C4])
@@ -73,7 +73,7 @@ def test_against_torchvision_itself(name: str, protocol: str) -> None:
 )
 def test_pixels_follow_the_passport(changes: dict[str, Any]) -> None:
     source = lived_in("resnet10-c8-half")
-    model, cfg = make_detector(FPN, "resnet10-c8-half", normalization=normalization(**changes))
+    model, cfg = make_detector(FPN, "resnet10-c8-half", normalization=Normalization(**changes))
     load_backbone(model, source.state_dict())
     certify_features(model, source, passport(**changes), cfg)
     with pytest.raises(UserError, match="res2 of the detector differs"):

@@ -13,7 +13,7 @@ pytest.importorskip("timm", reason="needs the extra vit")
 pytest.importorskip("shapely", reason="needs the extra vit")
 
 from eval import checkpoints
-from eval.checkpoints.passport import normalization
+from eval.checkpoints import Normalization
 from eval.detection import vit
 from eval.detection.certify import certify_features, certify_rest, certify_training, frozen_keys
 from eval.detection.convert import load_backbone
@@ -34,7 +34,7 @@ def lived_in(arch: str = ARCH) -> Any:
 
 
 def passport(**changes: Any) -> Any:
-    return SimpleNamespace(normalization=normalization(**changes))
+    return SimpleNamespace(normalization=Normalization(**changes))
 
 
 def test_the_config_is_what_vitdet_publishes() -> None:
@@ -52,7 +52,7 @@ def test_the_config_is_what_vitdet_publishes() -> None:
 @pytest.mark.parametrize("changes", [{}, {"channels": "BGR", "range": "0..255"}])
 def test_the_detector_computes_what_the_checkpoint_computes(changes: dict[str, Any]) -> None:
     source = lived_in()
-    norm = normalization(**changes)
+    norm = Normalization(**changes)
     model, cfg = make_detector("coco-vitdet-b", vit.describe(source), masks=True, normalization=norm)
     conversion = load_backbone(model, source.state_dict())
     assert conversion.kind == "vit"

@@ -27,7 +27,7 @@ def test_overrides_reach_nested_keys_with_their_types():
     ("override", "message"),
     [
         ("optimiser.name=sgd", "did you mean.*optimizer"),
-        ("optimizer.base_rl=1", "optimizer.base_lr"),
+        ("optimizer.base_rl=1", "optimizer: unknown key 'base_rl' .*base_lr"),
         ("epochs=0", "epochs: .*greater than 0"),
         ("epochs=many", "epochs: .*found 'many'"),
         ("method=simclr", "vicreg.*mast"),

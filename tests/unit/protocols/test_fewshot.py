@@ -36,6 +36,23 @@ def test_too_few_images_are_refused() -> None:
         draw(np.repeat(np.arange(4), 25), way=5, shots=5, queries=15, num_episodes=1, seed=0)
 
 
+def test_short_classes_as_augself_has_them() -> None:
+    """Classes with at most K images are left out; short ones give K of their images and resample the others."""
+    labels = np.repeat(np.arange(7), [30, 30, 30, 30, 12, 6, 5])
+    chosen = draw(labels, way=5, shots=5, queries=16, num_episodes=80, seed=0, resample=True)
+    seen = set(labels[chosen.support].ravel().tolist())
+    assert seen == {0, 1, 2, 3, 4, 5}  # 5 of 5 images leave no query
+    for support, query in zip(chosen.support.reshape(-1, 5), chosen.query.reshape(-1, 16), strict=True):
+        label = labels[support[0]]
+        assert len(set(support)) == 5
+        assert set(support) & set(query) == set()
+        assert (labels[query] == label).all()
+        expected = {4: range(2, 8), 5: range(1, 2)}.get(int(label), range(16, 17))  # of 12 and of 6 images
+        assert len(set(query)) in expected
+    with pytest.raises(UserError, match=r"6-way.*need 6 classes of 21 images, 4 have them"):
+        draw(labels, way=6, shots=5, queries=16, num_episodes=1, seed=0)
+
+
 def loop(features: np.ndarray, chosen: object, head: str) -> np.ndarray:
     """Each head written for one episode with numpy and scikit-learn."""
     found = []

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from eval import protocols
+from eval.checkpoints import Normalization
 from eval.datasets import Split
 from eval.errors import UserError
 from eval.numbers import metrics
@@ -21,7 +22,7 @@ from eval.protocols.base import Context
 
 PASSPORT: Any = SimpleNamespace(
     weights_sha256="a" * 64,
-    normalization={"mean": [0.5] * 3, "std": [0.25] * 3, "range": "0..1", "channels": "RGB"},
+    normalization=Normalization((0.5,) * 3, (0.25,) * 3),
     input_size=16,
     interpolation="bilinear",
 )
@@ -88,7 +89,7 @@ def run(
     [
         ("finetune", {"lr": [[0.1, 1.0], [0.0, 1e-6]], "epochs": 6}),
         ("linear-grid", {"lr": [[0, 1e-6], [0, 30]], "epochs": 6}),
-        ("semi-vicreg-10pct", {"lr": [[0.3, 3.0]], "subset": 0.25, "epochs": 20}),
+        ("semi-10pct", {"lr": [[0.3, 3.0]], "subset": 0.25, "epochs": 20}),
     ],
 )
 def test_it_learns_and_the_checkpoint_stays(
@@ -106,8 +107,8 @@ def test_it_learns_and_the_checkpoint_stays(
         assert fitted.counts == {"labelled": 48, "trained_on": 64}
     if name == "linear-grid":
         assert fitted.selected["lr"] == [0.0, 30.0]
-    if name == "semi-vicreg-10pct":  # a quarter of the labels, and none of val's
-        assert fitted.counts == {"labelled": 12, "trained_on": 12}
+    if name == "semi-10pct":  # a quarter of all labels, val's among them
+        assert fitted.counts == {"labelled": 16, "trained_on": 16}
         assert fitted.selected["split"] is None
 
 
@@ -130,6 +131,55 @@ def test_an_interrupted_run_goes_on(splits: tuple[Split, Split, Split], tmp_path
     np.testing.assert_array_equal(again.scores(splits[2]), whole)
 
 
+@pytest.mark.parametrize("name", ["linear-vissl", "linear-lightly"])
+def test_an_interrupted_probe_with_a_head_of_its_own_goes_on(
+    splits: tuple[Split, Split, Split], tmp_path: Path, name: str
+) -> None:
+    """What a head learns beside its weights is kept as well."""
+    test_an_interrupted_run_goes_on(splits, tmp_path, name)
+
+
+def test_schedules_are_those_of_the_peers() -> None:
+    """lightly's CosineWarmupScheduler without warm-up, by its formula; torch's CosineAnnealingLR once an epoch."""
+    lightly = protocols.get("linear-lightly").override({"epochs": 3}).settings
+    found = [training.learning_share(lightly, step // 4, step, 12) for step in range(12)]
+    expected = [(np.cos(np.pi * step / 11) + 1) / 2 for step in range(11)] + [0.0]
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+    assert training.learning_share(lightly, 0, 0, 1) == 0
+    vicreg = protocols.get("linear-vicreg").override({"epochs": 3}).settings
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 3)
+    for epoch in range(3):
+        assert training.learning_share(vicreg, epoch, 4 * epoch, 12) == pytest.approx(
+            scheduler.get_last_lr()[0]
+        )
+        optimizer.step()
+        scheduler.step()
+
+
+def test_short_batches_are_dropped_where_the_protocol_says_so(
+    splits: tuple[Split, Split, Split], tmp_path: Path
+) -> None:
+    steps: list[tuple[int, int]] = []
+    run(
+        splits,
+        "linear-lightly",
+        tmp_path,
+        progress=lambda _, done, total: steps.append((done, total)),
+        batch_size=30,
+    )
+    assert steps[-1] == (6, 6)  # 64 images make two whole batches of 30, in three epochs
+    few: list[tuple[int, int]] = []
+    run(
+        splits,
+        "linear-lightly",
+        tmp_path / "few",
+        progress=lambda _, done, total: few.append((done, total)),
+        batch_size=99,
+    )
+    assert few[-1] == (3, 3)  # fewer images than a batch are used all the same
+
+
 def test_crops_are_torchvisions() -> None:
     from torchvision.transforms import RandomResizedCrop
 
@@ -149,21 +199,44 @@ def test_crops_are_torchvisions() -> None:
 
 
 def test_subsets(splits: tuple[Split, Split, Split], tmp_path: Path) -> None:
-    train = splits[0]
-    part = training.subset(train, 0.1)
-    assert np.bincount(part.labels).tolist() == [2, 2]
-    assert training.subset(train, 0.001).paths == training.subset(train, 0.001).paths
-    assert len(training.subset(train, 0.001)) == 2  # one a class
-    names = tmp_path / "1percent.txt"
-    names.write_text("0-03.png\n0-10.png\n")
-    assert [path.name for path in training.subset(train, str(names)).paths] == ["0-03.png", "0-10.png"]
-    names.write_text("gone.png\n")
+    images = training.joined(*splits[:2])
+
+    def names(wanted: float | str) -> list[str]:
+        return [split.paths[index].name for split, index in training.subset(images, wanted)]
+
+    part = training.subset(images, 0.1)
+    assert np.bincount([split.labels[index] for split, index in part]).tolist() == [3, 3]
+    assert {split.name for split, _ in training.subset(images, 0.5)} == {"s0", "s1"}  # of train and of val
+    assert names(0.001) == names(0.001)
+    assert len(names(0.001)) == 2  # one a class
+    file = tmp_path / "lists" / "1percent.txt"
+    file.parent.mkdir()
+    file.write_text("0-03.png\n1-10.png\n")
+    assert names(str(file)) == ["0-03.png", "1-10.png"]
+    assert names("lists/1percent.txt") == ["0-03.png", "1-10.png"]  # beside the images
+    file.write_text("gone.png\n")
     with pytest.raises(UserError, match=r"gone\.png"):
-        training.subset(train, str(names))
+        names(str(file))
     with pytest.raises(UserError, match="share in"):
-        training.subset(train, 5.0)
+        names(5.0)
     with pytest.raises(UserError, match="simclr"):
-        training.subset(train, str(tmp_path / "missing.txt"))
+        names(str(tmp_path / "missing.txt"))
+
+
+def test_a_choice_among_rates_sees_no_labelled_image(
+    splits: tuple[Split, Split, Split], tmp_path: Path
+) -> None:
+    """With the labels drawn from train and val, the rates are chosen on what is left of val."""
+    lr = {"lr": [[0.3, 3.0], [0.0, 1e-6]], "epochs": 20, "subset": 0.5}
+    fitted = run(splits, "semi-10pct", tmp_path, **lr)
+    taken = [
+        index for split, index in training.subset(training.joined(*splits[:2]), 0.5) if split is splits[1]
+    ]
+    left = finetune._without(splits[1], [(splits[1], index) for index in taken])
+    assert 0 < len(left) == 16 - len(taken) < 16
+    assert not {splits[1].paths[index] for index in taken} & set(left.paths)
+    assert fitted.selected["lr"] == [0.3, 3.0]
+    assert (fitted.selected["grid"][0][1] * len(left)) % 1 == pytest.approx(0, abs=1e-9)
 
 
 def test_divergence_is_an_error(splits: tuple[Split, Split, Split], tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def test_labelled_checks_itself() -> None:
         ("finetune", "lr", [[[0, 0.1]]], [0.1, "fast"]),
         ("finetune", "epochs", [3], [2.5, "many"]),
         ("finetune", "weight_decay", [0, 0.1], ["none"]),
-        ("semi-vicreg-1pct", "subset", [0.02, None, "1percent.txt"], [[1]]),
+        ("semi-1pct", "subset", [0.02, None, "1percent.txt"], [[1]]),
         ("svm-low-shot-4", "shots", [8], ["few", 1.5]),
         ("fewshot", "head", ["ridge"], [3, "oracle"]),
         ("fewshot", "transform", ["l2"], ["zca"]),
@@ -258,14 +258,76 @@ def test_svm_is_visslis() -> None:
     assert [[0.1, 1.0][i] for i in table.argmax(1)] == fitted.selected["cost"]
 
 
-def test_low_shot_rows() -> None:
-    labels = np.zeros((40, 4), np.float32)
-    labels[np.arange(40), np.arange(40) % 4] = 1
-    rows = low_shot_rows(labels, 2, 3, np.random.default_rng(0))
-    # Three positives, and three negatives from each of the three other classes.
-    assert np.bincount(rows % 4).tolist() == [3, 3, 3, 3]
-    other = low_shot_rows(labels, 2, 3, np.random.default_rng(1))
+def test_low_shot_samples_are_visslis() -> None:
+    """`create_low_shot_samples.py`: k positives, and (C - 1) k of everything that is negative, none difficult."""
+    generator = np.random.default_rng(0)
+    labels = (generator.random((400, 4)) < 0.3).astype(np.float32)
+    labels[generator.random((400, 4)) < 0.05] = -1
+    rows = low_shot_rows(labels, 2, 5, np.random.default_rng(0))
+    assert np.unique(labels[rows, 2], return_counts=True)[1].tolist() == [15, 5]
+    assert len(np.unique(rows)) == 20
+    other = low_shot_rows(labels, 2, 5, np.random.default_rng(1))
     assert rows.tolist() != other.tolist()
+    # Every negative is as likely as any other, whatever else it shows.
+    counts = np.zeros(400)
+    for seed in range(2000):
+        counts[low_shot_rows(labels, 2, 5, np.random.default_rng(seed))] += 1
+    negative = labels[:, 2] == 0
+    expected = 2000 * 15 / negative.sum()
+    assert np.abs(counts[negative] - expected).max() < 5 * expected**0.5
+    few = labels.copy()
+    few[3:, 2] = 0
+    few[:3, 2] = 1
+    assert (few[low_shot_rows(few, 2, 5, np.random.default_rng(0)), 2] == 1).sum() == 3
+
+
+def test_low_shot_svms_are_fitted_on_the_sample_and_chosen_on_the_rest() -> None:
+    x, y = clusters(240, 6, 3, spread=1.5)
+    labels = np.eye(3, dtype=np.float32)[y]
+    train, val = Labelled(x[:150], labels[:150], 3), Labelled(x[150:], labels[150:], 3)
+    protocol = protocols.get("svm-low-shot-4").override({"costs": [0.001, 1.0]})
+    fitted = protocols.fit(protocol, train, val, seed=3)
+    unit = x.astype(np.float64) / (np.linalg.norm(x.astype(np.float64), axis=1) + 1e-5)[:, None]
+    generator = np.random.default_rng(3)
+    rows = [low_shot_rows(labels, column, 4, generator) for column in range(3)]
+    values, scores = [], []
+    for cost in (0.001, 1.0):
+        models = [
+            LinearSVC(
+                C=cost,
+                class_weight={1: 2, -1: 1},
+                loss="squared_hinge",
+                dual=True,
+                max_iter=2000,
+                random_state=3,
+            ).fit(unit[rows[c]], 2 * labels[rows[c], c].astype(int) - 1)
+            for c in range(3)
+        ]
+        rest = [np.setdiff1d(np.arange(240), rows[c]) for c in range(3)]
+        points = [
+            metrics.average_precision(models[c].decision_function(unit[rest[c]]), labels[rest[c], c])
+            for c in range(3)
+        ]
+        values.append(np.mean(points))
+        scores.append(np.stack([model.decision_function(unit) for model in models], 1))
+    assert fitted.selected["value"] == pytest.approx(values)
+    assert fitted.selected["cost"] == [0.001, 1.0][int(np.argmax(values))]
+    np.testing.assert_allclose(fitted.scores(x), scores[int(np.argmax(values))], atol=1e-6)
+
+
+def test_svm_folds_go_over_the_sorted_list() -> None:
+    """VISSL's list of train and val is sorted by name; folds are cut from it in that order."""
+    x, y = clusters(180, 6, 3, spread=2.5)
+    labels = np.eye(3, dtype=np.float32)[y]
+    names = np.array([f"{number:06}.jpg" for number in np.random.default_rng(1).permutation(180)])
+    order = np.argsort(names)
+    protocol = protocols.get("svm-vissl").override({"costs": [0.1, 1.0]})
+    parts = [slice(0, 90), slice(90, 180)]
+    ours = protocols.fit(protocol, *(Labelled(x[p], labels[p], 3, names[p]) for p in parts))
+    theirs = protocols.fit(protocol, *(Labelled(x[order][p], labels[order][p], 3) for p in parts))
+    assert ours.selected["value"] == theirs.selected["value"]
+    unsorted = protocols.fit(protocol, *(Labelled(x[p], labels[p], 3) for p in parts))
+    assert ours.selected["value"] != unsorted.selected["value"]
 
 
 def test_svm_leaves_out_classes_too_small_for_its_folds() -> None:
@@ -290,13 +352,13 @@ def test_sgd_heads_are_torchs_sgd() -> None:
 
     from eval.protocols.heads import Heads
 
-    params = protocols.get("linear-sgd-vissl").override({"batchnorm": False}).settings
+    params = protocols.get("linear-sgd-vissl").override({"batchnorm": False, "affine": False}).settings
     heads = Heads([0.1, 0.5], 4, 3, params, seed=0)
     start = heads.weight[1].clone()
     layer = torch.nn.Linear(4, 3)
     with torch.no_grad():
         layer.weight.copy_(start.T)
-        layer.bias.zero_()
+        layer.bias.copy_(heads.bias[1])
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.5, momentum=0.9, nesterov=True, weight_decay=5e-4)
     generator = torch.Generator().manual_seed(1)
     for _ in range(5):
@@ -307,6 +369,42 @@ def test_sgd_heads_are_torchs_sgd() -> None:
         heads.step(x, y, 1.0)
     torch.testing.assert_close(heads.weight[1], layer.weight.T.detach(), atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(heads.bias[1], layer.bias.detach(), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("area", [1, 4])
+def test_vissls_head_is_trained_as_vissl_trains_it(area: int) -> None:
+    """BatchNorm2d over a channel's positions, with its defaults and not decayed, then nn.Linear; Nesterov."""
+    import torch
+
+    from eval.protocols.heads import Heads
+
+    dim = 4 * area
+    heads = Heads([0.1, 0.5], dim, 3, protocols.get("linear-sgd-vissl").settings, seed=0, area=area)
+    bound = dim**-0.5
+    assert 0 < heads.bias.abs().max() <= bound
+    assert 0.5 * bound < heads.weight.abs().max() <= bound
+    norm, layer = torch.nn.BatchNorm2d(4), torch.nn.Linear(dim, 3)
+    with torch.no_grad():
+        layer.weight.copy_(heads.weight[1].T)
+        layer.bias.copy_(heads.bias[1])
+    groups = [
+        {"params": norm.parameters(), "weight_decay": 0.0},
+        {"params": layer.parameters(), "weight_decay": 5e-4},
+    ]
+    optimizer = torch.optim.SGD(groups, lr=0.5, momentum=0.9, nesterov=True)
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(6):
+        x, y = 3 * torch.randn(16, dim, generator=generator) + 1, torch.randint(3, (16,), generator=generator)
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(layer(norm(x.view(16, 4, -1, 1)).flatten(1)), y).backward()
+        optimizer.step()
+        heads.step(x, y, 1.0)
+    norm.eval()
+    expected = layer(norm(x.view(16, 4, -1, 1)).flatten(1)).detach()
+    np.testing.assert_allclose(heads.scores(x.numpy(), 1), expected.numpy(), atol=2e-5)
+    torch.testing.assert_close(
+        heads.logits(heads.normalise(x, train=False))[1], expected, atol=2e-5, rtol=1e-5
+    )
 
 
 def test_batch_norm_is_torchs() -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import scipy.stats
 
 from eval import protocols, tasks
 from eval.errors import UserError
-from eval.results import records, render, tables
+from eval.results import published, records, render, tables
 from eval.results.records import Book, Record
 
 Make = Callable[..., Record]
@@ -46,7 +47,7 @@ def test_protocol_versions_overrides_and_data_never_share_a_column(make_record: 
         table = tables.build(Book([first, make_record(value=0.6, **change)]))
         assert len(table.sections) == 2, change
     (section,) = tables.build(Book([first, make_record(value=0.6, manifest="e" * 64)])).sections
-    assert list(section.columns.values()) == [
+    assert [column.label for column in section.columns] == [
         "cifar10 top1 (task v1, data dddddddd)",
         "cifar10 top1 (task v1, data eeeeeeee)",
     ]
@@ -65,14 +66,14 @@ def test_seeds_become_a_mean_with_an_interval_over_seeds(make_record: Make) -> N
 
 def test_one_name_with_two_weights_is_two_rows(make_record: Make) -> None:
     (section,) = tables.build(Book([make_record(weights="a"), make_record(weights="b")])).sections
-    assert list(section.rows.values()) == ["vicreg aaaaaaaa", "vicreg bbbbbbbb"]
+    assert [row.label for row in section.rows] == ["vicreg aaaaaaaa", "vicreg bbbbbbbb"]
 
 
 def test_detection_shows_its_metrics_but_averages_the_headline_only(make_record: Make) -> None:
     beside = {"box_ap": 0.2, "box_ap75": 0.1, "box_ap_small": 0.05}
     record = make_record(task="voc", metric="box_ap50", value=0.4, interval=None, beside=beside)
     (section,) = tables.build(Book([record])).sections
-    assert list(section.columns.values()) == ["voc box_ap50", "voc box_ap", "voc box_ap75"]
+    assert [column.label for column in section.columns] == ["voc box_ap50", "voc box_ap", "voc box_ap75"]
     assert len(section.headline) == 1
     assert section.summary() == {}
 
@@ -94,13 +95,13 @@ def test_published_numbers_share_a_column_only_with_their_own_protocol(
         + "swav,resnet50,cifar,top5,62.2,Paper B Table 2,cifar10 linear v2 top5\n"
         + "byol,resnet50,cifar,top1,63.2,Paper A Table 1,\n"
     )
-    table = tables.build(Book([make_record(value=0.5, interval=None)]), tables.read_published([path]))
+    table = tables.build(Book([make_record(value=0.5, interval=None)]), published.read([path]))
     text = render.render(table, "md")
-    measured, published = text.split("## Published: paper")
+    measured, quoted = text.split("## Published: paper")
     assert "| swav resnet50 | **61.2**[^1] |" in measured
     assert "byol" not in measured
-    assert "| swav resnet50 | 61.2[^1] | 62.2[^2] |" in published  # a paper's table stays whole
-    assert "| byol resnet50 | **63.2**[^1] | – |" in published
+    assert "| swav resnet50 | 61.2[^1] | 62.2[^2] |" in quoted  # a paper's table stays whole
+    assert "| byol resnet50 | **63.2**[^1] | – |" in quoted
     assert text.endswith("[^1]: Paper A Table 1\n[^2]: Paper B Table 2\n")
 
 
@@ -111,27 +112,28 @@ def test_published_numbers_share_a_column_only_with_their_own_protocol(
         (HEAD + "a,r,t,top1,61.2,,\n", "source"),
         (HEAD + "a,r,t,top1,612,x,\n", "0 to 100"),
         (HEAD + "a,r,t,top1,many,x,\n", "0 to 100"),
+        (HEAD + "a,r,t,top1,61.2,x,cifar10 linear top1\n", "TASK PROTOCOL vVERSION METRIC"),
+        (HEAD + "a,r,t,top1,61.2\n", "columns"),
     ],
 )
 def test_published_files_are_checked(tmp_path: Path, content: str, told: str) -> None:
     path = tmp_path / "paper.csv"
     path.write_text(content)
     with pytest.raises(UserError, match=told) as caught:
-        tables.read_published([path])
+        published.read([path])
     assert str(path) in str(caught.value)
 
 
 def test_the_published_numbers_of_this_repository_are_whole() -> None:
     folder = Path(__file__).parents[3] / "results" / "published"
-    published = tables.read_published(sorted(folder.glob("*.csv")))
-    assert len(published) == 104
-    for name in filter(None, published["same_as"]):
-        task, protocol, version, metric = name.split()
-        how = protocols.get(protocol)
-        assert protocol in tasks.get(task).protocols
-        assert version == f"v{how.version}"
-        assert metric in ("top5", "box_ap", "box_ap75", how.metric_for(tasks.get(task).metric))
-    table = tables.build(Book(), published)
+    quoted = published.read(sorted(folder.glob("*.csv")))
+    assert len(quoted) == 104
+    for same in (item.same_as for item in quoted if item.same_as):
+        how, task = protocols.get(same.protocol), tasks.get(same.task)
+        assert same.protocol in task.protocols
+        assert same.version == how.version
+        assert same.metric in ("top5", "box_ap", "box_ap75", how.metric_for(task.metric))
+    table = tables.build(Book(), quoted)
     for form in render.FORMS:
         assert "71.3" in render.render(table, form) or form == "csv"  # simsiam
 
@@ -165,7 +167,15 @@ def test_a_terminal_table_lists_tasks_down_and_checkpoints_across(make_record: M
 
 def test_many_checkpoints_stand_in_parts_on_a_terminal(make_record: Make) -> None:
     names = enumerate("abcdef01")
-    book = Book([make_record(name=f"net-{n}", weights=n, value=0.1 * i, interval=(0, 1)) for i, n in names])
+    begun = "2026-01-0{}T00:00:00+00:00"
+    book = Book(
+        [
+            make_record(
+                name=f"net-{n}", weights=n, value=0.1 * i, interval=(0, 1), started=begun.format(i + 1)
+            )
+            for i, n in names
+        ]
+    )
     first, second = render.render(tables.build(book), "text").split("\n\n")
     assert first.split("\n")[0].split() == [f"net-{n}" for n in "abcdef"]
     assert second.split("\n")[0].split() == ["net-0", "net-1"]
@@ -236,3 +246,33 @@ def test_committed_tables_are_what_the_committed_records_give(path: Path) -> Non
     assert render.render(tables.build(book, title=title), path.suffix[1:]) == path.read_text()
     for record in book.counting():
         assert book.outcomes(record) is not None  # there and unaltered
+
+
+def test_the_order_of_records_moves_nothing(make_record: Make) -> None:
+    """A cell that failed and later succeeded stands where it was first tried."""
+    made = [
+        make_record(name=name, weights=name, task=task, started=f"2026-01-0{day}T00:00:00+00:00", **more)
+        for day, name, task, more in (
+            (1, "b", "two", {"status": "failed"}),
+            (2, "b", "one", {}),
+            (3, "a", "two", {}),
+            (4, "a", "one", {}),
+            (5, "b", "two", {}),
+        )
+    ]
+    text = render.render(tables.build(Book(made)), "md")
+    assert text.index("two top1") < text.index("one top1")
+    assert text.index("| b |") < text.index("| a |")
+    assert render.render(tables.build(Book(made[::-1])), "md") == text
+
+
+def test_other_preprocessing_of_the_same_weights_is_another_row_and_not_another_seed(
+    make_record: Make,
+) -> None:
+    record = make_record()
+    checkpoint = msgspec.structs.replace(record.checkpoint, preprocessing={"input_size": 96})
+    key = records.run_id(checkpoint, record.task, record.protocol, record.data.manifest, 0)
+    other = msgspec.structs.replace(record, checkpoint=checkpoint, run_id=key)
+    (section,) = tables.build(Book([record, other])).sections
+    assert len({row.label for row in section.rows}) == 2
+    assert [cell.seeds for cell in section.cells.values()] == [1, 1]

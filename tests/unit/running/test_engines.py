@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -96,7 +95,7 @@ def test_two_processes_give_the_same_records_in_the_same_order(
     assert numbers(written(tmp_path / "out")) == numbers(one_by_one)
     again = Runner(grid(place), data_root=place / "data", out=tmp_path / "out", progress=False, jobs=2).run()
     assert (again.done, again.skipped) == (0, CELLS - 5)
-    assert not list((tmp_path / "out" / "work").rglob("record.json"))
+    assert not list((tmp_path / "out" / "work").rglob("early.jsonl"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
@@ -138,8 +137,7 @@ def test_a_cell_that_ended_before_its_turn_is_not_run_again(
     runner = Runner(grid(place), data_root=place / "data", out=tmp_path / "out", progress=False)
     early = next(record for record in one_by_one if record.checkpoint.name == "random")
     path = runner.folder.early(early.run_id)
-    path.parent.mkdir(parents=True)
-    path.write_text(json.dumps(early.to_json()))
+    records.append(path, early)
     runner.run()
     same = next(record for record in written(tmp_path / "out") if record.run_id == early.run_id)
     assert same.started == early.started

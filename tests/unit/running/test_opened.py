@@ -23,7 +23,7 @@ def times(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
     def load(name: str, root: Path, **options: Any) -> Any:
         found[name] += 1
-        return SimpleNamespace(counts={"test": 10}, manifest=name)
+        return SimpleNamespace(counts={"test": 10}, manifest=name, check=lambda: None)
 
     monkeypatch.setattr("eval.datasets.load", load)
     return found
@@ -55,7 +55,7 @@ def test_the_longest_unused_is_let_go(
 
 def test_a_failure_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Data that are mended while a run goes on are found."""
-    data, answers = OpenData(tmp_path), [ValueError("broken"), SimpleNamespace(counts={})]
+    data, answers = OpenData(tmp_path), [ValueError("broken"), SimpleNamespace(counts={}, check=lambda: None)]
 
     def load(name: str, root: Path, **options: Any) -> Any:
         answer = answers.pop(0)

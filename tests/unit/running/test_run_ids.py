@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -19,8 +18,7 @@ RECORDS = sorted((Path(__file__).parents[3] / "results" / "records").rglob("*.js
 @pytest.mark.parametrize("file", RECORDS, ids=lambda path: path.stem)
 def test_every_committed_record_has_the_run_id_and_parameters_that_the_code_makes(file: Path) -> None:
     compared = 0
-    for line in file.read_text(encoding="utf-8").splitlines():
-        record = records.parse(json.loads(line))
+    for record in records.read([file]).records:
         manifest = record.data.manifest
         made = records.run_id(record.checkpoint, record.task, record.protocol, manifest, record.seed)
         assert made == record.run_id

@@ -27,7 +27,7 @@ def read(folder: Path, **changes: object) -> tasks.Task:
         ({"default": "voc-fpn-tiny"}, "voc-fpn-tiny is for detection, and the task mine is classification"),
         ({"excludes": ["knnn"]}, r"task 'mine': unknown protocol 'knnn' \(did you mean knn"),
         ({"excludes": ["linear"]}, "the task mine excludes the protocol 'linear'"),
-        ({"protocols": ["linear"]}, "unknown field 'protocols'"),
+        ({"protocols": ["linear"]}, "unknown key 'protocols'"),
         ({"metric": "accuracy"}, r"unknown metric 'accuracy' \(known: mean_per_class, top1, top5"),
         ({"metric": "box_ap"}, "unknown metric 'box_ap'"),
         ({"metric": "mean_per_clas"}, "did you mean mean_per_class"),

@@ -11,10 +11,9 @@ import torch
 from checkpoint_sources import Case, MiniViT, Narrow, build
 from torch import nn
 
-from eval.checkpoints import inspect, load, normalize
+from eval.checkpoints import inspect, load
 from eval.checkpoints.file_formats import read
-from eval.checkpoints.passport import normalization
-from eval.checkpoints.sanity import check
+from eval.checkpoints.weight_checks import check
 
 
 def test_a_fresh_network_is_not_trained(tmp_path: Path) -> None:
@@ -129,15 +128,6 @@ def test_the_backbone_does_not_depend_on_the_file_after_loading(tmp_path: Path) 
     before = backbone.features(torch.ones(1, 3, 32, 32))
     (tmp_path / "a.pth").write_bytes(b"")
     assert torch.equal(backbone.features(torch.ones(1, 3, 32, 32)), before)
-
-
-def test_normalize_by_hand() -> None:
-    images = torch.tensor([0.2, 0.4, 0.6]).view(1, 3, 1, 1)
-    out = normalize(images, normalization((0.1, 0.2, 0.3), (0.5, 0.5, 0.5)))
-    assert out.flatten().tolist() == pytest.approx([0.2, 0.4, 0.6])
-    caffe = normalization((100.0, 110.0, 120.0), (1.0, 1.0, 1.0), range="0..255", channels="BGR")
-    out = normalize(images, caffe)
-    assert out.flatten().tolist() == pytest.approx([153.0 - 100, 102.0 - 110, 51.0 - 120], abs=1e-4)
 
 
 def test_lightning_settings_classes_need_no_trust(tmp_path: Path) -> None:
