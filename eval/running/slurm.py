@@ -108,7 +108,7 @@ def _torchrun(job: Job) -> list[str]:
     meet = '--rdzv-id="$SLURM_JOB_ID" --rdzv-endpoint="$head:29500"'
     return [
         f"srun --kill-on-bad-exit=1 {shlex.join(start)} {meet} \\",
-        f"    {shlex.join(['-m', *command[2:]])}{seed} --out {place} --resume --quiet &",
+        f"    {shlex.join(['-m', *command[2:]])}{seed} --out {place} --quiet &",
         "work=$!",
     ]
 
