@@ -38,6 +38,10 @@ class Augmentation(ABC):
         """Drawn parameters as `apply` takes them, for images of a size in pixels: the same ones, but for a crop."""
         return params
 
+    def describe(self, params: Array) -> Array:
+        """Numbers ``(B, Q)`` whose difference between two views tells how they differ; the parameters themselves."""
+        return params
+
 
 def _resampling_matrix(start: Tensor, length: Tensor, inputs: int, outputs: int, kernel: str) -> Tensor:
     """Weights ``(B, outputs, inputs)`` that crop ``[start, start + length)`` and resize it, antialiased.
@@ -121,6 +125,11 @@ class Crop(Augmentation):
         top = np.where(found, params[:, 2 * n], 0.5) * (1 - h)
         left = np.where(found, params[:, 2 * n + 1], 0.5) * (1 - w)
         return np.stack([top, left, h, w], axis=1)
+
+    def describe(self, params: Array) -> Array:
+        """Of a crop of a square: centre across and down, from the middle, and the logarithms of height and width."""
+        top, left, height, width = self.fit(params, 1, 1).T
+        return np.stack([left + width / 2 - 0.5, top + height / 2 - 0.5, np.log(height), np.log(width)], 1)
 
     def apply(self, images: Tensor, params: Tensor) -> Tensor:
         height, width = images.shape[2:]
@@ -238,6 +247,10 @@ class Color(Augmentation):
         factors = np.where(jittered, factors, neutral)
         order = np.where(jittered, np.argsort(u[:, 5:9], axis=1), np.arange(4))
         return np.concatenate([factors, order], axis=1)
+
+    def describe(self, params: Array) -> Array:
+        """The four factors, without their order."""
+        return params[:, :4]
 
     def apply(self, images: Tensor, params: Tensor) -> Tensor:
         images = images.clone()

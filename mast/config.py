@@ -56,6 +56,8 @@ class ViewsConfig(Strict):
         size: Side in pixels.
         single_fraction: Share of pairs in which one augmentation alone differs.
         all_but_fraction: Share of pairs in which all but one differ.
+        third_every: Every how manieth image of a batch (of a process) has a third view, which differs from its first
+            in one augmentation alone; 0 for none. The sensitivity terms then look there and not at single pairs.
         augmentations: In the order in which they are applied, with their parameters.
         second: Parameters that the second view's distribution has otherwise.
     """
@@ -63,6 +65,7 @@ class ViewsConfig(Strict):
     size: Positive
     single_fraction: Fraction = 0.0
     all_but_fraction: Fraction = 0.0
+    third_every: Annotated[int, Field(ge=0)] = 0
     augmentations: dict[str, dict[str, Any]]
     second: dict[str, dict[str, Any]] = {}
 
@@ -81,6 +84,7 @@ class ViewsConfig(Strict):
             second,
             single_fraction=self.single_fraction,
             all_but_fraction=self.all_but_fraction,
+            third_every=self.third_every,
             seed=seed,
         )
 
@@ -118,6 +122,8 @@ class Masks(Strict):
         lr: Rate of the masks' own Adam; 0 leaves them as they start.
         level: The invariance acts within the masked ``embedding``, or the backbone's ``features`` are masked
             before they enter the expander.
+        sensitive: The sensitivity terms act on the dimensions that are ``closed`` for an augmentation, or, as a
+            control, on ``all``.
     """
 
     start: Annotated[float, Field(gt=0, lt=1)] = 0.9
@@ -127,6 +133,7 @@ class Masks(Strict):
     closed: Annotated[float, Field(gt=0, lt=1)] = 0.05
     lr: Annotated[float, Field(ge=0)] = 0.02
     level: Literal["embedding", "features"] = "embedding"
+    sensitive: Literal["closed", "all"] = "closed"
 
 
 class Optimizer(Strict):
@@ -201,12 +208,31 @@ class Recipe(Strict):
             raise ValueError("views: single_fraction and all_but_fraction are shares and exceed 1 together")
         if masks.layout != "even" and masks.block * len(views.augmentations) > 1:
             raise ValueError(f"masks.block: {len(views.augmentations)} blocks of {masks.block:g} exceed 1")
+        self._sensitive()
         if self.batch_size % self.accumulate:
             raise ValueError(f"accumulate: {self.batch_size} images do not part into {self.accumulate}")
         streams = self.data.store_size is None and self.data.format in ("images", "folders", "shards")
         if streams and next(iter(views.augmentations), "") != "crop":
             raise ValueError("data.store_size: without it the views' first augmentation has to be crop")
         return self
+
+    def _sensitive(self) -> None:
+        """Refuse sensitivity terms that nothing could satisfy or that would see no pair."""
+        weights, views, masks = self.weights, self.views, self.masks
+        asked = [
+            name for name in ("sensitivity", "decorrelation", "prediction") if getattr(weights, name) > 0
+        ]
+        if self.method != "mast" or not asked:
+            return
+        term = f"weights.{asked[0]}"
+        if masks.level == "features":
+            raise ValueError(f"{term}: it acts on embeddings; masks.level=features has no closed embedding")
+        if masks.sensitive == "closed" and masks.layout == "even" and not masks.lr:
+            raise ValueError(
+                f"{term}: no dimension is closed; give masks.layout=own-closed or masks.sensitive=all"
+            )
+        if asked != ["prediction"] and not views.single_fraction and not views.third_every:
+            raise ValueError(f"{term}: it needs views.single_fraction or views.third_every")
 
 
 def recipe_names() -> list[str]:

@@ -208,6 +208,17 @@ def load(
     return Stream(files, crop, workers, pin)
 
 
+def count(data: Data, root: Path) -> int:
+    """The number of images that `load` would open, none of them decoded where they are files."""
+    folder = root / data.folder
+    number = len(
+        (
+            ARRAYS[data.format](folder) if data.format in ARRAYS else list_files(data, root, progress=False)
+        ).labels
+    )
+    return number if data.limit is None else min(number, data.limit)
+
+
 def sample(data: Data, root: Path, size: int, count: int) -> Bank:
     """At most ``count`` images, evenly spaced, as squares of the recipe's stored size or of ``size``."""
     folder = root / data.folder

@@ -89,7 +89,7 @@ def _train(
     progress: bool,
     workers: int | None,
     tensorboard: bool,
-    fresh: bool,
+    fresh: bool = False,
 ) -> None:
     # -- images and views -----------------------------------------------------------------------------------
     if recipe.batch_size % (recipe.accumulate * world.size):
@@ -138,7 +138,7 @@ def _train(
     dtype = torch.float64 if recipe.precision == "fp64" else torch.float32
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        learner = Learner(recipe, views.names)
+        learner = Learner(recipe, views.names, views.widths)
     synchronized(learner, world)
     learner.to(world.device, dtype).to(memory_format=learner.memory_format).train()
     if recipe.compile:
@@ -199,7 +199,7 @@ def _train(
             values = dict[str, float]()
             for part in range(recipe.accumulate):
                 (indices, plan), images = next(batches)
-                first, second = views.render(on_device(images, world.device, dtype), plan)
+                first, second, *third = views.render(on_device(images, world.device, dtype), plan)
                 last = part + 1 == recipe.accumulate
                 waits = (
                     model.no_sync()
@@ -208,7 +208,7 @@ def _train(
                 )
                 with waits:
                     with autocast:
-                        outcome: Outcome = model(first, second, plan)
+                        outcome: Outcome = model(first, second, plan, *third)
                     torch.autograd.backward(outcome.loss.total / recipe.accumulate)
                 for name, value in outcome.loss.numbers().items():
                     values[name] = values.get(name, 0.0) + value / recipe.accumulate

@@ -95,20 +95,30 @@ def _engine(arguments: argparse.Namespace) -> Engine | None:
     return Cluster(arguments.address)
 
 
-def _print_forecast(cells: list[dict[str, Any]]) -> int:
+def _print_forecast(rows: list[dict[str, Any]]) -> int:
     from ..running.costs import counted, duration
 
-    for cell in cells:
-        cost = "" if cell["seconds"] is None else f"  {duration(cell['seconds'])}"
-        seed = f"seed {cell['seed']}"
-        print(f"{cell['checkpoint']}  {cell['task']}  {cell['protocol']}  {seed}  {cell['state']}{cost}")
-    to_run = [cell["seconds"] for cell in cells if cell["state"] == "to run"]
+    for row in rows:
+        cost = "" if row["seconds"] is None else f"  {duration(row['seconds'])}"
+        if row["work"] == "pretraining":
+            print(f"{row['checkpoint']}  pretraining  {row['protocol']}  seed {row['seed']}{cost}")
+            continue
+        cost += f"  features {duration(row['features'])}" if row["features"] else ""
+        seed = f"seed {row['seed']}"
+        print(f"{row['checkpoint']}  {row['task']}  {row['protocol']}  {seed}  {row['state']}{cost}")
+    cells = [row for row in rows if row["work"] == "cell"]
+    to_run = [row["seconds"] for row in cells if row["state"] == "to run"]
     known = [seconds for seconds in to_run if seconds is not None]
     costs = [duration(sum(known))] if known else []
     if unknown := len(to_run) - len(known):
         costs.append(f"{unknown} of unknown cost (no record here has one like it)")
     print(f"{counted(len(cells), 'cell')}, {len(to_run)} to run: {' and '.join(costs) or 'nothing'}.")
-    if stuck := sum(cell["state"] not in ("to run", "done") for cell in cells):
+    arms = [row["seconds"] for row in rows if row["work"] == "pretraining"]
+    if trained := [seconds for seconds in arms if seconds is not None]:
+        print(f"Pretraining of {counted(len(trained), 'checkpoint')}: about {duration(sum(trained))}.")
+    if features := sum(row["features"] or 0.0 for row in cells):
+        print(f"Features: about {duration(features)}.")
+    if stuck := sum(row["state"] not in ("to run", "done") for row in cells):
         print(f"{counted(stuck, 'cell')} cannot run; the reason stands beside each.")
     return 0
 

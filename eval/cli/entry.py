@@ -29,6 +29,7 @@ VERBS = (
     "delta",
     "compare",
     "report",
+    "records",
     "analyze",
     "list",
     "data",

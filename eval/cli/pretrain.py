@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mast.errors import Interrupted
 
 from . import options
+
+if TYPE_CHECKING:
+    from mast.config import Recipe
 
 
 def add(verbs: options.Verbs) -> None:
@@ -35,6 +39,9 @@ def add(verbs: options.Verbs) -> None:
         "--workers", type=int, help="decoding workers (default: this process's share of the cores)"
     )
     parser.add_argument("--tensorboard", action="store_true", help="write logs for TensorBoard too")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="time a few steps and print how long the run would take"
+    )
     options.limit(parser)
     options.quiet(parser)
 
@@ -45,6 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
     from mast.train import pretrain
 
     recipe = load_recipe(arguments.recipe, arguments.overrides, arguments.limit)
+    if arguments.dry_run:
+        return _forecast(recipe, arguments.data_root)
     try:
         written = pretrain(
             recipe,
@@ -59,4 +68,18 @@ def run(arguments: argparse.Namespace) -> int:
         raise Interrupted("stopped; run the same command again to continue") from error
     if os.environ.get("RANK", "0") == "0":  # torchrun starts one process for each device
         print(written)
+    return 0
+
+
+def _forecast(recipe: Recipe, data_root: Path) -> int:
+    from mast.data import count
+
+    from ..running import forecast
+    from ..running.costs import duration
+
+    seconds = forecast.pretraining(recipe, data_root)
+    images = count(recipe.data, data_root)
+    print(
+        f"{recipe.name}: {recipe.epochs} epochs of {images} images, about {duration(seconds)} on this machine."
+    )
     return 0

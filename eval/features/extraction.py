@@ -113,6 +113,23 @@ def extract_pool(
         raise UserError(f"features in '{dtype}'", remedy="choose float32 or bfloat16", code=2)
     if not len(pool):
         raise UserError(f"{pool.name}: holds no images", remedy="add images")
+    place = entry(passport, pool, preprocess, store, pooling, dtype)
+    with place.lock():
+        os.utime(place.folder / "lock")  # when it was last used, for `budget.evict`
+        if not place.whole():
+            _fill(place, backbone, pool, preprocess, pooling, batch_size, workers, dtype, progress)
+        return place.read()
+
+
+def entry(
+    passport: Passport,
+    pool: Pool,
+    preprocess: Preprocess,
+    store: str | Path,
+    pooling: str = "average",
+    dtype: str = "float32",
+) -> Entry:
+    """Where a pool's features lie in the store, whether they are there already or not."""
     identity = {
         "format": 1,
         "weights": passport.weights_sha256,
@@ -121,12 +138,7 @@ def extract_pool(
         "layer": "features" if pooling == "average" else pooling,
         "dtype": dtype,
     }
-    entry = Entry(Path(store), identity, len(pool))
-    with entry.lock():
-        os.utime(entry.folder / "lock")  # when it was last used, for `budget.evict`
-        if not entry.whole():
-            _fill(entry, backbone, pool, preprocess, pooling, batch_size, workers, dtype, progress)
-        return entry.read()
+    return Entry(Path(store), identity, len(pool))
 
 
 def pooled(backbone: Backbone, images: torch.Tensor, pooling: str = "average") -> torch.Tensor:

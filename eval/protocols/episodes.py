@@ -171,8 +171,8 @@ def logistic(support: Tensor, query: Tensor, params: Params) -> Tensor:
 HEADS: dict[str, Head] = {"prototype": prototype, "cosine": cosine, "ridge": ridge, "logistic": logistic}
 
 
-def accuracies(features: Array, chosen: Episodes, params: Params) -> npt.NDArray[np.float64]:
-    """Accuracy of the head of ``params.head`` in every episode, (E,).
+def answers(features: Array, chosen: Episodes, params: Params) -> npt.NDArray[np.bool_]:
+    """Whether the head of ``params.head`` is right about each query of every episode, (E, way * queries).
 
     Args:
         features: (N, D) the pool's features.
@@ -183,7 +183,7 @@ def accuracies(features: Array, chosen: Episodes, params: Params) -> npt.NDArray
     dtype = torch.float64 if head in ("ridge", "logistic") else torch.float32
     total, way, queries = chosen.query.shape
     truth = torch.arange(way, device=device).repeat_interleave(queries)
-    result = np.empty(total)
+    result = np.empty((total, way * queries), dtype=bool)
     for start in range(0, total, CHUNK):
         part = slice(start, start + CHUNK)
 
@@ -192,5 +192,11 @@ def accuracies(features: Array, chosen: Episodes, params: Params) -> npt.NDArray
             return (_unit(x) if params.transform == "l2" else x).view(*rows.shape, -1)
 
         scores = HEADS[head](take(chosen.support[part]), take(chosen.query[part]).flatten(1, 2), params)
-        result[part] = (scores.argmax(-1) == truth).double().mean(1).cpu().numpy()
+        result[part] = (scores.argmax(-1) == truth).cpu().numpy()
     return result
+
+
+def accuracies(features: Array, chosen: Episodes, params: Params) -> npt.NDArray[np.float64]:
+    """The share of right `answers` in every episode, (E,)."""
+    shares: npt.NDArray[np.float64] = answers(features, chosen, params).mean(1)
+    return shares

@@ -49,13 +49,18 @@ class Params(base.Params):
         return {"way": 2, "shots": 1, "queries": 1, "episodes": limit}
 
 
-def episodes(pool: Labelled, params: Params, seed: int) -> npt.NDArray[np.float64]:
-    """Accuracy in every episode, (E,), with the head of ``params.head``.
+def outcomes(pool: Labelled, params: Params, seed: int) -> dict[str, npt.NDArray[np.generic]]:
+    """What happened in every episode, with the head of ``params.head``.
+
+    Returns:
+        ``episodes`` (E,) accuracies; ``asked`` and ``right`` (N,) int32: how often each image of the pool was a
+        query, and how often the answer was right. With them two checkpoints are compared over images, which episodes
+        share, and not over episodes alone.
 
     Raises:
         UserError: If images have several labels, or too few classes have enough images.
     """
-    from .episodes import accuracies, draw
+    from .episodes import answers, draw
 
     if pool.multilabel:
         raise UserError(
@@ -70,19 +75,27 @@ def episodes(pool: Labelled, params: Params, seed: int) -> npt.NDArray[np.float6
         seed=seed,
         resample=params.short == "resample",
     )
-    return accuracies(np.asarray(pool.features), chosen, params)
+    right = answers(np.asarray(pool.features), chosen, params)
+    images = chosen.query.reshape(right.shape)
+    number = len(pool.labels)
+    return {
+        "episodes": right.mean(1),
+        "asked": np.bincount(images.ravel(), minlength=number).astype(np.int32),
+        "right": np.bincount(images[right], minlength=number).astype(np.int32),
+    }
 
 
 def measure(context: Context) -> Measured:
     """Mean accuracy over episodes, with an interval over episodes."""
     params: Params = context.params
-    values = episodes(context.labelled(*params.splits), params, context.seed)
+    found = outcomes(context.labelled(*params.splits), params, context.seed)
+    values = np.asarray(found["episodes"], dtype=np.float64)
     over = intervals.normal_legacy if params.interval == "normal" else intervals.episodes
     counts = {split: len(context.data.splits[split]) for split in params.splits}
     return Measured(
         {context.metric: Estimate(float(values.mean()), over(values))},
         counts | {"episodes": len(values)},
-        arrays={"episodes": values},
+        arrays=found,
     )
 
 

@@ -54,5 +54,9 @@ def bootstrap(name: str, value: float, scores: Array, labels: Array) -> interval
 def outcomes(scores: Array, labels: Array) -> dict[str, Array]:
     """What is kept of every example, for paired tests."""
     if labels.ndim == 1:
-        return {"correct": metrics.correct(scores, labels), "predicted": scores.argmax(1).astype(np.int32)}
+        return {
+            "correct": metrics.correct(scores, labels),
+            "predicted": scores.argmax(1).astype(np.int32),
+            "labels": labels.astype(np.int32),
+        }
     return {"scores": scores.astype(np.float32), "labels": labels.astype(np.int8)}

@@ -23,9 +23,10 @@ from matplotlib.ticker import MaxNLocator
 
 from mast.files import atomic_write
 
-from ..numbers.tests import paired
+from ..numbers.intervals import Interval
+from . import evidence
+from .parts import Column, Row, Section
 from .render import percent
-from .tables import Cell, Column, Row, Section
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
     from ..detection.pictures import Picture
     from .compare import Comparison
-    from .records import Book
+    from .evidence import Witness
 
 WIDTH: Final = 3.6
 INK: Final = "#1f2430"
@@ -117,25 +118,25 @@ def _points(
         axes.plot(values[:, 0], heights, marker, color=colour, markersize=5, label=label)
 
 
-def differences(section: Section, book: Book, reference: Row) -> Figure | None:
-    """What every trained checkpoint gains over one of them, on the same examples or episodes.
+def differences(section: Section, witness: Witness, reference: Row) -> Figure | None:
+    """What every trained checkpoint gains over one of them, on the same examples or images.
 
     Args:
         section: Whose tasks to show.
-        book: Holds the outcomes that the paired intervals are computed from.
+        witness: Reads the outcomes that the paired intervals are computed from.
         reference: The checkpoint that is compared to.
 
     Returns:
-        None if no two checkpoints have outcomes on the same task.
+        None if no two checkpoints pair on any task.
     """
-    others = [row for row in section.rows if row != reference and not row.control]
+    others = [row for row in section.rows if row != reference and not row.control and not row.published]
     found: dict[tuple[Row, Column], tuple[float, float, float]] = {}
     for column in section.headline:
-        theirs = _outcomes(section.cells.get((reference, column)), book)
-        for row in others if theirs else []:
-            ours = _outcomes(section.cells.get((row, column)), book)
-            if seeds := ours.keys() & theirs.keys():  # the same seed drew the same episodes
-                result = paired(ours[min(seeds)], theirs[min(seeds)])
+        theirs = section.cells.get((reference, column))
+        for row in others:
+            ours = section.cells.get((row, column))
+            result = evidence.gain(ours, theirs, column.metric, witness) if ours and theirs else None
+            if result is not None and isinstance(result.interval, Interval):
                 found[row, column] = (result.difference, result.interval.low, result.interval.high)
     columns = [column for column in section.headline if any(where == column for _, where in found)]
     if not found:
@@ -153,7 +154,7 @@ def differences(section: Section, book: Book, reference: Row) -> Figure | None:
             }
             _points(axes, points, style[row], row.label)
         _tasks(axes, columns)
-        axes.set_xlabel(f"points more than {reference.label}, paired 95 %")
+        axes.set_xlabel("points, paired 95 %")
         _title(figure, section)
         _legend(figure, axes, len(others))
         return figure
@@ -180,8 +181,9 @@ def paired_differences(comparison: Comparison) -> Figure:
                 for position, line in enumerate(lines[heading]):
                     if (result := line.results.get(pair)) is None:
                         continue
-                    ends = [100 * result.interval.low, 100 * result.interval.high]
-                    axes.plot(ends, [position + shift] * 2, color=colour, solid_capstyle="round")
+                    if isinstance(result.interval, Interval):
+                        ends = [100 * result.interval.low, 100 * result.interval.high]
+                        axes.plot(ends, [position + shift] * 2, color=colour, solid_capstyle="round")
                     axes.plot(100 * result.difference, position + shift, marker, color=colour, markersize=5)
             labels = [
                 f"{line.task}, {line.tasks} tasks" if line.tasks > 1 else f"{line.task} {line.metric}"
@@ -369,15 +371,3 @@ def _legend(figure: Figure, axes: Axes, entries: int) -> None:
             handletextpad=0.4,
             columnspacing=1.2,
         )
-
-
-def _outcomes(cell: Cell | None, book: Book) -> dict[int, np.ndarray[Any, Any]]:
-    """By seed, what happened on every example or episode of a cell."""
-    found = {}
-    for record in cell.records if cell else ():
-        if record.outcomes and not record.outcomes.path.endswith(".gz"):
-            arrays = book.outcomes(record)
-            for name in ("correct", "episodes"):
-                if name in arrays:
-                    found[record.seed] = arrays[name]
-    return found

@@ -86,8 +86,8 @@ def of_comparison(comparison: Comparison) -> pd.DataFrame:
             "mean_first": float(np.mean(list(line.values[pair[0]].values()))),
             "mean_second": float(np.mean(list(line.values[pair[1]].values()))),
             "difference": result.difference,
-            "low": result.interval.low,
-            "high": result.interval.high,
+            "low": result.ends[0],
+            "high": result.ends[1],
             "p": result.p_value,
             "over": comparison.units[pair],
         }

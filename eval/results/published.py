@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
@@ -47,6 +47,7 @@ class Published:
         source: Where it stands.
         same_as: Where it also stands here; None where its recipe was another one.
         file: The name of the file it is from, without ending.
+        cite: The BibTeX key of the source; empty if it is not told.
     """
 
     method: str
@@ -57,6 +58,7 @@ class Published:
     source: str
     same_as: SameAs | None
     file: str
+    cite: str = ""
 
 
 def files(places: Iterable[Path]) -> list[Path]:
@@ -67,11 +69,11 @@ def files(places: Iterable[Path]) -> list[Path]:
 
 
 def read(paths: Iterable[Path]) -> list[Published]:
-    """Read published numbers: CSV files with the columns of `COLUMNS`, values in percent.
+    """Read published numbers: CSV files with the columns of `COLUMNS` and perhaps ``cite``, values in percent.
 
     Raises:
-        UserError: For a file with other columns, a value outside 0 to 100, a number without a source, or a
-            ``same_as`` of another form.
+        UserError: For a file with other columns, a value outside 0 to 100 or like a fraction, a number without a
+            source, or a ``same_as`` of another form.
     """
     return [item for path in paths for item in _read_file(path)]
 
@@ -81,29 +83,34 @@ def _read_file(path: Path) -> list[Published]:
         lines = list(csv.reader(path.read_text(encoding="utf-8").splitlines()))
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"{path}: not a file of published numbers: {error}") from error
-    if not lines or lines[0] != COLUMNS:
+    if not lines or lines[0] not in (COLUMNS, [*COLUMNS, "cite"]):
         heads = ",".join(lines[0]) if lines else ""
         raise UserError(f"{path}: has the columns {heads}", remedy=f"it needs {','.join(COLUMNS)}")
     found = []
     for number, line in enumerate(lines[1:], start=2):
         if not line:
             continue
+        if len(line) != len(lines[0]):
+            raise UserError(f"{path}:{number}: has {len(line)} columns instead of {len(lines[0])}")
         try:
-            found.append(_entry(line, path.stem))
+            found.append(_entry(dict(zip(lines[0], line, strict=True)), path.stem))
         except ValueError as error:
             raise UserError(f"{path}:{number}: {error}") from error
     return found
 
 
-def _entry(line: list[str], file: str) -> Published:
-    if len(line) != len(COLUMNS):
-        raise ValueError(f"has {len(line)} columns instead of {len(COLUMNS)}")
-    method, backbone, task, metric, value, source, same_as = line
+def _entry(line: Mapping[str, str], file: str) -> Published:
+    value, source, cite = line["value"], line["source"], line.get("cite", "")
     try:
         percent = float(value)
     except ValueError:
         percent = -1.0
     if not 0 <= percent <= 100 or not source.strip():
         raise ValueError("a number needs a value from 0 to 100 and a source")
-    same = SameAs.parse(same_as) if same_as else None
-    return Published(method, backbone, task, metric, percent / 100, source, same, file)
+    if 0 < percent <= 1:
+        raise ValueError(f"{value} looks like a fraction; values are in percent")
+    if not re.fullmatch(r"[\w:./+-]*", cite):
+        raise ValueError(f"cite '{cite}' is no BibTeX key")
+    same = SameAs.parse(line["same_as"]) if line["same_as"] else None
+    names = line["method"], line["backbone"], line["task"], line["metric"]
+    return Published(*names, percent / 100, source, same, file, cite)

@@ -146,6 +146,11 @@ class Outcomes(_Part, frozen=True, gc=False):
     path: Text
     sha256: Sha256
 
+    @property
+    def of_detection(self) -> bool:
+        """Whether it holds detections instead of arrays."""
+        return self.path.endswith(".json.gz")
+
 
 class Failure(_Part, frozen=True):
     """Why a cell has no result."""
@@ -245,6 +250,10 @@ _LINE: Final = msgspec.json.Decoder(
         kw_only=True,
     )
 )
+
+
+class MissingOutcomes(UserError):
+    """A record's outcomes file is not there."""
 
 
 class Torn(ValueError):
@@ -365,15 +374,26 @@ class Book:
             A dict of arrays for ``.npz``, the decoded value for ``.json.gz``.
 
         Raises:
-            UserError: If the record has none, or the file is absent or altered.
+            MissingOutcomes: If the file is absent.
+            UserError: If the record has none, or the file was altered.
+        """
+        path = self.outcomes_file(record)
+        return read_outcomes(path, path.name.partition(".")[0])
+
+    def outcomes_file(self, record: Record) -> Path:
+        """Where a record's outcomes file lies.
+
+        Raises:
+            MissingOutcomes: If it is not there.
+            UserError: If the record has none.
         """
         cell = f"{record.checkpoint.name} on {record.task.name}"
         if record.outcomes is None:
             raise UserError(f"{cell}: the record has no outcomes file")
         for root in self.roots:
             if (path := root / record.outcomes.path).is_file():
-                return read_outcomes(path, record.outcomes.sha256)
-        raise UserError(
+                return path
+        raise MissingOutcomes(
             f"{cell}: the outcomes file {record.outcomes.path} is missing",
             remedy=f"looked in {', '.join(map(str, self.roots))}; copy it there or run the cell again",
         )

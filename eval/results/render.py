@@ -4,27 +4,38 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from functools import partial
+from typing import Final, Literal
 
+import numpy as np
 from markupsafe import Markup
 
 from ..errors import unknown
-from . import pages
-from .tables import Cell, Column, Section, Table
+from . import escape, pages
+from .parts import Cell, Column, Row, Section
+from .standing import Summary
+from .tables import Spread, Table
 
 DASH: Final = "–"
+TIE: Final = "≈"
+DETECTABLE: Final = "detectable"
 ACROSS: Final = 6  # checkpoints beside one another on a terminal
 RANKS: Final = (
-    "Ranks go by the mean; a row has every rank that its interval leaves it. The ends of a mean's interval are the "
-    "means of the ends, and a value without an interval counts as exact."
+    "Rank: the mean over tasks of the rank by value, with the range that the tests leave it (95 %, all rows and "
+    "tasks together)."
 )
 LEGEND: Final = (
-    f"Values in percent. {DASH}: not measured, and such a row has no mean and no rank. Bold: the highest value of a "
-    "column and all whose intervals overlap with its interval; nothing where that is the whole column. "
+    f"Values in percent. {DASH}: not measured; such a row has no mean and no rank. Bold: the highest value of a "
+    f"column. {TIE}: not told from it by paired tests on the same examples, with Holm's correction within the "
+    "column; neither mark where nothing is told apart. Rows that do not pair are told apart only where their "
+    "intervals lie apart, and never by intervals over episodes of one pool. Random controls and published numbers "
+    "are not ranked. "
     f"{RANKS} "
-    "Overlap is cautious: `mast compare` compares checkpoints on the same examples, or over pretraining seeds."
+    "Detectable: the smallest difference that the test would have found in four of five cases, the median over "
+    "pairs. None of this covers another pretraining seed: `mast compare` pairs methods over seeds."
 )
 
 
@@ -46,12 +57,19 @@ def percent(value: float) -> str:
 
 @dataclass(frozen=True)
 class Shown:
-    """A cell as text; ``best`` marks a leader of its column, ``source`` numbers its footnote."""
+    """A cell as text.
+
+    Attributes:
+        value: In percent.
+        rest: Intervals and the number of seeds.
+        source: Number of its footnote.
+        mark: Whether it is the best of its column, or ties with it.
+    """
 
     value: str
     rest: str
     source: int | None
-    best: bool
+    mark: Literal["best", "tie", ""]
 
 
 @dataclass(frozen=True)
@@ -62,22 +80,61 @@ class Line:
     control: bool
     cells: list[Shown | None]
     summary: list[str]
+    cite: str = ""
 
 
 def lines(table: Table, section: Section) -> list[Line]:
     """A section as text, a line for each row; mean and rank follow the columns if `has_summary`."""
-    summary, found = section.summary(), []
-    best = {column: section.leaders(column) for column in section.columns}
+    summary, found = table.standings.summary(section), []
+    marks: dict[tuple[Row, Column], Literal["best", "tie", ""]] = {}
+    for column in section.columns:
+        for number, row in enumerate(table.standings.of(section, column).leaders):
+            marks[row, column] = "tie" if number else "best"
+    sources = {source: number for number, source in enumerate(table.sources, start=1)}
     for row in section.rows:
         cells = [
-            _shown(table, section.cells.get((row, column)), row in best[column]) for column in section.columns
+            _shown(section.cells.get((row, column)), sources, marks.get((row, column), ""), table.spread)
+            for column in section.columns
         ]
-        ends = [DASH, DASH] if has_summary(section) else []
-        if row in summary:
-            mean, first, last = summary[row]
-            ends = [percent(mean), str(first) if first == last else f"{first}-{last}"]
-        found.append(Line(row.label, row.control, cells, ends))
+        ends = _ends(summary.get(row, Summary(math.nan))) if has_summary(section) else []
+        found.append(Line(row.label, row.control, cells, ends, row.cite))
     return found
+
+
+def _ends(of: Summary) -> list[str]:
+    mean = DASH if math.isnan(of.mean) else percent(of.mean)
+    if of.rank is None:
+        return [mean, DASH]
+    return [mean, f"{of.rank:.1f} [{of.low:.1f}, {of.high:.1f}]"]
+
+
+def detectable(table: Table, section: Section) -> list[str]:
+    """What each column could have shown, in points; empty where nothing pairs in any of them."""
+    found = [table.standings.of(section, column).detectable for column in section.columns]
+    if all(value is None for value in found):
+        return []
+    ends = ["", ""] if has_summary(section) else []
+    return [*(DASH if value is None else percent(value) for value in found), *ends]
+
+
+def notes(table: Table, section: Section) -> list[str]:
+    """Sentences under a section: its intervals, what pairs over what, and what does not and why."""
+    units: dict[str, list[str]] = {}
+    reasons: dict[str, list[str]] = {}
+    for column in section.columns:
+        found = table.standings.of(section, column)
+        if found.unit:
+            units.setdefault(found.unit, []).append(column.label)
+        for reason, rows in found.unpaired.items():
+            if len(found.rows) > 1:
+                some = "" if len(rows) == len(found.rows) else f" for {', '.join(row.label for row in rows)}"
+                reasons.setdefault(reason, []).append(f"{column.label}{some}")
+    paired = "; ".join(f"{unit} ({', '.join(columns)})" for unit, columns in units.items())
+    return [
+        *filter(None, [intervals(section)]),
+        *([f"Paired over {paired}."] if paired else []),
+        *(f"Not paired: {', '.join(columns)} ({reason})." for reason, columns in reasons.items()),
+    ]
 
 
 def has_summary(section: Section) -> bool:
@@ -93,14 +150,24 @@ def heads(section: Section) -> list[str]:
     ]
 
 
-def _shown(table: Table, cell: Cell | None, best: bool) -> Shown | None:
+def _shown(
+    cell: Cell | None, sources: Mapping[str, int], mark: Literal["best", "tie", ""], spread: Spread
+) -> Shown | None:
     if cell is None:
         return None
-    rest = [] if cell.low is None or cell.high is None else [f"[{percent(cell.low)}, {percent(cell.high)}]"]
-    if cell.seeds > 1:
-        rest.append(f"n={cell.seeds}")
-    source = table.sources.index(cell.source) + 1 if cell.source else None
-    return Shown(percent(cell.value), " ".join(rest), source, best)
+    rest = []
+    if cell.low is not None and cell.high is not None:
+        rest.append(_spread(cell.low, cell.high, spread))
+    if cell.over_seeds is not None:
+        ends = _spread(cell.over_seeds.low, cell.over_seeds.high, spread)
+        rest.append(f"seeds {ends} n={cell.seeds}" if ends else "")
+    return Shown(percent(cell.value), " ".join(filter(None, rest)), sources.get(cell.source or ""), mark)
+
+
+def _spread(low: float, high: float, spread: Spread) -> str:
+    if spread == "interval":
+        return f"[{percent(low)}, {percent(high)}]"
+    return f"± {percent((high - low) / 2)}" if spread == "plus-minus" else ""
 
 
 def intervals(section: Section) -> str:
@@ -108,12 +175,12 @@ def intervals(section: Section) -> str:
     kinds: dict[str, dict[Column, None]] = {}
     for (_, column), cell in section.cells.items():
         if cell.interval is not None and cell.level is not None:
-            kinds.setdefault(f"{100 * cell.level:g} % {cell.interval}", {})[column] = None
+            kinds.setdefault(f"{100 * cell.level:g} % {cell.interval.replace('-', ' ')}", {})[column] = None
     parts = [
         kind + (f" ({', '.join(column.label for column in where)})" if len(kinds) > 1 else "")
         for kind, where in kinds.items()
     ]
-    return f"Intervals: {'; '.join(parts).replace('-', ' ')}." if parts else ""
+    return f"Intervals: {'; '.join(parts)}." if parts else ""
 
 
 def _failed(table: Table) -> list[str]:
@@ -128,19 +195,19 @@ def text(table: Table) -> str:
     ]
     labels = list(dict.fromkeys(label for _, rows in told for label in rows))
     parts = [_part(told, labels[at : at + ACROSS]) for at in range(0, len(labels), ACROSS)]
-    notes = dict.fromkeys(filter(None, map(intervals, table.sections)))
+    below = dict.fromkeys(filter(None, map(intervals, table.sections)))
     ranks = [RANKS] if any(map(has_summary, table.sections)) else []
-    return "\n".join(["\n\n".join(parts), *notes, *ranks, *_failed(table)]) + "\n"
+    return "\n".join(["\n\n".join(parts), *map(escape.line, (*below, *ranks, *_failed(table)))]) + "\n"
 
 
 def _part(told: Sequence[tuple[Section, dict[str, list[str]]]], labels: list[str]) -> str:
     """Some checkpoints, with the sections that have one of them."""
-    grid = [["", *labels]]
+    grid = [["", *map(escape.line, labels)]]
     for section, rows in told:
         if any(label in rows for label in labels):
-            grid.append([section.title])
+            grid.append([escape.line(section.title)])
             grid += [
-                [f"  {head}", *(rows[label][at] if label in rows else DASH for label in labels)]
+                [f"  {escape.line(head)}", *(rows[label][at] if label in rows else DASH for label in labels)]
                 for at, head in enumerate(heads(section))
             ]
     widths = [max(len(line[at]) for line in grid if len(line) > 1) for at in range(len(labels) + 1)]
@@ -153,84 +220,181 @@ def _in_text(shown: Shown | None) -> str:
     return DASH if shown is None else f"{shown.value} {shown.rest}".rstrip()
 
 
+def _blocks(table: Table) -> list[list[Section]]:
+    """What shares a grid: every section has its own, or all measured ones share one."""
+    if not table.one:
+        return [[section] for section in table.sections]
+    return [block for block in (table.sections,) if block]
+
+
+def _across(table: Table, block: Sequence[Section]) -> list[tuple[Line, list[Line | None]]]:
+    """Each row of a block, with its line in each of the sections."""
+    found = [{line.label: line for line in lines(table, section)} for section in block]
+    first = {label: line for lines_ in reversed(found) for label, line in lines_.items()}
+    order = dict.fromkeys(label for lines_ in found for label in lines_)
+    return [(first[label], [lines_.get(label) for lines_ in found]) for label in order]
+
+
+def _detectable(table: Table, block: Sequence[Section]) -> list[str]:
+    found = [detectable(table, section) for section in block]
+    if not any(found):
+        return []
+    return [
+        value
+        for section, part in zip(block, found, strict=True)
+        for value in part or [DASH] * len(section.columns) + ["", ""] * has_summary(section)
+    ]
+
+
+def _told(
+    block: Sequence[Section], row: Sequence[Line | None], cell: Callable[[Shown | None], str]
+) -> list[str]:
+    """A row's cells, means and ranks as text, a dash where a section lacks the row."""
+    return [
+        text
+        for section, line in zip(block, row, strict=True)
+        for text in ([*map(cell, line.cells), *line.summary] if line else [cell(None)] * len(heads(section)))
+    ]
+
+
 def markdown(table: Table) -> str:
     """Markdown with a heading and a table for each section, and footnotes for sources."""
-    out = [f"# {table.title}", ""]
-    for section in table.sections:
-        columns = heads(section)
-        out += [
-            f"## {section.title}",
-            "",
-            "| | " + " | ".join(columns) + " |",
-            "|:--" + "|--:" * len(columns) + "|",
+    tell = escape.markdown
+    out = [f"# {tell(table.title)}", ""]
+    for block in _blocks(table):
+        columns = [
+            (f"{section.title}: " if table.one else "") + head for section in block for head in heads(section)
         ]
-        for row in lines(table, section):
-            label = row.label.replace("|", "\\|") + (" (random control)" if row.control else "")
-            out.append("| " + " | ".join([label, *map(_in_markdown, row.cells), *row.summary]) + " |")
-        out += ["", *([intervals(section), ""] if intervals(section) else [])]
-    out += [LEGEND, "", *(f"- {failure}" for failure in _failed(table)), *([""] if table.failures else [])]
-    out += [f"[^{number}]: {source}" for number, source in enumerate(table.sources, start=1)]
+        out += [] if table.one else [f"## {tell(block[0].title)}", ""]
+        out += ["| | " + " | ".join(map(tell, columns)) + " |", "|:--" + "|--:" * len(columns) + "|"]
+        for line, row in _across(table, block):
+            label = tell(line.label) + (" (random control)" if line.control else "")
+            out.append("| " + " | ".join([label, *_told(block, row, _in_markdown)]) + " |")
+        if found := _detectable(table, block):
+            out.append("| " + " | ".join([f"*{DETECTABLE}*", *found]) + " |")
+        out.append("")
+        for note in _notes(table, block):
+            out += [tell(note), ""]
+    out += [LEGEND, ""]
+    out += [*(f"- {tell(failure)}" for failure in _failed(table)), *([""] if table.failures else [])]
+    out += [f"[^{number}]: {tell(source)}" for number, source in enumerate(table.sources, start=1)]
     return "\n".join(out).rstrip() + "\n"
+
+
+def _notes(table: Table, block: Sequence[Section]) -> list[str]:
+    """The notes of a block; what several sections share says which."""
+    return [
+        (f"{section.title}: {note[0].lower()}{note[1:]}" if len(block) > 1 else note)
+        for section in block
+        for note in notes(table, section)
+    ]
 
 
 def _in_markdown(shown: Shown | None) -> str:
     if shown is None:
         return DASH
-    value = f"**{shown.value}**" if shown.best else shown.value
+    value = {"best": f"**{shown.value}**", "tie": f"{shown.value}{TIE}", "": shown.value}[shown.mark]
     mark = f"[^{shown.source}]" if shown.source else ""
     return f"{value}{mark} {shown.rest}".rstrip()
 
 
+CSV: Final = (
+    *("section", "checkpoint", "column", "value", "low", "high", "interval", "level"),
+    *("seeds", "seeds_low", "seeds_high", "mark", "source"),
+)
+
+
 def comma_separated(table: Table) -> str:
-    """CSV, one line a cell, values as fractions; a cell that was not measured has an empty value."""
+    """CSV, one line a cell, values as fractions; a cell that was not measured has an empty value.
+
+    Means and ranks follow a row's cells, with the columns ``mean`` and ``rank``.
+    """
     file = io.StringIO()
-    out = csv.writer(file, lineterminator="\n")
-    out.writerow(
-        ["section", "checkpoint", "column", "value", "low", "high", "interval", "level", "seeds", "source"]
-    )
+    out = csv.DictWriter(file, CSV, restval="", lineterminator="\n")
+    out.writeheader()
     for section in table.sections:
+        summary = table.standings.summary(section)
+        shown = {line.label: line for line in lines(table, section)}
         for row in section.rows:
-            for column in section.columns:
+            place = {
+                "section": escape.csv_text(section.title),
+                "checkpoint": escape.csv_text(row.label),
+            }
+            for column, told in zip(section.columns, shown[row.label].cells, strict=True):
                 cell = section.cells.get((row, column))
-                values: list[object] = [""] * 7
-                if cell is not None:
-                    numbers = [
-                        "" if number is None else f"{number:.6g}"
-                        for number in (cell.value, cell.low, cell.high, cell.level)
-                    ]
-                    values = [*numbers[:3], cell.interval, numbers[3], cell.seeds, cell.source]
-                out.writerow([section.title, row.label, column.label, *values])
+                line = place | {"column": escape.csv_text(column.label)}
+                if cell is not None and told is not None:
+                    line |= _numbers(value=cell.value, low=cell.low, high=cell.high, level=cell.level)
+                    line |= {"interval": cell.interval or "", "mark": told.mark}
+                    line |= {"seeds": str(cell.seeds) if cell.seeds else ""}
+                    line |= {"source": escape.csv_text(cell.source or "")}
+                    if cell.over_seeds is not None:
+                        line |= _numbers(seeds_low=cell.over_seeds.low, seeds_high=cell.over_seeds.high)
+                out.writerow(line)
+            if has_summary(section):
+                of = summary.get(row)
+                mean = _numbers(value=of.mean) if of else {}
+                rank = _numbers(value=of.rank, low=of.low, high=of.high) if of else {}
+                out.writerow(place | {"column": "mean"} | mean)
+                out.writerow(place | {"column": "rank"} | rank)
     return file.getvalue()
 
 
+def _numbers(**found: float | None) -> dict[str, str]:
+    return {name: "" if number is None else f"{number:.6g}" for name, number in found.items()}
+
+
 def latex(table: Table) -> str:
-    """LaTeX: a ``tabular`` for each section, with booktabs' rules."""
-    out = [f"% {table.title}. Needs the package booktabs."]
-    for section in table.sections:
-        columns = heads(section)
-        out += [f"\\begin{{tabular}}{{l{'r' * len(columns)}}}", "\\toprule"]
-        out += [" & ".join(map(_tex, [section.title, *columns])) + " \\\\", "\\midrule"]
-        for row in lines(table, section):
-            label = _tex(row.label) + (" (random control)" if row.control else "")
-            out.append(" & ".join([label, *map(_in_latex, row.cells), *map(_tex, row.summary)]) + " \\\\")
-        out += ["\\bottomrule", "\\end{tabular}", f"% {intervals(section)}".rstrip(), ""]
-    out += [f"% {line}" for line in _failed(table)]
-    out += [f"$^{{{number}}}${_tex(source)}\\\\" for number, source in enumerate(table.sources, start=1)]
+    """LaTeX: a ``tabular`` for each section, or one for all, no wider than the text, with its notes below."""
+    tell = escape.latex
+    out = [
+        f"% {escape.line(table.title)}. Needs the packages booktabs and graphicx.",
+        r"\providecommand{\fit}[1]{\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{#1}}",
+    ]
+    for block in _blocks(table):
+        columns = [head for section in block for head in heads(section)]
+        out += [r"\noindent\fit{%", f"\\begin{{tabular}}{{l{'r' * len(columns)}}}", r"\toprule"]
+        out += _groups(block) if table.one else []
+        corner = "" if table.one else tell(block[0].title)
+        out += [" & ".join([corner, *map(tell, columns)]) + r" \\", r"\midrule"]
+        for line, row in _across(table, block):
+            label = tell(line.label) + (" (random control)" if line.control else "")
+            label += rf"~\cite{{{line.cite}}}" if line.cite else ""
+            told = _told(block, row, partial(_in_latex, cited=bool(line.cite)))
+            out.append(" & ".join([label, *(text.replace(DASH, "--") for text in told)]) + r" \\")
+        if found := _detectable(table, block):
+            out += [r"\midrule", " & ".join([rf"\emph{{{DETECTABLE}}}", *map(tell, found)]) + r" \\"]
+        out += [r"\bottomrule", r"\end{tabular}}"]
+        out += [rf"\par{{\footnotesize {tell(note)}\par}}" for note in _notes(table, block)]
+        out.append("")
+    out.append(rf"\par{{\footnotesize {tell(LEGEND)}\par}}")
+    out += [f"% {escape.line(failed)}" for failed in _failed(table)]
+    out += [
+        rf"\par{{\footnotesize $^{{{number}}}${tell(source)}\par}}"
+        for number, source in enumerate(table.sources, start=1)
+    ]
     return "\n".join(out).rstrip() + "\n"
 
 
-def _tex(value: str) -> str:
-    for sign in "&%$#_{}":
-        value = value.replace(sign, "\\" + sign)
-    return value.replace(DASH, "--")
+def _groups(block: Sequence[Section]) -> list[str]:
+    """The protocols over their columns."""
+    widths = [len(heads(section)) for section in block]
+    titles = [
+        rf"\multicolumn{{{width}}}{{c}}{{{escape.latex(section.title)}}}"
+        for section, width in zip(block, widths, strict=True)
+    ]
+    ends = np.cumsum(widths) + 1
+    rules = [rf"\cmidrule(lr){{{end - width + 1}-{end}}}" for end, width in zip(ends, widths, strict=True)]
+    return [" & ".join(["", *titles]) + r" \\", "".join(rules)]
 
 
-def _in_latex(shown: Shown | None) -> str:
+def _in_latex(shown: Shown | None, cited: bool = False) -> str:
     if shown is None:
         return "--"
-    value = f"\\textbf{{{shown.value}}}" if shown.best else shown.value
-    mark = f"$^{{{shown.source}}}$" if shown.source else ""
-    return f"{value}{mark} {{\\scriptsize {shown.rest}}}" if shown.rest else value + mark
+    value = {"best": rf"\textbf{{{shown.value}}}", "tie": rf"{shown.value}$^\approx$", "": shown.value}
+    mark = f"$^{{{shown.source}}}$" if shown.source and not cited else ""
+    rest = escape.latex(shown.rest)
+    return f"{value[shown.mark]}{mark} {{\\scriptsize {rest}}}" if rest else value[shown.mark] + mark
 
 
 def fragment(table: Table, *, heading: int = 2) -> Markup:
@@ -246,9 +410,12 @@ def fragment(table: Table, *, heading: int = 2) -> Markup:
         heading=heading,
         legend=LEGEND,
         dash=DASH,
+        tie=TIE,
+        name_of_detectable=DETECTABLE,
         lines=lines,
         has_summary=has_summary,
-        intervals=intervals,
+        detectable=detectable,
+        notes=notes,
     )
 
 

@@ -1,6 +1,7 @@
 """One self-contained HTML page from records: figures, tables, pretraining, detections, provenance.
 
-The page loads nothing and runs no script. Equal records give equal bytes.
+The page loads nothing. A script in it sorts, filters and compares the tables; without scripts they stand as they are.
+Equal records give equal bytes.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from markupsafe import Markup
 from mast.files import atomic_write, canonical_json, sha256_file
 
 from ..errors import UserError
-from . import figures, pages, render
+from . import explorer, figures, pages, render
+from .parts import Row, Section
 from .records import Book, Record
-from .tables import Row, Section, Table
+from .tables import Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -122,7 +124,7 @@ def _write(table: Table, place: Path, path: Path, drawn: _Figures, data_root: Pa
     gains = pages.render("gains.html") + _grid(drawn.gains) if drawn.gains else Markup()
     parts = [
         Part("comparison", "Comparison", _grid(drawn.scores) + gains),
-        Part("tables", "Tables", render.fragment(table, heading=3)),
+        Part("tables", "Tables", _explorer(table)),
         Part("pretraining", "Pretraining", _grid(drawn.pretraining)),
         Part("detections", "Detections", _detections(book, data_root) if data_root else Markup()),
         Part("provenance", "Provenance", _provenance(place, book, drawn.passports)),
@@ -171,7 +173,7 @@ def _gains(table: Table) -> Iterator[Drawn]:
         if first is None:
             continue
         part, note = _few(section, first)
-        figure = figures.differences(part, table.book, first)
+        figure = figures.differences(part, table.standings.witness, first)
         if figure is not None:
             text = f"{section.title}: difference to {first.label}, paired 95 % intervals.{note}"
             yield Drawn(f"difference-{number}-{_slug(section.title)}", figure, text)
@@ -288,6 +290,13 @@ def _pictures(gallery: Gallery, done: Sequence[Record], book: Book) -> Iterator[
             where = "the test images with most misses and false alarms" if kind else "test images"
             text = f"{title} v{record.protocol.version}, {where}: {legend}."
             yield Drawn(name, figures.detections(shown, f"{title}{':' if kind else ''}{kind}"), text)
+
+
+def _explorer(table: Table) -> Markup:
+    """The tables, with a script that sorts, filters and compares them; without scripts they stand as they are."""
+    script = Markup((pages.TEMPLATES / "explorer.js").read_text(encoding="utf-8"))
+    tables = render.fragment(table, heading=3)
+    return pages.render("explorer.html", tables=tables, data=explorer.packed(table), script=script)
 
 
 def _grid(drawn: Sequence[Drawn]) -> Markup:

@@ -11,182 +11,50 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
-
-import numpy as np
+from typing import Any, Final, Literal
 
 from mast.files import canonical_json
 
 from ..numbers import intervals
-from . import published, records
-from .published import Published
+from . import escape, published, records
+from .parts import Cell, Column, Heading, Row, Section
+from .published import Published, SameAs
 from .records import Book, CheckpointEntry, Metric, ProtocolEntry, Record
+from .standing import Standings
 
 # Metrics shown beside a task's own, where a record has them.
+Spread = Literal["interval", "plus-minus", "none"]
 BESIDE: Final = ("box_ap", "box_ap50", "box_ap75", "mask_ap", "mask_ap50", "mask_ap75")
 
 
 @dataclass(frozen=True)
-class Heading:
-    """What stands over a section.
-
-    Attributes:
-        name: Such as ``linear v1``, or ``Published: vicreg-table1``.
-        overrides: What was overridden, such as ``epochs=10``.
-        note: What tells it from another section of the same name and overrides.
-    """
-
-    name: str
-    overrides: str = ""
-    note: str = ""
-
-    def __str__(self) -> str:
-        overrides = f" ({self.overrides})" if self.overrides else ""
-        return f"{self.name}{overrides}" + (f" [{self.note}]" if self.note else "")
-
-
-@dataclass(frozen=True)
-class Row:
-    """Who: one checkpoint, or one method and backbone of a publication.
-
-    Attributes:
-        name: The checkpoint's name.
-        identity: Of a checkpoint, a hash of its weights with their preprocessing.
-        label: The name, with the start of a hash where a name stands for several weights.
-        control: Whether its weights are random on purpose.
-        published: Whether it stands for published numbers and was not measured here.
-    """
-
-    name: str
-    identity: str
-    label: str
-    control: bool = False
-    published: bool = False
-
-
-@dataclass(frozen=True)
-class Column:
-    """What: one metric of one version of a task on one state of its data; a publication names task and metric only.
-
-    Attributes:
-        task, version, manifest, metric: As in records.
-        headline: Whether it is the task's own metric, which counts for mean and rank.
-        note: What tells it from another column of the same task and metric.
-    """
-
-    task: str
-    version: int | None
-    manifest: str | None
-    metric: str
-    headline: bool
-    note: str = ""
-
-    @property
-    def label(self) -> str:
-        """Such as ``cifar10 top1``."""
-        return f"{self.task} {self.metric}" + (f" ({self.note})" if self.note else "")
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A fraction with its interval and the records it is from, one a seed; or with its source if it was published."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-    interval: str | None = None
-    level: float | None = None
-    records: tuple[Record, ...] = ()
-    source: str | None = None
-
-    @property
-    def seeds(self) -> int:
-        """Over how many seeds it is."""
-        return max(1, len(self.records))
-
-    @property
-    def span(self) -> tuple[float, float]:
-        """The ends of its interval; without one, the value is both."""
-        return self.value if self.low is None else self.low, self.value if self.high is None else self.high
-
-
-@dataclass(frozen=True)
-class Section:
-    """All results under one protocol version and one set of parameters; or those of one publication.
-
-    Attributes:
-        heading: What stands over it.
-        rows: Measured ones first.
-        columns: In the order of the tasks.
-        cells: What was not measured is absent.
-    """
-
-    heading: Heading
-    rows: Sequence[Row]
-    columns: Sequence[Column]
-    cells: dict[tuple[Row, Column], Cell]
-
-    @property
-    def title(self) -> str:
-        """The heading as text, such as ``linear v1 (epochs=10)``."""
-        return str(self.heading)
-
-    @cached_property
-    def headline(self) -> list[Column]:
-        """The columns that count for mean and rank."""
-        return [column for column in self.columns if column.headline]
-
-    def summary(self) -> dict[Row, tuple[float, int, int]]:
-        """Mean over the headline columns and ranks by it, for the rows that miss none of them.
-
-        Returns:
-            By row, the mean as a fraction and the best and worst rank (1 is best) that the intervals leave the
-            row: it is surely behind another only where the whole interval of its mean lies below the other's. The
-            ends of a mean's interval are the means of the ends, which holds however the columns depend on each
-            other; a value without an interval counts as exact. Empty where there are fewer than two headline
-            columns, which leave nothing to average.
-        """
-        if len(self.headline) < 2:
-            return {}
-        whole = {
-            row: [self.cells[row, column] for column in self.headline]
-            for row in self.rows
-            if all((row, column) in self.cells for column in self.headline)
-        }
-        if not whole:
-            return {}
-        means = np.mean([[cell.value for cell in cells] for cells in whole.values()], axis=1)
-        lows, highs = np.mean([[cell.span for cell in cells] for cells in whole.values()], axis=1).T
-        surely_better = len(whole) - np.searchsorted(np.sort(lows), highs, side="right")
-        surely_worse = np.searchsorted(np.sort(highs), lows, side="left")
-        best, worst = 1 + surely_better, len(whole) - surely_worse
-        return {
-            row: (float(mean), int(first), int(last))
-            for row, mean, first, last in zip(whole, means, best, worst, strict=True)
-        }
-
-    def leaders(self, column: Column) -> frozenset[Row]:
-        """The rows that intervals do not tell from the highest value of a column; empty where that is all of them."""
-        cells = {row: self.cells[row, column] for row in self.rows if (row, column) in self.cells}
-        floor = max(cells.values(), key=lambda cell: cell.value).span[0]
-        found = frozenset(row for row, cell in cells.items() if shown(cell.span[1]) >= shown(floor))
-        return frozenset() if len(found) == len(cells) else found
-
-
-@dataclass(frozen=True)
 class Table:
-    """Sections, what a reader has to know beside them, and the records they are from."""
+    """Sections, what a reader has to know beside them, and the records they are from.
+
+    Attributes:
+        title: The heading.
+        sections: One for each protocol version with its parameters, then one for each publication.
+        failures: Cells that failed, one line each.
+        sources: Of published numbers, in the order of their footnotes.
+        book: The records.
+        absent: What published numbers are the same as, and was not measured.
+        spread: How a cell shows its interval: as ``[low, high]``, as half its width, or not at all.
+        one: Whether Markdown and LaTeX put all sections into one grid.
+    """
 
     title: str
     sections: list[Section]
     failures: list[str]
     sources: list[str]
     book: Book
+    absent: list[SameAs]
+    spread: Spread = "interval"
+    one: bool = False
 
-
-def shown(value: float) -> float:
-    """A fraction as percent with the one decimal that tables show."""
-    return round(100 * value, 1)
+    @cached_property
+    def standings(self) -> Standings:
+        """Who is ahead in each column; outcomes are read when a column is asked for."""
+        return Standings(self.book)
 
 
 def read(places: Sequence[Path], *, more: Iterable[Path] = (), title: str = "Results") -> Table:
@@ -204,8 +72,8 @@ def read(places: Sequence[Path], *, more: Iterable[Path] = (), title: str = "Res
 def build(book: Book, quoted: Iterable[Published] = (), *, title: str = "Results") -> Table:
     """Arrange records and published numbers into a table.
 
-    Rows and columns stand in the order in which they were first tried, failures included, whatever the order of
-    the records.
+    Rows, columns and sections stand in the order in which they were first tried, failures included, whatever the
+    order of the records.
 
     Args:
         book: The records; the latest completed one of each run counts.
@@ -214,17 +82,20 @@ def build(book: Book, quoted: Iterable[Published] = (), *, title: str = "Results
     """
     sections = _measured(book)
     quoted = list(quoted)
-    for item in quoted:
-        _stand_in_measured(item, sections)
+    unplaced = [item for item in quoted if not _stand_in_measured(item, sections)]
     sections += _publications(quoted)
     failures = [
-        f"{record.checkpoint.name}, {record.task.name}, {protocol_heading(record.protocol)}, "
-        f"seed {record.seed}: {record.error.type}: {record.error.message}"
+        escape.line(
+            f"{record.checkpoint.name}, {record.task.name}, {protocol_heading(record.protocol)}, "
+            f"seed {record.seed}: {record.error.type}: {record.error.message}"
+        )
         for record in book.failures()
         if record.error is not None
     ]
     cited = (cell.source for section in sections for cell in section.cells.values())
-    return Table(title, sections, failures, list(dict.fromkeys(source for source in cited if source)), book)
+    sources = list(dict.fromkeys(source for source in cited if source))
+    same = [item.same_as for item in unplaced if item.same_as]
+    return Table(title, sections, failures, sources, book, list(dict.fromkeys(same)))
 
 
 def protocol_heading(how: ProtocolEntry) -> Heading:
@@ -247,12 +118,19 @@ class _First:
         self._seen: dict[tuple[str, ...], str] = {}
         for record in book.records:
             asked = record.protocol.asked_for
-            for key in (("checkpoint", record.checkpoint.name), ("task", asked, record.task.name)):
+            for key in (
+                ("checkpoint", record.checkpoint.name),
+                ("protocol", asked),
+                ("task", asked, record.task.name),
+            ):
                 if record.started < self._seen.get(key, "~"):  # after every date
                     self._seen[key] = record.started
 
     def checkpoint(self, name: str) -> str:
         return self._seen["checkpoint", name]
+
+    def protocol(self, how: ProtocolEntry) -> str:
+        return self._seen["protocol", how.asked_for]
 
     def task(self, how: ProtocolEntry, name: str) -> str:
         return self._seen["task", how.asked_for, name]
@@ -265,7 +143,8 @@ def _measured(book: Book) -> list[Section]:
     for record in counting:
         parts.setdefault(record.protocol.identity, []).append(record)
     how = {identity: min((r.protocol for r in part), key=_order) for identity, part in parts.items()}
-    headings = [protocol_heading(how[identity]) for identity in parts]
+    order = sorted(parts, key=lambda identity: (first.protocol(how[identity]), *_order(how[identity])))
+    headings = [protocol_heading(how[identity]) for identity in order]
     times = Counter(headings)
     return [
         _section(
@@ -274,7 +153,7 @@ def _measured(book: Book) -> list[Section]:
             rows,
             first,
         )
-        for identity, heading in zip(parts, headings, strict=True)
+        for identity, heading in zip(order, headings, strict=True)
     ]
 
 
@@ -293,7 +172,7 @@ def _rows(checkpoints: Iterable[CheckpointEntry]) -> dict[tuple[str, str], Row]:
     sizes = {entry.preprocessing.get("input_size") for entry in distinct.values()}
     rows = {}
     for key, entry in distinct.items():
-        label = entry.name
+        label = escape.line(entry.name)
         if len(sizes) > 1:
             label += f" ({entry.preprocessing.get('input_size', 'unknown')} px)"
         if names[entry.name] > 1:
@@ -350,30 +229,42 @@ def _section(
 
 
 def _over_seeds(part: Sequence[Record], name: str) -> Cell:
-    """One cell from its seeds: the only one as it is, or the mean with an interval over seeds."""
-    metrics: list[Metric] = [record.metrics[name] for record in part]
-    if len(part) == 1:
+    """One cell from its seeds. Seeds whose outcomes are the same, as of a deterministic protocol, are one result."""
+    ordered = tuple(sorted(part, key=lambda record: record.seed))
+    distinct = {_result(record): record.metrics[name] for record in reversed(ordered)}
+    metrics: list[Metric] = list(reversed(distinct.values()))
+    if len(metrics) == 1:
         (one,) = metrics
-        return Cell(one.value, one.low, one.high, one.interval, one.level, tuple(part))
-    ordered = sorted(part, key=lambda record: record.seed)
-    values = [record.metrics[name].value for record in ordered]
-    spread = intervals.t_interval(values)
+        return Cell(one.value, one.low, one.high, one.interval, one.level, records=ordered, seeds=1)
+    values = [metric.value for metric in metrics]
     mean = sum(values) / len(values)
-    return Cell(mean, spread.low, spread.high, f"{spread.kind} over seeds", spread.level, tuple(ordered))
+    lows = [metric.low for metric in metrics if metric.low is not None]
+    highs = [metric.high for metric in metrics if metric.high is not None]
+    spread = intervals.t_interval(values)
+    about: dict[str, Any] = {"over_seeds": spread, "records": ordered, "seeds": len(metrics)}
+    if len(lows) < len(metrics) or len({(metric.interval, metric.level) for metric in metrics}) > 1:
+        return Cell(mean, **about)
+    ends = sum(lows) / len(lows), sum(highs) / len(highs)
+    return Cell(mean, *ends, metrics[0].interval, metrics[0].level, **about)
 
 
-# ---------------------------------------------------------------------------------------------------- published
+def _result(record: Record) -> object:
+    """What makes a result of its own: outcomes, or where none are kept all metrics."""
+    if record.outcomes is not None:
+        return record.outcomes.sha256
+    return tuple((name, metric.value) for name, metric in sorted(record.metrics.items()))
 
 
 def _quoted_row(item: Published) -> Row:
     label = f"{item.method} {item.backbone}"
-    return Row(label, "", label, published=True)
+    return Row(label, "", label, published=True, cite=item.cite)
 
 
-def _stand_in_measured(item: Published, sections: list[Section]) -> None:
-    """Put a published number into the measured column that it says it is the same as."""
+def _stand_in_measured(item: Published, sections: list[Section]) -> bool:
+    """Put a published number into the measured column that it says it is the same as; or tell that there is none."""
     if (same := item.same_as) is None:
-        return
+        return False
+    placed = False
     for number, section in enumerate(sections):
         for column in section.columns:
             here = section.heading.name, section.heading.overrides, column.task, column.metric
@@ -382,6 +273,8 @@ def _stand_in_measured(item: Published, sections: list[Section]) -> None:
                 cells = section.cells | {(row, column): Cell(item.value, source=item.source)}
                 rows = section.rows if row in section.rows else [*section.rows, row]
                 sections[number] = section = replace(section, rows=rows, cells=cells)
+                placed = True
+    return placed
 
 
 def _publications(quoted: Iterable[Published]) -> list[Section]:

@@ -26,6 +26,8 @@ from ..features.budget import evict
 from ..protocols.base import Progress
 from ..results import records
 from ..results.records import CheckpointEntry, Failure, Record
+from ..suites import Arm
+from . import forecast
 from .cell import context
 from .costs import Costs, duration
 from .engines import Engine, Inline, Processes
@@ -125,6 +127,7 @@ class Runner:
         self._ready: dict[str, _Ready | None] = {}  # by source; None where it cannot be had
         self._pretrained: set[str] = set()
         self._extracted: set[tuple[Any, ...] | None] = {None}
+        self.trials: dict[str, float | None] = {}
 
     def run(self) -> Summary:
         """Run every cell that is not done.
@@ -150,46 +153,93 @@ class Runner:
         """What `run` would do, without doing it.
 
         Returns:
-            For each cell ``checkpoint``, ``task``, ``protocol``, ``seed``, ``state`` (``done``, ``to run``, or why
-            it would fail) and ``seconds``: from comparable records in this folder, else, where the
-            protocol's kind can tell, from a little of the work, timed; else None.
+            For each checkpoint to pretrain and each cell ``work`` (``pretraining`` or ``cell``), ``checkpoint``,
+            ``task``, ``protocol``, ``seed``, ``state`` (``done``, ``to run``, or why it would fail) and ``seconds``:
+            from comparable records in this folder, else, where the protocol's kind can tell, from a little of the
+            work, timed; else None. ``features``: seconds of extraction that this cell is the first to need, from
+            some images, timed; None where a record's seconds contain it.
         """
         self._recall()
-        found = []
+        extraction = forecast.Features(self.folder.features)
+        found: list[dict[str, Any]] = []
         for source in self.plan.sources:
             state = ""
             try:
                 checkpoint = self._known(source)
             except UserError as error:
                 checkpoint, state = None, str(error)
+            if source.arm and checkpoint is None and not state and self.plan.of(source):
+                found.append(self._pretraining(source, source.arm))
             for cell in self.plan.of(source):
                 outlook = state or self._state(cell, checkpoint)
                 seconds = self.costs.of(cell)
-                if seconds is None and outlook == "to run" and checkpoint:
-                    seconds = self._timed(source, cell)
+                features = None
+                if seconds is None and outlook == "to run":
+                    seconds = self._timed(source, cell) if checkpoint else None
+                    features = self._features(source, cell, extraction, known=checkpoint is not None)
                 found.append(
                     {
+                        "work": "cell",
                         "checkpoint": cell.checkpoint,
                         "task": cell.task.name,
                         "protocol": f"{cell.protocol.name} v{cell.protocol.version}",
                         "seed": cell.seed,
                         "state": outlook,
                         "seconds": seconds,
+                        "features": features,
                     }
                 )
         return found
 
+    def _pretraining(self, source: Source, arm: Arm) -> dict[str, Any]:
+        """What `preview` says of a checkpoint that has to be pretrained; equal recipes share a trial."""
+        recipe = load_recipe(arm.recipe, arm.overrides, self.plan.limit)
+        key = recipe.model_copy(update={"seed": 0}).model_dump_json()
+        if key not in self.trials:
+            there = (self.data_root / recipe.data.folder).exists()
+            self.trials[key] = forecast.pretraining(recipe, self.data_root) if there else None
+        return {
+            "work": "pretraining",
+            "checkpoint": source.name,
+            "task": None,
+            "protocol": arm.recipe,
+            "seed": recipe.seed,
+            "state": "to run",
+            "seconds": self.trials[key],
+            "features": None,
+        }
+
+    def _features(
+        self, source: Source, cell: Cell, extraction: forecast.Features, *, known: bool
+    ) -> float | None:
+        """Seconds of extraction that a cell is the first to need."""
+        if cell.protocol.code.images or not self.data_root.is_dir():
+            return None
+        ref, options, size = source.ref, source.options, None
+        if source.arm and known:
+            ref = str(self.folder.published(source.arm))
+        elif source.arm:
+            recipe = load_recipe(source.arm.recipe, source.arm.overrides)
+            ref, size = f"random:{recipe.arch}", recipe.views.size
+        elif source.like and source.like in self.passports:
+            size = self.passports[source.like].input_size
+        elif source.like:  # of a checkpoint that has still to be pretrained
+            like = next(other for other in self.plan.sources if other.name == source.like)
+            size = load_recipe(like.arm.recipe, like.arm.overrides).views.size if like.arm else None
+        data, how = self.opened.of(cell), cell.protocol.settings.extraction
+        return extraction.seconds(source.name, ref, options, data, how, size)
+
     def _timed(self, source: Source, cell: Cell) -> float | None:
         """Seconds of a cell by a trial, where its kind offers one; equal cells on one architecture share it."""
-        forecast = cell.protocol.code.forecast
-        if forecast is None:
+        trial = cell.protocol.code.forecast
+        if trial is None:
             return None
         ref = str(self.folder.published(source.arm)) if source.arm else source.ref
         loaded = checkpoints.load(ref, **source.options)
         key = (loaded.passport.arch, cell.task.name, protocol_entry(cell).identity)
         if key not in self.timed:
             data, work = self.opened.of(cell), self.folder.work("forecast")
-            self.timed[key] = forecast(context(cell, loaded, data, store=self.folder.features, work=work))
+            self.timed[key] = trial(context(cell, loaded, data, store=self.folder.features, work=work))
         return self.timed[key]
 
     # -- the run ----------------------------------------------------------------------------------------------

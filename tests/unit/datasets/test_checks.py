@@ -14,6 +14,7 @@ from PIL import Image
 from eval import datasets, tasks
 from eval.datasets import listed
 from eval.datasets.factors import derive
+from eval.datasets.torchvision_sets import _array_split
 from eval.doctor.data import verify
 from eval.errors import UserError
 
@@ -85,6 +86,24 @@ def test_copies_are_found_in_arrays_and_in_what_is_made_of_a_set(root: Path) -> 
         made = derive(load(root), steps)
         told = [warning for warning in made.warnings if "stand in" in warning]
         assert bool(told) == ("development" not in steps)  # which drops the test split
+
+
+def test_copies_are_found_in_arrays() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (6, 4, 4, 3), dtype=np.uint8)
+    images[5], images[1] = images[4], images[0]
+    root = Path("cifar")
+    train = _array_split("cifar", "train", root, images[:3], [0, 1, 0])
+    test = _array_split("cifar", "test", root, images[[4, 5, 0]], [0, 1, 1])
+    val = _array_split("cifar", "val", root, images[3:4], [0])
+    data = datasets.ImageDataset("cifar", ("a", "b"), {"train": train, "val": val, "test": test})
+    data.check()
+    assert [warning.split(" (")[0] for warning in data.warnings] == [
+        "cifar: 1 of 3 test images stand in train too",
+        "cifar train: 1 of 3 images are copies of others in it",
+        "cifar train: 1 images stand in it with different labels",
+        "cifar test: 1 of 3 images are copies of others in it",
+        "cifar test: 1 images stand in it with different labels",
+    ]
 
 
 @pytest.mark.parametrize("ending", [".jpg", ".tif", ".webp", ".png"])

@@ -47,6 +47,22 @@ def test_wrong_values_are_refused_in_one_line(override, message):
     assert caught.value.code == 2
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["weights.sensitivity=5", "masks.lr=0"], "weights.sensitivity: no dimension is closed"),
+        (["weights.prediction=5", "masks.level=features"], "weights.prediction: it acts on embeddings"),
+        (
+            ["weights.decorrelation=1", "masks={layout: own-closed, lr: 0}", "views.single_fraction=0"],
+            "weights.decorrelation: it needs views.single_fraction or views.third_every",
+        ),
+    ],
+)
+def test_sensitivity_that_could_do_nothing_is_refused(overrides, message):
+    with pytest.raises(UserError, match=message):
+        load_recipe("demo", ["method=mast", "views.single_fraction=0.25", *overrides])
+
+
 def test_unknown_recipe_suggests_the_near_name():
     with pytest.raises(UserError, match="did you mean demo"):
         load_recipe("demmo")

@@ -11,7 +11,7 @@ from eval import protocols
 from eval.errors import UserError
 from eval.protocols import Labelled
 from eval.protocols.episodes import HEADS, accuracies, draw
-from eval.protocols.fewshot import episodes
+from eval.protocols.fewshot import outcomes
 
 from .test_linear import clusters
 
@@ -96,8 +96,8 @@ def test_planted_and_permuted_features() -> None:
     noise = np.random.default_rng(0).permutation(y)
     for name in ("fewshot", "fewshot-1shot", "fewshot-logistic", "fewshot-cosine", "fewshot-ridge"):
         protocol = protocols.get(name).override({"episodes": 100})
-        assert episodes(Labelled(x, y, 6), protocol.settings, 0).mean() == 1.0
-        chance = episodes(Labelled(x, noise, 6), protocol.settings, 0)
+        assert outcomes(Labelled(x, y, 6), protocol.settings, 0)["episodes"].mean() == 1.0
+        chance = outcomes(Labelled(x, noise, 6), protocol.settings, 0)["episodes"]
         # Chance is 1/5; the standard error over 100 episodes of 75 queries is below 0.006.
         assert abs(chance.mean() - 0.2) < 0.03
 
@@ -105,12 +105,22 @@ def test_planted_and_permuted_features() -> None:
 def test_all_heads_and_checkpoints_meet_the_same_episodes() -> None:
     x, y = clusters(400, 8, 6, spread=1.0)
     protocol = protocols.get("fewshot").override({"episodes": 20})
-    twice = episodes(Labelled(np.concatenate([x, x], 1), y, 6), protocol.settings, 0)
+    twice = outcomes(Labelled(np.concatenate([x, x], 1), y, 6), protocol.settings, 0)["episodes"]
     # Doubling every feature changes no distance's order, so equal accuracies mean equal episodes.
-    assert np.array_equal(twice, episodes(Labelled(x, y, 6), protocol.settings, 0))
+    assert np.array_equal(twice, outcomes(Labelled(x, y, 6), protocol.settings, 0)["episodes"])
 
 
 def test_several_labels_an_image_are_refused() -> None:
     pool = Labelled(np.zeros((4, 2), np.float32), np.zeros((4, 3), np.float32), 3)
     with pytest.raises(UserError, match="one class an image"):
-        episodes(pool, protocols.get("fewshot").settings, 0)
+        outcomes(pool, protocols.get("fewshot").settings, 0)
+
+
+def test_how_often_each_image_was_asked_and_right_gives_the_mean_over_episodes() -> None:
+    rng = np.random.default_rng(3)
+    x, y = rng.normal(size=(90, 4)).astype(np.float32), np.repeat(np.arange(6), 15)
+    params = protocols.get("fewshot").override({"episodes": 40, "way": 4, "queries": 5}).settings
+    found = outcomes(Labelled(x, y, 6), params, 0)
+    assert found["asked"].sum() == 40 * 4 * 5
+    assert (found["right"] <= found["asked"]).all()
+    assert found["right"].sum() / found["asked"].sum() == pytest.approx(found["episodes"].mean())

@@ -71,13 +71,15 @@ def test_evaluation_seeds_are_averaged_and_data_are_never_mixed(
 def test_bold_says_that_an_interval_excludes_zero(make_record: Callable[..., Record]) -> None:
     made = [
         make_record(
-            name=f"{method}-{seed}", weights=WEIGHTS[method][seed], value=0.5 + gain * 0.1 + seed * 0.01
+            name=f"{method}-{seed}",
+            weights=WEIGHTS[method][seed],
+            value=0.5 + gain * (0.1 + seed * 0.001) + seed * 0.01,
         )
         for method, gain in (("a", 1), ("b", 0))
         for seed in range(3)
     ]
     text = compare.markdown(compare.build(Book(made, []), [("a", "b"), ("b", "b")]))
-    assert "**+10.0 [+10.0, +10.0]** | +0.0 [+0.0, +0.0] |" in text
+    assert "**+10.1 [+9.9, +10.3]** | +0.0 (no interval: all 3 differences are the same) |" in text
     assert "1 of 2 intervals" in text
 
 

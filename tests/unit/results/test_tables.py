@@ -12,6 +12,7 @@ import scipy.stats
 
 from eval import protocols, tasks
 from eval.errors import UserError
+from eval.numbers import tests
 from eval.results import published, records, render, tables
 from eval.results.records import Book, Record
 
@@ -36,9 +37,10 @@ def test_a_row_with_a_missing_cell_has_a_dash_no_mean_and_no_rank(make_record: M
         ]
     )
     text = render.render(tables.build(book), "md")
-    assert "| a | **90.0** | – | – | – |" in text  # the easier task alone gives it no mean
-    assert "| b | 50.0 | 70.0 | 60.0 | 2 |" in text
-    assert "| c | 60.0 | **80.0** | 70.0 | 1 |" in text
+    assert "| a | 90.0 | – | – | – |" in text  # the easier task alone gives it no mean
+    # Values without an interval tell nothing apart.
+    assert "| b | 50.0 | 70.0 | 60.0 | 2.0 [1.0, 2.0] |" in text
+    assert "| c | 60.0 | 80.0 | 70.0 | 1.0 [1.0, 2.0] |" in text
 
 
 def test_protocol_versions_overrides_and_data_never_share_a_column(make_record: Make) -> None:
@@ -60,8 +62,31 @@ def test_seeds_become_a_mean_with_an_interval_over_seeds(make_record: Make) -> N
     (cell,) = section.cells.values()
     low, high = scipy.stats.t.interval(0.95, 2, np.mean(values), scipy.stats.sem(values))
     assert cell.value == pytest.approx(0.53)
-    assert (cell.low, cell.high) == pytest.approx((low, high))
-    assert (cell.interval, cell.seeds) == ("t over seeds", 3)
+    assert cell.over_seeds is not None
+    assert (cell.over_seeds.low, cell.over_seeds.high) == pytest.approx((low, high))
+    # What the examples leave open is not dropped for it.
+    assert (cell.low, cell.high, cell.interval, cell.seeds) == (0.45, 0.55, "wilson", 3)
+    table = tables.build(Book([make_record(value=v, seed=s) for s, v in enumerate(values)]))
+    assert "| vicreg | 53.0 [45.0, 55.0] seeds [44.0, 62.0] n=3 |" in render.render(table, "md")
+
+
+def test_seeds_of_a_deterministic_protocol_are_one_result(tmp_path: Path, make_record: Make) -> None:
+    """Three seeds of one closed-form probe have the interval of one, and the width of three is not zero."""
+    for name, right in (("a", 76), ("b", 80)):
+        kept = records.write_arrays(tmp_path, correct=np.arange(100) < right)
+        for seed in range(3):
+            record = make_record(
+                name=name, weights=name, value=right / 100, seed=seed, interval=(0.66, 0.87), outcomes=kept
+            )
+            records.append(tmp_path / "records" / "x.jsonl", record)
+    table = tables.read([tmp_path])
+    text = render.render(table, "md")
+    assert "| a | 76.0 [66.0, 87.0] |" in text
+    assert "seeds [" not in text
+    section = table.sections[0]
+    found = table.standings.of(section, section.columns[0])
+    assert found.unit == "100 test examples"
+    assert found.adjusted[0, 1] == pytest.approx(tests.proportions(0, 4, 100).p_value)
 
 
 def test_one_name_with_two_weights_is_two_rows(make_record: Make) -> None:
@@ -75,7 +100,8 @@ def test_detection_shows_its_metrics_but_averages_the_headline_only(make_record:
     (section,) = tables.build(Book([record])).sections
     assert [column.label for column in section.columns] == ["voc box_ap50", "voc box_ap", "voc box_ap75"]
     assert len(section.headline) == 1
-    assert section.summary() == {}
+    table = tables.build(Book([record]))
+    assert table.standings.summary(table.sections[0]) == {}
 
 
 def test_failures_are_told_under_the_table(make_record: Make) -> None:
@@ -98,10 +124,10 @@ def test_published_numbers_share_a_column_only_with_their_own_protocol(
     table = tables.build(Book([make_record(value=0.5, interval=None)]), published.read([path]))
     text = render.render(table, "md")
     measured, quoted = text.split("## Published: paper")
-    assert "| swav resnet50 | **61.2**[^1] |" in measured
+    assert "| swav resnet50 | 61.2[^1] |" in measured
     assert "byol" not in measured
     assert "| swav resnet50 | 61.2[^1] | 62.2[^2] |" in quoted  # a paper's table stays whole
-    assert "| byol resnet50 | **63.2**[^1] | – |" in quoted
+    assert "| byol resnet50 | 63.2[^1] | – |" in quoted
     assert text.endswith("[^1]: Paper A Table 1\n[^2]: Paper B Table 2\n")
 
 
@@ -112,6 +138,7 @@ def test_published_numbers_share_a_column_only_with_their_own_protocol(
         (HEAD + "a,r,t,top1,61.2,,\n", "source"),
         (HEAD + "a,r,t,top1,612,x,\n", "0 to 100"),
         (HEAD + "a,r,t,top1,many,x,\n", "0 to 100"),
+        (HEAD + "a,r,t,top1,0.884,x,\n", "looks like a fraction"),
         (HEAD + "a,r,t,top1,61.2,x,cifar10 linear top1\n", "TASK PROTOCOL vVERSION METRIC"),
         (HEAD + "a,r,t,top1,61.2\n", "columns"),
     ],
@@ -151,7 +178,7 @@ def test_equal_records_give_equal_bytes(make_record: Make, form: str) -> None:
         assert "<script" not in text
         assert 'scope="row"' in text
     if form == "tex":
-        assert "rand|om\\_50\\% (random control)" in text
+        assert "rand\\textbar{}om\\_50\\% (random control)" in text
 
 
 def test_a_terminal_table_lists_tasks_down_and_checkpoints_across(make_record: Make) -> None:
@@ -192,47 +219,6 @@ def test_an_unknown_format_names_the_near_one(make_record: Make) -> None:
 def test_the_title_is_the_one_that_was_given(make_record: Make) -> None:
     table = tables.build(Book([make_record(value=0.6, interval=None)]), title="Mine")
     assert render.render(table, "md").startswith("# Mine\n")
-
-
-def test_bold_and_ranks_go_as_far_as_intervals_tell(make_record: Make) -> None:
-    """a and b overlap in both columns, c is apart in the first; d overlaps with c alone."""
-    values = {
-        "a": ((0.50, 0.45, 0.55), (0.50, 0.45, 0.55)),
-        "b": ((0.48, 0.43, 0.53), (0.52, 0.47, 0.57)),
-        "c": ((0.30, 0.25, 0.35), (0.46, 0.41, 0.51)),
-        "d": ((0.26, 0.21, 0.31), (0.36, 0.31, 0.41)),
-    }
-    book = Book(
-        [
-            make_record(name=name, weights=name, task=task, value=value, interval=(low, high))
-            for name, cells in values.items()
-            for task, (value, low, high) in zip(("one", "two"), cells, strict=True)
-        ]
-    )
-    text = render.render(tables.build(book), "md")
-    assert "| a | **50.0** [45.0, 55.0] | **50.0** [45.0, 55.0] | 50.0 | 1-2 |" in text
-    assert "| b | **48.0** [43.0, 53.0] | **52.0** [47.0, 57.0] | 50.0 | 1-2 |" in text
-    assert "| c | 30.0 [25.0, 35.0] | **46.0** [41.0, 51.0] | 38.0 | 3-4 |" in text  # mean [33.0, 43.0]
-    assert "| d | 26.0 [21.0, 31.0] | 36.0 [31.0, 41.0] | 31.0 | 3-4 |" in text  # mean [26.0, 36.0]
-    assert render.RANKS in render.render(tables.build(book), "text")
-    apart = make_record(name="e", weights="e", task="one", value=0.9, interval=(0.85, 0.95))
-    assert "**90.0**" in render.render(tables.build(Book([*book.records, apart])), "md")
-    assert "**50.0** [45.0, 55.0] | – |" not in render.render(
-        tables.build(Book([*book.records, apart])), "md"
-    )
-
-
-def test_nothing_is_bold_where_a_column_overlaps_whole(make_record: Make) -> None:
-    book = Book([make_record(name=n, weights=n, value=v) for n, v in {"a": 0.5, "b": 0.51}.items()])
-    assert "**" not in render.render(tables.build(book), "md").split(render.LEGEND)[0]
-
-
-def test_bold_goes_by_what_is_shown(make_record: Make) -> None:
-    values = {"a": 0.50001, "b": 0.50002, "c": 0.4}
-    book = Book([make_record(name=n, weights=n, value=v, interval=None) for n, v in values.items()])
-    assert render.render(tables.build(book), "md").count("| **50.0** |") == 2
-    same = Book(book.records[:2])
-    assert "**" not in render.render(tables.build(same), "md").split(render.LEGEND)[0]
 
 
 RESULTS = Path(__file__).parents[3] / "results"
