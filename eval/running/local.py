@@ -184,7 +184,6 @@ class Runner:
             return None
         ref = str(self.folder.published(source.arm)) if source.arm else source.ref
         loaded = checkpoints.load(ref, **source.options)
-        loaded.passport.refuse_guesses()
         key = (loaded.passport.arch, cell.task.name, protocol_entry(cell).identity)
         if key not in self.timed:
             data, work = self.opened.of(cell), self.folder.work("forecast")
@@ -304,6 +303,7 @@ class Runner:
             if fresh:
                 self.costs.pretraining.append(time.monotonic() - clock)
         loaded = checkpoints.load(ref, **source.options)
+        loaded.passport.refuse_guesses()
         loaded = replace(loaded, passport=self._adapt(source, loaded.passport))
         self.folder.keep_passport(loaded.passport)
         for warning in loaded.passport.warnings:
@@ -353,7 +353,9 @@ class Runner:
             ref = str(path)
         elif source.like and source.like not in self.passports:
             return None
-        return describe_checkpoint(self._adapt(source, checkpoints.inspect(ref, **source.options)))
+        passport = checkpoints.inspect(ref, **source.options)
+        passport.refuse_guesses()
+        return describe_checkpoint(self._adapt(source, passport))
 
     def _state(self, cell: Cell, checkpoint: CheckpointEntry | None) -> str:
         if not self.data_root.is_dir():  # embedded data that a run would write
