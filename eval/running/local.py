@@ -313,115 +313,13 @@ class Runner:
         ref = str(self.folder.published(source.arm)) if source.arm else source.ref
         try:
             loaded = checkpoints.load(ref, **source.options)
+            loaded.passport.refuse_guesses()
             loaded = replace(loaded, passport=self._adapt(source, loaded.passport))
             self.folder.keep_passport(loaded.passport)
         except Exception as error:
             self._lost(source, waiting, failure(error), one_line(error))
             return
-<<<<<<< HEAD
         self.worker.hold(ref, source.options, loaded)
-=======
-        checkpoint = describe_checkpoint(loaded.passport)
-        for number, cell in enumerate(cells):
-            began, clock = now(), time.monotonic()
-            try:
-                record = self._run_cell(cell, loaded, checkpoint, began, clock)
-            except Exception as error:
-                self._say(f"{cell}: failed: {one_line(error)}")
-                self._failed(cell, checkpoint, error, began, time.monotonic() - clock, summary)
-                continue
-            if record is None:
-                summary.skipped += 1
-                self._say(f"{cell}: done before")
-                continue
-            summary.done += 1
-            left = self.costs.left([*cells[number + 1 :], *waiting], len(arms))
-            self._say(f"{cell}: {headline(record)}{_size(cell, record)} in {duration(record.seconds)}{left}")
-
-    def _run_cell(
-        self, cell: Cell, loaded: Loaded, checkpoint: CheckpointEntry, began: str, clock: float
-    ) -> Record | None:
-        """Measure and record a cell, or None if it is done."""
-        data = self._open(cell)
-        key = run_id(cell, checkpoint, data.manifest)
-        if key in self.completed:
-            self.ran.append(key)
-            return None
-        store, work = self.folder.features, self.folder.work(key)
-        with live(str(cell), self.progress) as progress:
-            measured = measure(cell, loaded, data, store=store, work=work, progress=progress)
-        record = Record(
-            run_id=key,
-            status="completed",
-            checkpoint=checkpoint,
-            task=task_entry(cell),
-            protocol=protocol_entry(cell),
-            seed=cell.seed,
-            data=DataEntry(manifest=data.manifest, counts=measured.counts),
-            metrics={name: metric(estimate) for name, estimate in measured.metrics.items()},
-            selected=plain(measured.selected),
-            certificate=plain(measured.certificate),
-            warnings=list(dict.fromkeys([*data.warnings, *measured.warnings, *self._smoke()])),
-            outcomes=keep(self.folder.root, measured),
-            environment=describe(),
-            started=began,
-            seconds=round(max(time.monotonic() - clock, measured.seconds), 3),
-        )
-        records.append(self.folder.records, record)
-        for warning in record.warnings:
-            if warning not in data.warnings:
-                self._say(f"{cell}: warning: {warning}")
-        self.completed.add(key)
-        self.ran.append(key)
-        self.costs.learn([record])
-        return record
-
-    def _failed(
-        self,
-        cell: Cell,
-        checkpoint: CheckpointEntry,
-        error: Exception,
-        began: str,
-        seconds: float,
-        summary: Summary,
-    ) -> None:
-        """Record why a cell has no result."""
-        summary.failed += 1
-        summary.errors[one_line(error)] = summary.errors.get(one_line(error), 0) + 1
-        records.append(
-            self.folder.records,
-            Record(
-                run_id=run_id(cell, checkpoint, None),
-                status="failed",
-                error=failure(error),
-                checkpoint=checkpoint,
-                task=task_entry(cell),
-                protocol=protocol_entry(cell),
-                seed=cell.seed,
-                data=DataEntry(manifest=None),
-                environment=describe(),
-                started=began,
-                seconds=round(seconds, 3),
-            ),
-        )
-
-    def _load(self, source: Source) -> Loaded:
-        """Get a checkpoint, pretraining it if it is an arm, and keep its passport beside the records."""
-        ref = source.ref
-        if source.arm:
-            recipe = load_recipe(source.arm.recipe, source.arm.overrides, self.plan.limit)
-            clock = time.monotonic()
-            fresh = not self.folder.published(source.arm).parent.is_dir()
-            self._say(f"{source.name}: pretraining ({source.arm.recipe} {' '.join(source.arm.overrides)})")
-            folder = self.folder.published(source.arm).parent
-            ref = str(pretrain(recipe, folder, data_root=self.data_root, progress=self.progress))
-            if fresh:
-                self.costs.pretraining.append(time.monotonic() - clock)
-        loaded = checkpoints.load(ref, **source.options)
-        loaded.passport.refuse_guesses()
-        loaded = replace(loaded, passport=self._adapt(source, loaded.passport))
-        self.folder.keep_passport(loaded.passport)
->>>>>>> refs/heads/checkpoints
         for warning in loaded.passport.warnings:
             self._say(f"{source.name}: warning: {warning}")
         self._ready[source.name] = _Ready(ref, loaded.passport, describe_checkpoint(loaded.passport))
