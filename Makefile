@@ -19,7 +19,7 @@ PYTEST_ARGS ?= -n auto --maxprocesses 8 --dist loadfile -m "not slow and not wei
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.mast-setup
 
-.PHONY: help setup demo test lint format container-test gpu-check gpu-wheels clean distclean
+.PHONY: help setup demo test lint format site container-test gpu-check gpu-wheels clean distclean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -46,6 +46,10 @@ lint: $(STAMP) ## ruff and mypy, strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+site: $(STAMP) ## build the documentation as a web site in build/site; a broken link is an error
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python docs/site.py build/site
 
 format: $(STAMP) ## let ruff put the code in order
 	$(BIN)/ruff check --fix .

@@ -151,7 +151,7 @@ class Catalog(Generic[T]):
             if len(found) != 1:
                 raise UserError(
                     f"{path}: defines {', '.join(found) or 'nothing'}",
-                    remedy=f"a file of one's own defines one {self.kind}",
+                    remedy=f"a file that you name by its path defines one {self.kind}",
                     code=2,
                 )
             return next(iter(found.values()))

@@ -66,6 +66,8 @@ def check(ref: str) -> None:
     Raises:
         UserError: If it is neither; the message has the near names.
     """
+    if ref not in registry.entries() and Path(ref).expanduser().is_dir():
+        raise UserError(f"{ref or '.'}: a folder, not a checkpoint", remedy="name the file in it", code=2)
     if ref.startswith(("random:", "hf://", "timm:")) or _is_file(ref) or ref in registry.entries():
         return
     near = difflib.get_close_matches(ref, registry.entries(), n=3)

@@ -77,14 +77,14 @@ def run_id(cell: Cell, checkpoint: CheckpointEntry, digest: str | None) -> str:
 
 
 def metric(estimate: Estimate) -> Metric:
-    """A number as a record has it."""
+    """A number as a record has it: plain Python's, whatever library computed it."""
     interval = estimate.interval
     if interval is None:
-        return Metric(value=estimate.value)
+        return Metric(value=float(estimate.value))
     return Metric(
-        value=estimate.value,
-        low=interval.low,
-        high=interval.high,
+        value=float(estimate.value),
+        low=float(interval.low),
+        high=float(interval.high),
         interval=interval.kind,
         level=interval.level,
     )
