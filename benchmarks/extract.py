@@ -35,6 +35,7 @@ def measure(images: int, arch: str, size: int, workers: int) -> dict[str, float]
         normalization=Normalization(),
         input_size=size,
         interpolation="bicubic",
+        network={},
     )
     generator = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:

@@ -65,8 +65,23 @@ def quiet(parser: Parser) -> None:
 
 def reading(parser: Parser) -> None:
     """How a checkpoint file is read; `reading_of` gives what the user wrote."""
-    parser.add_argument("--layout", help="read the file in this layout (see `mast list layouts`)")
+    parser.add_argument(
+        "--layout", help="read the file in this layout (a name from `mast list layouts`, or a YAML file)"
+    )
     parser.add_argument("--arch", help="build this architecture, where the file fits several")
+    parser.add_argument(
+        "--key", metavar="PATH", help="the dict of the file that holds the weights: net, model.encoder"
+    )
+    parser.add_argument("--prefix", help="what the backbone's keys start with: encoder.")
+    parser.add_argument("--heads", type=int, metavar="N", help="heads of attention of a vision transformer")
+    parser.add_argument("--input-size", type=int, metavar="PIXELS", help="side of the images to evaluate at")
+    parser.add_argument(
+        "--normalization",
+        nargs="+",
+        metavar="MEAN STD",
+        help="how pixels in 0..1 are normalised: 0.49,0.48,0.45 0.25,0.24,0.26 (or imagenet, or none)",
+    )
+    parser.add_argument("--interpolation", choices=("bicubic", "bilinear"), help="how images are resized")
     parser.add_argument(
         "--trust-pickle",
         action="store_true",
@@ -74,9 +89,22 @@ def reading(parser: Parser) -> None:
     )
 
 
+_READING = (
+    "layout",
+    "arch",
+    "key",
+    "prefix",
+    "heads",
+    "input_size",
+    "normalization",
+    "interpolation",
+    "trust_pickle",
+)
+
+
 def reading_of(arguments: argparse.Namespace) -> dict[str, Any]:
     """The options of `reading`, as `eval.checkpoints.load` takes them."""
-    return {name: getattr(arguments, name) for name in ("layout", "arch", "trust_pickle")}
+    return {name: value for name in _READING if (value := getattr(arguments, name)) not in (None, False)}
 
 
 def checkpoint(parser: Parser) -> None:

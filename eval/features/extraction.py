@@ -130,7 +130,7 @@ def entry(
     dtype: str = "float32",
 ) -> Entry:
     """Where a pool's features lie in the store, whether they are there already or not."""
-    identity = {
+    identity: dict[str, Any] = {
         "format": 1,
         "weights": passport.weights_sha256,
         "preprocess": preprocess.identity(),
@@ -138,6 +138,8 @@ def entry(
         "layer": "features" if pooling == "average" else pooling,
         "dtype": dtype,
     }
+    if passport.network:  # the same tensors compute something else
+        identity["network"] = passport.network
     return Entry(Path(store), identity, len(pool))
 
 

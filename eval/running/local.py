@@ -313,6 +313,7 @@ class Runner:
         ref = str(self.folder.published(source.arm)) if source.arm else source.ref
         try:
             loaded = checkpoints.load(ref, **source.options)
+            loaded.passport.refuse_guesses()
             loaded = replace(loaded, passport=self._adapt(source, loaded.passport))
             self.folder.keep_passport(loaded.passport)
         except Exception as error:
@@ -467,6 +468,8 @@ class Runner:
                 "normalization": other.normalization,
                 "input_size": other.input_size,
                 "interpolation": other.interpolation,
+                "provenance": passport.provenance
+                | dict.fromkeys(("normalization", "input_size", "interpolation"), f"as {source.like}'s"),
             }
         self.passports[source.name] = replace(passport, **changes)
         return self.passports[source.name]
@@ -497,7 +500,9 @@ class Runner:
             ref = str(path)
         elif source.like and source.like not in self.passports:
             return None
-        return describe_checkpoint(self._adapt(source, checkpoints.inspect(ref, **source.options)))
+        passport = checkpoints.inspect(ref, **source.options)
+        passport.refuse_guesses()
+        return describe_checkpoint(self._adapt(source, passport))
 
     def _state(self, cell: Cell, checkpoint: CheckpointEntry | None) -> str:
         if not self.data_root.is_dir():  # embedded data that a run would write

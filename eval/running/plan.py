@@ -52,7 +52,7 @@ class Source:
         ref: What `eval.checkpoints.load` takes; empty for an arm.
         arm: What to pretrain.
         like: Name of the checkpoint whose preprocessing this one takes over.
-        options: ``layout``, ``arch`` and ``trust_pickle`` for the loader.
+        options: what `eval.checkpoints.load` takes besides the reference.
     """
 
     name: str

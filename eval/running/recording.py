@@ -46,6 +46,7 @@ def describe_checkpoint(passport: Passport) -> CheckpointEntry:
             "input_size": passport.input_size,
             "interpolation": passport.interpolation,
             "stride_in_1x1": passport.stride_in_1x1,
+            **passport.network,
         },
         pretraining=plain({key: value for key, value in about.items() if value is not None}),
     )
