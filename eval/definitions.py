@@ -60,6 +60,11 @@ def included(folders: Sequence[Path]) -> Iterator[None]:
         _included[:] = before
 
 
+def in_use() -> tuple[Path, ...]:
+    """The folders that `included` has let in."""
+    return tuple(_included)
+
+
 def files(folder: Path) -> dict[str, Path]:
     """The YAML files of a folder of the package and of the included folders of that name, by name.
 

@@ -25,6 +25,7 @@ VERBS = (
     "convert",
     "eval",
     "run",
+    "slurm",
     "table",
     "delta",
     "compare",

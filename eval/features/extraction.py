@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
@@ -114,9 +115,10 @@ def extract_pool(
         raise UserError(f"{pool.name}: holds no images", remedy="add images")
     place = entry(passport, pool, preprocess, store, pooling, dtype)
     with place.lock():
+        os.utime(place.folder / "lock")  # when it was last used, for `budget.evict`
         if not place.whole():
             _fill(place, backbone, pool, preprocess, pooling, batch_size, workers, dtype, progress)
-    return place.read()
+        return place.read()
 
 
 def entry(
