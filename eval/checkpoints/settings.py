@@ -151,7 +151,7 @@ def _timm(config: Mapping[str, Any], source: str) -> dict[str, Fact]:
         if not isinstance(name, str) or not isinstance(arguments, Mapping):
             raise UserError(f"{source}: architecture or model_args are damaged", remedy="repair or remove it")
         pool = config.get("global_pool")
-        if isinstance(pool, str) and "vit" in name:
+        if isinstance(pool, str):
             arguments = {**arguments, "global_pool": pool}
         facts = merge(facts, timm_network(name, arguments, source))
     return facts
@@ -173,6 +173,11 @@ _PLAIN = re.compile(r"resnet(10t|14t|18|26|34|50|101|152)")
 """timm's ResNets whose network is torchvision's, or whose keys tell that it is not (those with a deep stem)."""
 
 
+_HARMLESS = {"num_classes", "drop_rate", "drop_path_rate"}
+"""Arguments of timm's constructors that change nothing about a backbone in evaluation."""
+_USUAL = {"global_pool": "avg", "in_chans": 3}
+
+
 def timm_network(name: str, arguments: Mapping[str, Any], source: str) -> dict[str, Fact]:
     """What timm's network of a name computes beyond its keys and shapes.
 
@@ -185,8 +190,9 @@ def timm_network(name: str, arguments: Mapping[str, Any], source: str) -> dict[s
     if "vit" in base or base.startswith("deit"):
         from . import vit
 
-        return {key: Fact(value, source) for key, value in vit.of_timm(base, arguments).items()}
-    changing = set(arguments) - {"num_classes", "in_chans", "drop_rate", "drop_path_rate"}
+        own = {key: value for key, value in arguments.items() if key not in _HARMLESS}
+        return {key: Fact(value, source) for key, value in vit.of_timm(base, own).items()}
+    changing = {key for key, value in arguments.items() if key not in _HARMLESS and _USUAL.get(key) != value}
     if "res" in base and (not _PLAIN.fullmatch(base) or changing):
         what = f"timm's {name[:60]}" + (f" with {', '.join(sorted(changing))}" if changing else "")
         return {

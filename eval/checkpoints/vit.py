@@ -80,6 +80,7 @@ def build(arch: str, shapes: Mapping[str, tuple[int, ...]], options: Mapping[str
         embed_dim=dim,
         depth=int(depth or _usual(dim)),
         num_heads=heads_of(options, dim) or 1,  # the keys and shapes are the same for any
+        mlp_ratio=shapes.get("blocks.0.mlp.fc1.weight", (4 * dim,))[0] / dim,
         num_classes=0,
         init_values=1.0 if "blocks.0.ls1.gamma" in shapes else None,
         reg_tokens=int(registers or 0),
@@ -152,8 +153,16 @@ def of_timm(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     transformer = _timm()
     if not timm.is_model(name):
         return {}
-    with torch.device("meta"):
-        network = timm.create_model(name, pretrained=False, num_classes=0, **arguments)
+    try:
+        with torch.device("meta"):
+            network = timm.create_model(name, pretrained=False, num_classes=0, **arguments)
+    except Exception as error:  # timm's constructors raise errors of every kind for arguments of odd types
+        told = " ".join(str(error).split())[:100]
+        return {
+            "activation": Unusable(
+                f"timm does not build {name} with its model_args: {told}", "check the file"
+            )
+        }
     attention = getattr(getattr(network, "blocks", [None])[0], "attn", None)
     if type(network) is not transformer or attention is None:
         return {
