@@ -55,7 +55,7 @@ class Rates:
         gpu_pairs: Pairs of views through a pretraining step of ResNet-50 on a GPU. Assumed.
         cpu_fit: Products of a linear probe's fit on a core. Measured, see docs/scale.md.
         gpu_fit: The same on a GPU. Assumed.
-        overhead: Seconds that a cell costs beside its work. Measured, see docs/scale.md.
+        overhead: Seconds that a cell costs beside its work. Assumed.
         cores_per_gpu: Assumed.
         cores_per_node: Of a node without GPUs. Assumed.
         efficiency: Share of its speed that a GPU keeps when pretraining on several. Assumed.

@@ -34,6 +34,7 @@ VERBS = (
     "analyze",
     "list",
     "data",
+    "score",
     "doctor",
 )
 
