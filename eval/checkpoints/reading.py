@@ -415,8 +415,22 @@ def _no_match(
         )
     return UserError(
         f"{ref}: no known layout fits: it holds {keys}",
-        remedy="see docs/checkpoints.md for the layouts and how to add one",
+        remedy=_way_on(contents.tree) or "see docs/checkpoints.md for the layouts and how to add one",
     )
+
+
+_LANDMARKS = ("layer1.0.conv1.weight", "4.0.conv1.weight", "patch_embed.proj.weight", "features.0.0.weight")
+
+
+def _way_on(tree: Mapping[Any, Any]) -> str:
+    """Where in a file a backbone under known names lies, as options that would read it."""
+    starts = dict.fromkeys(
+        key[: -len(mark)]
+        for key, _ in layouts.flatten(tree)
+        for mark in _LANDMARKS
+        if key == mark or key.endswith(f".{mark}")
+    )
+    return " or ".join(f"--prefix {start}" for start in list(starts)[:4] if start)
 
 
 def _fit(ref: str, found: layouts.Extract, arch: str | None, facts: dict[str, Fact]) -> _Match:

@@ -389,6 +389,14 @@ def test_a_prefix_and_a_key_of_ones_own(key: str, prefix: str, tmp_path: Path) -
     for part in reversed(key.split(".") if key else []):
         state = {part: state, "more": {"w": torch.ones(1)}}
     ref = saved(tmp_path / "a.pth", state)
+    if "backbone" not in prefix:  # which is a layout's already
+        with pytest.raises(UserError) as caught:
+            load(ref)
+        suggested = f"{key}.{prefix}" if key else prefix
+        assert caught.value.remedy == f"--prefix {suggested}"
+        assert (
+            inspect(ref, prefix=suggested).mapped == load(ref, prefix=prefix, key=key or None).passport.mapped
+        )
     loaded = load(ref, prefix=prefix, key=key or None)
     assert loaded.passport.layout == "torchvision"
     assert "outside --prefix" in loaded.passport.dropped["other"]
