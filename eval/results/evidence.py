@@ -66,7 +66,7 @@ class Witness:
 
     def _read(self, record: Record, metric: str) -> Evidence | str:
         if record.outcomes is not None and record.outcomes.of_detection:
-            return "detections pair over images with --data-root, or over pretraining seeds"
+            return "detections pair over pretraining seeds alone"
         try:
             arrays = self.book.outcomes(record)
         except MissingOutcomes:
