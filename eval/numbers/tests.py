@@ -7,7 +7,7 @@ the p value lies below one minus its level. ``docs/statistics.md`` says which me
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -271,63 +271,3 @@ def holm(p_values: Sequence[float]) -> list[float]:
     adjusted = np.empty(len(values))
     adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
     return [float(value) for value in adjusted]
-
-
-def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
-    """P-values adjusted for the share of false finds among all finds (Benjamini and Hochberg 1995)."""
-    values = np.asarray(p_values, dtype=np.float64)
-    order = np.argsort(values)[::-1]
-    steps = values[order] * len(values) / (len(values) - np.arange(len(values)))
-    adjusted = np.empty(len(values))
-    adjusted[order] = np.minimum(np.minimum.accumulate(steps), 1.0)
-    return [float(value) for value in adjusted]
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """What paired tests say of the order of several checkpoints on one task.
-
-    Attributes:
-        ranks: For each name the ranks that the tests leave it, 1 is best; kind "ranks-by-paired-tests".
-        leaders: The name with the highest value and all that no test tells from it.
-        adjusted: For each pair of names its p value after Holm's correction within this task.
-    """
-
-    ranks: dict[str, Interval]
-    leaders: frozenset[str]
-    adjusted: dict[tuple[str, str], float]
-
-
-def ranking(
-    values: Mapping[str, float], pairs: Mapping[tuple[str, str], Paired], *, level: float = 0.95
-) -> Ranking:
-    """Ranks and ties from all pairs' tests, corrected together by Holm.
-
-    A checkpoint is behind another only where the corrected test of the two says so; the ranks left to it run from one
-    more than those it is behind to all but those behind it (Mogstad, Romano, Shaikh and Wilhelm 2024). With the given
-    probability all ranges hold at once. A pair without a p value separates nothing.
-
-    Args:
-        values: What each checkpoint reached.
-        pairs: The comparison of two names, in either order; a pair that is absent separates nothing.
-        level: That all ranges hold.
-    """
-    check_level(level)
-    tested = {pair: result for pair, result in pairs.items() if result.p_value is not None}
-    adjusted = dict(zip(tested, holm([result.p_value or 0.0 for result in tested.values()]), strict=True))
-    behind: dict[str, set[str]] = {name: set() for name in values}
-    for (first, second), p_value in adjusted.items():
-        if p_value < 1 - level and tested[first, second].difference != 0:
-            better, worse = (first, second) if tested[first, second].difference > 0 else (second, first)
-            behind[worse].add(better)
-    best = max(values, key=lambda name: values[name])
-    ranks = {
-        name: Interval(
-            1.0 + len(ahead),
-            float(len(values) - sum(name in others for others in behind.values())),
-            "ranks-by-paired-tests",
-            level,
-        )
-        for name, ahead in behind.items()
-    }
-    return Ranking(ranks, frozenset(n for n in values if best not in behind[n]), adjusted)
