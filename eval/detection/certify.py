@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from ..checkpoints import Passport
 from ..errors import UserError
-from . import vit
+from . import hierarchy, vit
 from .backbone import feature_maps
 from .config import FREEZE_AT
-from .convert import Conversion, backbone_keys, model_kind
+from .convert import Conversion, backbone_keys, loaded_network, model_kind
 from .train import build_optimizer, seed_everything, train_loader
 
 LIMITS = {"float64": 1e-9, "float32": 1e-4}  # largest difference over largest value
@@ -31,8 +31,9 @@ def certify_features(
 
     Random 8-bit images go into both: into the backbone scaled and normalised as the passport says, into the
     detector through its own preprocessing, in its channel order. In C4 models res5 is the one in the ROI heads. Of a
-    vision transformer the tokens of the patches are compared: without class token, windows and relative positions,
-    at the size that the checkpoint has positions for.
+    vision transformer the tokens of the patches are compared, with attention over the whole image: on an image that
+    is no square, so that the resizing of positions is held too; in ViTDet's form, which resizes them otherwise, at
+    the size that the checkpoint has positions for.
 
     Args:
         model: The detector, filled; it is copied and not changed.
@@ -48,8 +49,9 @@ def certify_features(
         UserError: If a difference is above its limit: the detector is not this checkpoint.
     """
     generator = torch.Generator().manual_seed(0)
-    transformer = model_kind(model) == "vit"
-    height, width = 2 * (cfg.MODEL.VIT.GRID * vit.PATCH,) if transformer else _IMAGE
+    height, width = _IMAGE
+    if model_kind(model) == "vit" and cfg.MODEL.VIT.FORM == "vitdet":
+        height = width = backbone.grid * vit.STRIDE
     pixels = torch.randint(0, 256, (2, 3, height, width), generator=generator)  # RGB
     given = pixels.flip(1) if cfg.INPUT.FORMAT == "BGR" else pixels  # what Detectron2's mapper hands over
     differences: dict[str, dict[str, float]] = {}
@@ -62,13 +64,17 @@ def certify_features(
         theirs = copy.deepcopy(backbone).cpu().to(dtype).eval()
         with torch.no_grad():
             normalised = passport.normalization.apply_to_bytes(pixels, dtype)
-            if transformer:
-                ours.backbone._square_pad = 0  # to a size that need not be the checkpoint's
+            ours.backbone._square_pad = 0  # of ViTDet's pyramid: to a size that need not be the checkpoint's
             inputs = ours.preprocess_image([{"image": image.to(dtype)} for image in given]).tensor
             inputs = inputs[..., :height, :width]  # padded to a multiple of 32
-            if transformer:
-                expected = {"tokens": vit.patch_tokens(theirs, normalised)}
-                found = {"tokens": vit.detector_tokens(ours, inputs)}
+            network = loaded_network(ours)
+            if isinstance(network, vit.VitBackbone):
+                network.bfloat16 = False
+                expected = {"tokens": vit.expected_tokens(network, theirs, normalised)}
+                found = {"tokens": vit.detector_tokens(network, inputs)}
+            elif isinstance(network, hierarchy.MapsBackbone):
+                network.bfloat16 = False
+                expected, found = theirs.feature_maps(normalised), network.maps(inputs)
             else:
                 expected, found = theirs.feature_maps(normalised), feature_maps(ours, inputs)
         differences[name] = {}
@@ -85,6 +91,38 @@ def certify_features(
     return differences
 
 
+def described(model: nn.Module, cfg: CfgNode) -> dict[str, Any]:
+    """What the detector is made of, in words, for the record.
+
+    Args:
+        model: The detector.
+        cfg: Its config.
+
+    Returns:
+        ``pyramid`` and its ``levels``, ``frozen``; of a vision transformer ``tokens``, ``windows`` and
+        ``patch_pixels``.
+    """
+    kind, network = model_kind(model), loaded_network(model)
+    names = {
+        "vit": "simple feature pyramid over patch tokens",
+        "hierarchy": "feature pyramid over four stages",
+        "fpn": "feature pyramid",
+        "c4": "none",
+    }
+    told: dict[str, Any] = {
+        "pyramid": names[kind],
+        "levels": list(model.backbone.output_shape()),  # type: ignore[operator]
+        "frozen": bool(cfg.MODEL.BACKBONE.FREEZE_AT == FREEZE_AT["all"]),
+    }
+    if isinstance(network, vit.VitBackbone):
+        count = network.prefix
+        told["tokens"] = f"patches and {count} class or register tokens" if count else "patches"
+        windows = {m.window for m in network.modules() if isinstance(m, vit.GridAttention) and m.window}
+        told["windows"] = max(windows, default=0)
+        told["patch_pixels"] = network.patch
+    return told
+
+
 def frozen_keys(model: nn.Module, freeze: str) -> set[str]:
     """Keys of the whole model that must not move under a freeze level of a protocol.
 
@@ -96,7 +134,7 @@ def frozen_keys(model: nn.Module, freeze: str) -> set[str]:
     keys = set()
     for theirs, ours in backbone_keys(model).items():
         stage = int(theirs[5]) + 1 if theirs.startswith("layer") else 1
-        if theirs.startswith("network."):  # a transformer is frozen whole or not at all
+        if theirs.startswith("network."):  # a network of the loader's is frozen whole or not at all
             stage = FREEZE_AT["all"]
         if stage <= level:
             keys.add(ours)

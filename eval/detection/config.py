@@ -14,7 +14,7 @@ from mast.model import Arch
 from ..checkpoints import Normalization
 from ..device import device
 from ..errors import UserError, unknown
-from . import backbone, vit
+from . import backbone, networks, vit
 from .options import options_of
 
 FREEZE_AT = {"nothing": 0, "stem": 1, "res2": 2, "res3": 3, "res4": 4, "all": 5}
@@ -25,6 +25,7 @@ def defaults() -> CfgNode:
     """Detectron2's default config with this project's keys."""
     cfg = get_cfg()
     backbone.add_keys(cfg)
+    networks.add_keys(cfg)
     vit.add_keys(cfg)
     return cfg
 
@@ -33,7 +34,7 @@ def resolve(
     params: Mapping[str, Any],
     overrides: Mapping[str, Any],
     *,
-    arch: Arch | vit.VitArch,
+    arch: Arch | networks.Network,
     normalization: Normalization,
     stride_in_1x1: bool,
     num_classes: int,
@@ -72,8 +73,9 @@ def resolve(
     if freeze not in FREEZE_AT:
         raise unknown("freeze level", freeze, FREEZE_AT)
     cfg.MODEL.BACKBONE.FREEZE_AT = FREEZE_AT[freeze]
-    if isinstance(arch, vit.VitArch):
-        vit.set_arch(cfg, arch)
+    if isinstance(arch, networks.Network):
+        networks.set_network(cfg, arch)
+        vit.settle(cfg)
     else:
         backbone.set_arch(cfg, arch, stride_in_1x1=stride_in_1x1)
     cfg.INPUT.FORMAT = normalization.channels

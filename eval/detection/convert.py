@@ -5,23 +5,31 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
+from .networks import LoadedBackbone
 
 _NEW = {  # what a detector has and a backbone does not, by kind of detector
     "vit": ("backbone.simfp_", "proposal_generator.", "roi_heads."),
+    "hierarchy": (
+        "backbone.bottom_up.norms.",
+        "backbone.fpn_lateral",
+        "backbone.fpn_output",
+        "proposal_generator.",
+        "roi_heads.",
+    ),
     "fpn": ("backbone.fpn_lateral", "backbone.fpn_output", "proposal_generator.", "roi_heads."),
     "c4": ("proposal_generator.", "roi_heads.box_predictor.", "roi_heads.mask_head.", "roi_heads.res5.norm."),
 }
-_REL_POS = re.compile(r"backbone\.net\.blocks\.\d+\.attn\.rel_pos_[hw]")
-_UNUSED = {  # what a detector leaves out of a vision transformer
-    "network.cls_token": "a detector has no class token",
-    "network.norm.weight": "ViTDet reads the last block before the norm",
-    "network.norm.bias": "ViTDet reads the last block before the norm",
-}
+_NETWORK = {
+    "vit": "backbone.net.inner.",
+    "hierarchy": "backbone.bottom_up.inner.",
+}  # where a loaded network lies
+_REL_POS = re.compile(r"backbone\.net\.inner\.network\.blocks\.\d+\.attn\.attention\.rel_pos_[hw]")
 
 
 @dataclass(frozen=True)
@@ -29,7 +37,7 @@ class Conversion:
     """What went where.
 
     Attributes:
-        kind: ``fpn``, ``c4`` or ``vit``.
+        kind: As `model_kind` gives it.
         mapped: Detectron2 keys that were filled, with the torchvision key each came from.
         new: Detectron2 keys that no backbone has (heads, proposal generator, pyramid, extra norm).
         dropped: Torchvision keys that the detector has no place for, with the reason.
@@ -66,19 +74,28 @@ def original(key: str) -> str:
 
 
 def model_kind(model: nn.Module) -> str:
-    """``vit`` for a vision transformer, ``fpn`` for a pyramid over a ResNet, else ``c4``."""
+    """``vit``; ``hierarchy`` or ``fpn`` for a pyramid over a loaded network with stages or a ResNet; else ``c4``."""
     if hasattr(model.backbone, "net"):
         return "vit"
-    return "fpn" if hasattr(model.backbone, "bottom_up") else "c4"
+    if not hasattr(model.backbone, "bottom_up"):
+        return "c4"
+    return "hierarchy" if isinstance(model.backbone.bottom_up, LoadedBackbone) else "fpn"
+
+
+def loaded_network(model: nn.Module) -> LoadedBackbone | None:
+    """The network of the loader's inside a detector; None over a ResNet of Detectron2's."""
+    inner: Any = getattr(model.backbone, "net", None) or getattr(model.backbone, "bottom_up", None)
+    return inner if isinstance(inner, LoadedBackbone) else None
 
 
 def backbone_keys(model: nn.Module) -> dict[str, str]:
-    """Where each of the backbone's tensors lives: torchvision (or timm) key -> key of the whole model."""
+    """Where each of the backbone's tensors lives: its own key -> key of the whole model."""
     kind = model_kind(model)
     places = {}
     for key in model.state_dict():
-        if kind == "vit" and key.startswith("backbone.net.") and not _REL_POS.fullmatch(key):
-            places[f"network.{key.removeprefix('backbone.net.')}"] = key
+        if kind in _NETWORK:
+            if key.startswith(_NETWORK[kind]) and not _REL_POS.fullmatch(key):
+                places[key.removeprefix(_NETWORK[kind]).replace(".attn.attention.", ".attn.")] = key
         elif kind == "fpn" and key.startswith("backbone.bottom_up."):
             places[original(key.removeprefix("backbone.bottom_up."))] = key
         elif kind == "c4" and key.startswith("backbone."):
@@ -89,13 +106,13 @@ def backbone_keys(model: nn.Module) -> dict[str, str]:
 
 
 def load_backbone(model: nn.Module, state: Mapping[str, Tensor]) -> Conversion:
-    """Fill a detector's backbone from a torchvision-named state dict, a ViT's from a timm-named one.
+    """Fill a detector's backbone from a state dict: torchvision's names of a ResNet, the loader's of other networks.
 
     Detectron2's own loaders match suffixes and only warn about what stays random, and its FrozenBatchNorm2d
     invents running statistics that a file lacks. Here every key is matched exactly or nothing is loaded.
 
     Args:
-        model: A model with `MastResNet` backbone, pyramid or C4, or with `vit.build_mast_vit_backbone`'s.
+        model: A model with `MastResNet` backbone, pyramid or C4, or with a network of `networks.given`.
         state: Every backbone key, no classifier.
 
     Raises:
@@ -109,8 +126,8 @@ def load_backbone(model: nn.Module, state: Mapping[str, Tensor]) -> Conversion:
         for key in sorted(state)
         if key.endswith("num_batches_tracked") and key not in places
     }
-    if kind == "vit":
-        optional |= {key: reason for key, reason in _UNUSED.items() if key in state}
+    if (network := loaded_network(model)) is not None:
+        optional |= {key: reason for key, reason in network.dropped.items() if key in state}
     missing = sorted(set(places) - set(state))
     unexpected = sorted(set(state) - set(places) - set(optional))
     shapes = [

@@ -28,7 +28,7 @@ from torch.multiprocessing.spawn import ProcessException
 
 from .. import claims
 from ..errors import UserError
-from . import certify, config, result, vit
+from . import certify, config, hierarchy, networks, result, vit
 from .convert import Conversion, load_backbone
 from .data import DetectionData, register
 from .evaluate import Collector, Prediction, coco_evaluator, evaluate
@@ -165,10 +165,7 @@ def forecast(
         cfg = _resolve(loaded, protocol, data, 0, Path(folder))
         register(data, Path(folder))
 
-        def prepare(model: nn.Module) -> None:
-            load_backbone(model, loaded.backbone.state_dict())
-
-        trainer = Trainer(cfg, prepare, _silent, lambda _: {})
+        trainer, _ = _trainer(loaded, cfg, _silent, lambda _: {})
         batches = iter(trainer.data_loader)
         times = []
         with EventStorage():
@@ -228,6 +225,20 @@ def _resolve(loaded: Loaded, protocol: Protocol, data: DetectionData, seed: int,
     return _localise(cfg, work_dir, _processes(protocol))
 
 
+def _trainer(
+    loaded: Loaded, cfg: CfgNode, report: Progress, score: Callable[[nn.Module], dict[str, float]]
+) -> tuple[Trainer, Conversion]:
+    """A trainer whose detector holds the checkpoint's weights, and what went where."""
+    conversions: list[Conversion] = []
+
+    def prepare(model: nn.Module) -> None:
+        conversions.append(load_backbone(model, loaded.backbone.state_dict()))
+
+    with networks.given(loaded.backbone):
+        trainer = Trainer(cfg, prepare, report, score)
+    return trainer, conversions[0]
+
+
 def _train(
     loaded: Loaded,
     cfg: CfgNode,
@@ -240,16 +251,10 @@ def _train(
 
     ``elsewhere`` trains in several processes, to the last checkpoint, which is then read here.
     """
-    state = loaded.backbone.state_dict()
-    conversions: list[Conversion] = []
-
-    def prepare(model: nn.Module) -> None:
-        conversions.append(load_backbone(model, state))
-
-    trainer = Trainer(cfg, prepare, report, score)
+    trainer, conversion = _trainer(loaded, cfg, report, score)
     model = trainer.model
-    conversion = conversions[0]
     certificate: dict[str, Any] = {
+        "backbone": certify.described(model, cfg),
         "backbone_keys": len(conversion.mapped),
         "new_keys": len(conversion.new),
         "dropped_keys": conversion.dropped,
@@ -267,7 +272,9 @@ def _train(
         "last_tenth": sum(losses[-part:]) / part,
         "iterations": len(losses),
     }
-    certificate["frozen_unchanged"] = certify.certify_rest(model, state, conversion, freeze)
+    certificate["frozen_unchanged"] = certify.certify_rest(
+        model, loaded.backbone.state_dict(), conversion, freeze
+    )
     return model, losses, certificate
 
 
@@ -306,36 +313,34 @@ def _worker(loaded: Loaded, protocol: Protocol, data: DetectionData, seed: int, 
     with _quiet(work_dir, f"log-{comm.get_rank()}.txt"):
         cfg = _resolve(loaded, protocol, data, seed, work_dir)
         register(data, work_dir)
-        state = loaded.backbone.state_dict()
-
-        def prepare(model: nn.Module) -> None:
-            load_backbone(model, state)
-
         with contextlib.ExitStack() as stack:
             if cfg.MODEL.DEVICE == "cpu":  # Detectron2 names a GPU to DistributedDataParallel
                 plain = partial(create_ddp_model, device_ids=None)
                 stack.enter_context(mock.patch("detectron2.engine.defaults.create_ddp_model", plain))
-            trainer = Trainer(cfg, prepare, _silent, lambda _: {})
+            trainer, _ = _trainer(loaded, cfg, _silent, lambda _: {})
         _finish(trainer)
         comm.synchronize()
 
 
 def _arch(loaded: Loaded, protocol: Protocol) -> Any:
-    """The architecture in the terms of the protocol's detector: a ResNet's, or a vision transformer's."""
+    """The architecture in the terms of the protocol's detector."""
     loaded.passport.refuse_guesses()
-    if any(part.get("MODEL.BACKBONE.NAME") == vit.NAME for part in protocol.settings.set):
-        if importlib.util.find_spec("shapely") is None:
-            raise UserError(
-                f"{protocol.name} crops polygons, which needs shapely",
-                remedy="pip install 'mast-transfer[vit]'",
-                code=2,
-            )
-        return vit.describe(loaded.backbone)
+    wanted = {part.get("MODEL.BACKBONE.NAME") for part in protocol.settings.set}
+    for name, room in ((networks.VIT, vit), (networks.HIERARCHY, hierarchy)):
+        if name in wanted:
+            if importlib.util.find_spec("shapely") is None:
+                raise UserError(
+                    f"{protocol.name} crops polygons, which needs shapely",
+                    remedy="pip install 'mast-transfer[vit]'",
+                    code=2,
+                )
+            return room.describe(loaded.backbone)
     arch = getattr(loaded.backbone, "arch", None)
     if not hasattr(arch, "stage_channels"):
         raise UserError(
             f"{loaded.passport.name} ({loaded.passport.arch}) has no feature maps that {protocol.name} can use",
-            remedy="it takes ResNets; ViTs have protocols of their own, such as coco-vitdet-b",
+            remedy="it takes ResNets; coco-vitdet and coco-vit-frozen-pyramid take ViTs, coco-convnext-fpn takes "
+            "ConvNeXt and Swin",
             code=2,
         )
     return arch
@@ -377,6 +382,8 @@ def _portable(cfg: CfgNode, *, hardware: bool = True) -> str:
 
 
 def _norm_note(cfg: CfgNode, processes: int) -> str:
+    if networks.is_network(cfg):
+        return "the checkpoint's own, and none of the detector's looks beyond one image"
     norm = cfg.MODEL.RESNETS.NORM
     if norm == "BN" and processes == 1:
         return f"BN over the {cfg.SOLVER.IMS_PER_BATCH} images of the one process (what SyncBN is there)"

@@ -7,7 +7,6 @@ import random
 import time
 import weakref
 from collections.abc import Callable, Iterable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,8 @@ from detectron2.data import (
 from detectron2.data import transforms as T
 from detectron2.engine import DefaultTrainer, HookBase
 from detectron2.engine.hooks import EvalHook
-from detectron2.modeling import build_model, get_vit_lr_decay_rate
+from detectron2.modeling import build_model
 from detectron2.solver import build_optimizer as build_sgd
-from detectron2.solver import get_default_optimizer_params
 from detectron2.solver.build import maybe_add_gradient_clipping
 from detectron2.utils import comm
 from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter
@@ -35,6 +33,7 @@ from mast.files import atomic_write
 
 from ..errors import UserError, unknown
 from .data_order import KeyedDataset, KeyedSampler, keyed_seed
+from .networks import parameter_groups
 
 CHECKPOINT = "checkpoint.pth"
 Progress = Callable[[str, int, int], None]
@@ -222,46 +221,45 @@ class Trainer(DefaultTrainer):
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """Detectron2's SGD, or with ``SOLVER.OPTIMIZER`` AdamW as its ViTDet configs have it.
-
-    There, norms and positions do not decay, and each block's learning rate is ``SOLVER.LAYER_DECAY`` times that of
-    the block after it.
-    """
+    """Detectron2's SGD, or with ``SOLVER.OPTIMIZER`` AdamW over `networks.parameter_groups`."""
     if cfg.SOLVER.OPTIMIZER == "SGD":
         sgd: torch.optim.Optimizer = build_sgd(cfg, model)
         return sgd
     if cfg.SOLVER.OPTIMIZER != "AdamW":
         raise unknown("SOLVER.OPTIMIZER", cfg.SOLVER.OPTIMIZER, ["SGD", "AdamW"])
-    decay = partial(
-        get_vit_lr_decay_rate, lr_decay_rate=cfg.SOLVER.LAYER_DECAY, num_layers=cfg.MODEL.VIT.DEPTH
-    )
-    groups = get_default_optimizer_params(
-        model,
-        base_lr=cfg.SOLVER.BASE_LR,
-        weight_decay_norm=0.0,
-        lr_factor_func=decay,
-        overrides={"pos_embed": {"weight_decay": 0.0}},
-    )
+    groups = parameter_groups(cfg, model)
     optimizer = torch.optim.AdamW(groups, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY)
     clipped: torch.optim.Optimizer = maybe_add_gradient_clipping(cfg, optimizer)
     return clipped
 
 
 def build_mapper(cfg: CfgNode) -> DatasetMapper:
-    """Detectron2's mapper for training, with its large-scale jitter where ``INPUT.LSJ`` gives a side."""
-    side = cfg.INPUT.LSJ
-    if not side:
-        return DatasetMapper(cfg, True)
-    return DatasetMapper(
-        cfg,
-        True,
-        augmentations=[
+    """Detectron2's mapper for training, with the wider augmentations of ``INPUT.LSJ`` or ``INPUT.DETR_CROP``.
+
+    The first is ViTDet's large-scale jitter to a square of that side. The second is DETR's (arXiv 2005.12872): every
+    second image is cut to between 384 and 600 pixels, from a short side of 400, 500 or 600, before it is resized.
+    """
+    augmentations: list[T.Augmentation]
+    if side := cfg.INPUT.LSJ:
+        augmentations = [
             T.RandomFlip(horizontal=True),
             T.ResizeScale(min_scale=0.1, max_scale=2.0, target_height=side, target_width=side),
             T.FixedSizeCrop(crop_size=(side, side), pad=False),
-        ],
-        recompute_boxes=cfg.MODEL.MASK_ON,
-    )
+        ]
+    elif cfg.INPUT.DETR_CROP:
+        longest = cfg.INPUT.MAX_SIZE_TRAIN
+        cut = [
+            T.ResizeShortestEdge((400, 500, 600), longest, "choice"),
+            T.RandomCrop("absolute_range", (384, 600)),
+        ]
+        augmentations = [
+            T.RandomFlip(horizontal=True),
+            T.RandomApply(T.AugmentationList(cut), prob=0.5),
+            T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TRAIN, longest, "choice"),
+        ]
+    else:
+        return DatasetMapper(cfg, True)
+    return DatasetMapper(cfg, True, augmentations=augmentations, recompute_boxes=cfg.MODEL.MASK_ON)
 
 
 def train_loader(cfg: CfgNode, *, start: int) -> Iterable[list[dict[str, Any]]]:

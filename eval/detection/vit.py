@@ -1,124 +1,80 @@
-"""Plain vision transformers as detectors' backbones, by Detectron2's own modules (ViTDet, arXiv 2203.16527).
+"""Vision transformers under ViTDet's simple feature pyramid (arXiv 2203.16527).
 
-Detectron2 has ViTDet in its lazy configs alone. What is registered here builds the same modules from keys like those
-that every other protocol uses (`add_keys`).
+Two forms, ``MODEL.VIT.FORM``:
+
+- ``network``: the checkpoint's own forward pass to its patch tokens after the last norm. Class and register tokens
+  stay, positions are resized as the checkpoint's authors do.
+- ``vitdet``: what Detectron2's ViT computes: no class token, no last norm, positions resized by its own rule. Its
+  relative positions, which start at zero, are ``MODEL.VIT.REL_POS``.
+
+In both, blocks between the global ones may attend within windows, ``MODEL.VIT.WINDOW``.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, SimpleFeaturePyramid, ViT
+from detectron2.modeling import BACKBONE_REGISTRY, SimpleFeaturePyramid
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
+from detectron2.modeling.backbone.utils import get_abs_pos
+from detectron2.modeling.backbone.vit import Attention
 from torch import Tensor, nn
 
-from ..errors import UserError
+from ..errors import UserError, unknown
+from . import networks
+from .networks import LoadedBackbone, Network
 
-PATCH = 16
-NAME = "build_mast_vit_backbone"
-
-
-@dataclass(frozen=True)
-class VitArch:
-    """What Detectron2's ViT needs to know of a checkpoint's.
-
-    Attributes:
-        name: Such as ``vit_base_patch16``.
-        dim: Channels of a token.
-        depth: Blocks.
-        heads: Heads of attention.
-        eps: Of the normalisation layers.
-        grid: Side of the grid of positions.
-        class_position: Whether the class token has a position of its own, which is left out.
-    """
-
-    name: str
-    dim: int
-    depth: int
-    heads: int
-    eps: float
-    grid: int
-    class_position: bool
+STRIDE = 16
+"""Pixels from one token to the next, whatever the patch: the image is made smaller or larger for it."""
+FORMS = ("network", "vitdet")
 
 
 def add_keys(cfg: CfgNode) -> None:
     """Add the keys that Detectron2's defaults lack."""
     cfg.MODEL.VIT = CfgNode()
-    cfg.MODEL.VIT.DIM, cfg.MODEL.VIT.DEPTH, cfg.MODEL.VIT.HEADS = 768, 12, 12
-    cfg.MODEL.VIT.EPS = 1e-6
-    cfg.MODEL.VIT.GRID = 14  # positions of the checkpoint are GRID x GRID
-    cfg.MODEL.VIT.CLASS_POSITION = True
-    cfg.MODEL.VIT.WINDOW = 14  # side of the windows of attention, in patches
+    cfg.MODEL.VIT.FORM = "network"  # or vitdet
+    cfg.MODEL.VIT.WINDOW = (
+        14  # side of the windows of attention, in patches; 0: every block sees the whole image
+    )
     cfg.MODEL.VIT.GLOBAL_BLOCKS = 4  # blocks, evenly spread, that see the whole image
-    cfg.MODEL.VIT.REL_POS = True
-    cfg.MODEL.VIT.DROP_PATH = 0.1
-    cfg.INPUT.LSJ = 0  # side of the square that large-scale jitter cuts out; 0: Detectron2's resizing
-    cfg.SOLVER.OPTIMIZER = "SGD"  # or AdamW
-    cfg.SOLVER.LAYER_DECAY = 1.0  # of the learning rate from block to block, towards the patches
+    cfg.MODEL.VIT.REL_POS = False
 
 
-def describe(backbone: Any) -> VitArch:
-    """What a checkpoint's ViT is.
+def describe(backbone: Any) -> Network:
+    """What a checkpoint's vision transformer is.
 
     Args:
-        backbone: A `eval.checkpoints.vit.ViT`.
+        backbone: A backbone of the loader's.
 
     Raises:
-        UserError: If Detectron2's ViT lacks something that this one has.
+        UserError: If it is no vision transformer.
     """
     network = getattr(backbone, "network", None)
-    if network is None or not hasattr(network, "blocks"):
+    if not all(hasattr(network, part) for part in ("blocks", "patch_embed", "num_prefix_tokens")):
         raise UserError(
             "this protocol is for vision transformers, and the checkpoint is none",
-            remedy="take one of the protocols for ResNets: `mast list protocols`",
+            remedy="ResNets and networks with stages have their own protocols: `mast list protocols`",
             code=2,
         )
-    patch = network.patch_embed.patch_size[0]
-    block = network.blocks[0]
-    lacking = {
-        f"patches of {patch} pixels": patch != PATCH,
-        "register tokens": network.reg_token is not None,
-        "layer scale": not isinstance(block.ls1, nn.Identity),
-        "a norm of queries and keys": not isinstance(block.attn.q_norm, nn.Identity),
-    }
-    if found := [name for name, is_so in lacking.items() if is_so]:
-        raise UserError(
-            f"{backbone.arch} has {' and '.join(found)}, which Detectron2's ViT has not",
-            remedy="ViTDet takes plain ViTs with patches of 16 pixels",
-            code=2,
-        )
-    return VitArch(
+    return Network(
+        kind="tokens",
         name=backbone.arch,
-        dim=int(network.embed_dim),
-        depth=len(network.blocks),
-        heads=int(block.attn.num_heads),
-        eps=float(block.norm1.eps),
-        grid=int(backbone.grid),
-        class_position=network.pos_embed.shape[1] != backbone.grid**2,
+        channels=(int(network.embed_dim),),
+        depths=(len(network.blocks),),
+        patch=int(network.patch_embed.patch_size[0]),
+        prefix=int(network.num_prefix_tokens),
     )
 
 
-def set_arch(cfg: CfgNode, arch: VitArch) -> None:
-    """Write an architecture into ``MODEL.VIT``.
-
-    Raises:
-        UserError: If the protocol freezes a part of the backbone: a transformer has no stages.
-    """
-    vit = cfg.MODEL.VIT
-    vit.DIM, vit.DEPTH, vit.HEADS, vit.EPS = arch.dim, arch.depth, arch.heads, arch.eps
-    vit.GRID, vit.CLASS_POSITION = arch.grid, arch.class_position
-    if cfg.MODEL.BACKBONE.FREEZE_AT not in (0, 5):
-        raise UserError(
-            "a vision transformer has no stages to freeze", remedy="freeze all of it or nothing", code=2
-        )
+def settle(cfg: CfgNode) -> None:
+    """Leave out what a frozen network cannot learn: windows, and relative positions."""
     if cfg.MODEL.BACKBONE.FREEZE_AT:
-        vit.REL_POS, vit.DROP_PATH = False, 0.0
+        cfg.MODEL.VIT.REL_POS, cfg.MODEL.VIT.WINDOW = False, 0
 
 
 def global_blocks(depth: int, count: int) -> list[int]:
@@ -131,70 +87,233 @@ def global_blocks(depth: int, count: int) -> list[int]:
     return [depth * (part + 1) // count - 1 for part in range(count)]
 
 
+class GridAttention(nn.Module):
+    """A block's attention on a plane of patches, inside windows or over all of it.
+
+    Each window sees a copy of the class and register tokens; what its copies become is averaged over the windows.
+    Windows at the right and lower edge are filled up with zeros, as in ViTDet.
+
+    Args:
+        attention: The block's own, on tokens ``(B, T, D)``, or Detectron2's on planes ``(B, H, W, D)``.
+        window: Side of the windows in patches; 0 for the whole plane.
+        prefix: Class and register tokens, which come first.
+
+    Attributes:
+        grid: Height and width of the plane in patches, which the backbone sets before each pass.
+    """
+
+    def __init__(self, attention: nn.Module, window: int, prefix: int) -> None:
+        super().__init__()
+        self.attention = attention
+        self.window = window
+        self.prefix = prefix
+        self.grid = (0, 0)
+
+    def forward(self, x: Tensor, rope: Tensor | None = None, **options: Any) -> Tensor:
+        """``(B, T, D) -> (B, T, D)``; ``rope`` ``(..., H W, R)`` holds the sines and cosines of each place."""
+        if rope is not None:
+            options["rope"] = rope
+        if not self.window:
+            return self._attend(x, self.grid, options)
+        (height, width), batch, channels = self.grid, len(x), x.shape[-1]
+        side = min(self.window, height), min(self.window, width)
+        rows, columns = math.ceil(height / side[0]), math.ceil(width / side[1])
+        first, patches = x[:, : self.prefix], x[:, self.prefix :].unflatten(1, self.grid)
+        patches = F.pad(patches, (0, 0, 0, columns * side[1] - width, 0, rows * side[0] - height))
+        patches = patches.view(batch, rows, side[0], columns, side[1], channels).transpose(2, 3)
+        windows = patches.reshape(batch * rows * columns, side[0] * side[1], channels)
+        windows = torch.cat([first.repeat_interleave(rows * columns, dim=0), windows], dim=1)
+        if rope is not None:  # turns depend on the distance alone, so the first window's serve for all
+            plane = rope.unflatten(-2, self.grid)
+            options["rope"] = plane[..., : side[0], : side[1], :].flatten(-3, -2)
+        out = self._attend(windows, side, options)
+        first = out[:, : self.prefix].unflatten(0, (batch, rows * columns)).mean(dim=1)
+        patches = out[:, self.prefix :].reshape(batch, rows, columns, *side, channels).transpose(2, 3)
+        patches = patches.reshape(batch, rows * side[0], columns * side[1], channels)[:, :height, :width]
+        return torch.cat([first, patches.flatten(1, 2)], dim=1)
+
+    def _attend(self, x: Tensor, grid: tuple[int, int], options: dict[str, Any]) -> Tensor:
+        if isinstance(self.attention, Attention):
+            return torch.as_tensor(self.attention(x.unflatten(1, grid)).flatten(1, 2))
+        return torch.as_tensor(self.attention(x, **options))
+
+
+class VitBackbone(LoadedBackbone):
+    """The patch tokens of a vision transformer as one map with a stride of 16 pixels, ``last_feat``.
+
+    Args:
+        inner: A backbone of the loader's, which is this module's own from here on.
+        cfg: Reads ``MODEL.VIT``, ``MODEL.NETWORK`` and the sides of images.
+
+    Raises:
+        UserError: If the form asked for lacks something that the network has.
+    """
+
+    def __init__(self, inner: Any, cfg: CfgNode) -> None:
+        network, settings = inner.network, cfg.MODEL.VIT
+        if settings.FORM not in FORMS:
+            raise unknown("MODEL.VIT.FORM", settings.FORM, FORMS)
+        everything = set(inner.state_dict())
+        prefix = int(network.num_prefix_tokens)
+        network.prune_intermediate_layers(1, prune_norm=False, prune_head=True)
+        dropped = dict.fromkeys(everything - set(inner.state_dict()), "patch tokens do not pass through it")
+        if settings.FORM == "vitdet":
+            _refuse_for_vitdet(inner)
+            dropped |= {
+                "network.cls_token": "ViTDet has no class token",
+                "network.norm.weight": "ViTDet reads the last block before the norm",
+                "network.norm.bias": "ViTDet reads the last block before the norm",
+            }
+            network.cls_token, network.norm = None, nn.Identity()
+            prefix = 0
+        super().__init__(inner, cfg, dropped)
+        self.form, self.prefix = settings.FORM, prefix
+        self.patch = int(network.patch_embed.patch_size[0])
+        blocks = list(network.blocks)
+        networks.set_drop_path(blocks, cfg.MODEL.NETWORK.DROP_PATH)
+        everywhere = global_blocks(len(blocks), settings.GLOBAL_BLOCKS)
+        plane = (cfg.INPUT.LSJ or cfg.INPUT.MAX_SIZE_TEST) // STRIDE
+        for index, block in enumerate(blocks):
+            window = 0 if index in everywhere else settings.WINDOW
+            attention = block.attn
+            if window and any("relative_position" in name for name, _ in attention.named_parameters()):
+                raise UserError(
+                    f"{inner.arch} has tables of relative positions for the whole image",
+                    remedy="set MODEL.VIT.WINDOW=0",
+                    code=2,
+                )
+            if settings.REL_POS:
+                attention = _with_relative_positions(attention, window or plane)
+            if window or settings.REL_POS:
+                block.attn = GridAttention(attention, window, self.prefix)
+        if cfg.MODEL.NETWORK.CHECKPOINTING:
+            network.set_grad_checkpointing(True)
+            if isinstance(network.blocks, nn.Sequential):  # which is also run as a whole
+                network.blocks = networks.Checkpointed(*blocks)
+        self._out_features = ["last_feat"]
+        self._out_feature_channels = {"last_feat": int(network.embed_dim)}
+        self._out_feature_strides = {"last_feat": STRIDE}
+
+    def resized(self, images: Tensor) -> Tensor:
+        """Images ``(B, 3, H, W)`` at the size at which patches lie 16 pixels of the original apart.
+
+        Raises:
+            UserError: If 16 does not divide the sides.
+        """
+        height, width = images.shape[-2:]
+        if height % STRIDE or width % STRIDE:
+            raise UserError(
+                f"images of {height}x{width} pixels for tokens {STRIDE} pixels apart",
+                remedy=f"pad them to a multiple of {STRIDE}, as the detector does",
+                code=2,
+            )
+        if self.patch == STRIDE:
+            return images
+        size = [side // STRIDE * self.patch for side in (height, width)]
+        return F.interpolate(images, size=size, mode="bilinear", antialias=True)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """``(B, 3, H, W)`` to ``{"last_feat": (B, D, H / 16, W / 16)}``."""
+        grid = (x.shape[-2] // STRIDE, x.shape[-1] // STRIDE)
+        images = self.resized(x)
+        for module in self.inner.modules():
+            if isinstance(module, GridAttention):
+                module.grid = grid
+        with self.computing(images):
+            tokens = self._as_vitdet(images) if self.form == "vitdet" else self.inner.tokens(images)
+        patches = tokens[:, self.prefix :].transpose(1, 2).unflatten(2, grid)
+        return {"last_feat": patches.to(x.dtype)}
+
+    def _as_vitdet(self, images: Tensor) -> Tensor:
+        network: Any = self.inner.network
+        x = network.patch_embed(images)  # (B, h, w, D)
+        marked = network.pos_embed.shape[1] != self.inner.grid**2  # the class token has a position too
+        x = x + get_abs_pos(network.pos_embed, marked, x.shape[1:3])
+        return torch.as_tensor(network.blocks(x.flatten(1, 2)))
+
+
+def _refuse_for_vitdet(inner: Any) -> None:
+    network = inner.network
+    block = network.blocks[0]
+    positions = getattr(network, "pos_embed", None)
+    norm = getattr(block.attn, "q_norm", None)
+    lacking = {
+        "register tokens": getattr(network, "reg_token", None) is not None,
+        "no absolute positions": positions is None or getattr(network, "rope", None) is not None,
+        "a norm of queries and keys": not isinstance(norm, nn.Identity | None),
+        "a norm before the blocks": not isinstance(network.norm_pre, nn.Identity),
+        "another attention than ViT's": not hasattr(block.attn, "qkv"),
+    }
+    if found := [name for name, is_so in lacking.items() if is_so]:
+        raise UserError(
+            f"{inner.arch} has {' and '.join(found)}, which ViTDet's own network has not",
+            remedy="coco-vitdet takes it",
+            code=2,
+        )
+
+
+def _with_relative_positions(attention: Any, side: int) -> nn.Module:
+    """Detectron2's attention with a block's own weights, for planes of a side in patches."""
+    wide = attention.qkv.in_features
+    relative = Attention(
+        wide,
+        num_heads=attention.num_heads,
+        qkv_bias=attention.qkv.bias is not None,
+        use_rel_pos=True,
+        input_size=(side, side),
+    )
+    relative.qkv, relative.proj = attention.qkv, attention.proj
+    return relative.to(attention.qkv.weight)
+
+
 @BACKBONE_REGISTRY.register()
 def build_mast_vit_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> SimpleFeaturePyramid:
-    """ViTDet's backbone: Detectron2's ViT under its simple pyramid p2..p6."""
-    vit = cfg.MODEL.VIT
-    side = cfg.INPUT.LSJ or cfg.INPUT.MAX_SIZE_TEST
-    everywhere = global_blocks(vit.DEPTH, vit.GLOBAL_BLOCKS)
-    network = ViT(
-        img_size=side,
-        patch_size=PATCH,
-        in_chans=input_shape.channels,
-        embed_dim=vit.DIM,
-        depth=vit.DEPTH,
-        num_heads=vit.HEADS,
-        drop_path_rate=vit.DROP_PATH,
-        norm_layer=partial(nn.LayerNorm, eps=vit.EPS),
-        use_rel_pos=vit.REL_POS,
-        window_size=vit.WINDOW,
-        window_block_indexes=[i for i in range(vit.DEPTH) if i not in everywhere],
-        pretrain_img_size=vit.GRID * PATCH,
-        pretrain_use_cls_token=vit.CLASS_POSITION,
-    )
-    if cfg.MODEL.BACKBONE.FREEZE_AT:
-        network.requires_grad_(False)
+    """The vision transformer of `networks.given` under ViTDet's simple pyramid p2..p6."""
     return SimpleFeaturePyramid(
-        net=network,
+        net=VitBackbone(networks.take(), cfg),
         in_feature="last_feat",
         out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
         scale_factors=(4.0, 2.0, 1.0, 0.5),
         top_block=LastLevelMaxPool(),
         norm=cfg.MODEL.FPN.NORM,
-        square_pad=side,
+        square_pad=cfg.INPUT.LSJ,
     )
 
 
 @torch.no_grad()
-def patch_tokens(backbone: Any, images: Tensor) -> Tensor:
-    """What the checkpoint's blocks make of the patches alone: without class token, before the last norm.
-
-    Detectron2's ViT has neither, so this is what it can be held against.
+def expected_tokens(net: VitBackbone, backbone: Any, images: Tensor) -> Tensor:
+    """What the checkpoint's own backbone makes of the patches, to hold the detector's against.
 
     Args:
-        backbone: A `eval.checkpoints.vit.ViT`.
-        images: ``(B, 3, H, W)``, normalised, of the size that the checkpoint has positions for.
+        net: The detector's, for its form and its resizing of images.
+        backbone: The checkpoint's backbone.
+        images: ``(B, 3, H, W)``, normalised; in the form ``vitdet`` of the size of the checkpoint's positions.
 
     Returns:
-        ``(B, D, H / 16, W / 16)``.
+        ``(B, D, H / 16, W / 16)``; in the form ``vitdet`` without class token, before the last norm.
     """
+    grid = (images.shape[-2] // STRIDE, images.shape[-1] // STRIDE)
+    images = net.resized(images)
     network = backbone.network
-    tokens = network.patch_embed(images).flatten(1, 2) + network.pos_embed[:, -(backbone.grid**2) :]
-    tokens = network.blocks(tokens)
-    side = math.isqrt(tokens.shape[1])
-    return torch.as_tensor(tokens.transpose(1, 2).unflatten(2, (side, side)))
+    if net.form == "vitdet":
+        tokens = network.patch_embed(images).flatten(1, 2) + network.pos_embed[:, -(backbone.grid**2) :]
+        tokens = network.blocks(tokens)
+    else:
+        tokens = backbone.tokens(images)[:, network.num_prefix_tokens :]
+    return torch.as_tensor(tokens.transpose(1, 2).unflatten(2, grid))
 
 
 @torch.no_grad()
-def detector_tokens(model: nn.Module, images: Tensor) -> Tensor:
-    """The same of a detector's ViT, with attention over the whole image in every block.
+def detector_tokens(net: VitBackbone, images: Tensor) -> Tensor:
+    """The same of a detector's, with attention over the whole image in every block.
 
     Args:
-        model: A detector, which is changed: give a copy.
-        images: As for `patch_tokens`.
+        net: The detector's, which is changed: give a copy.
+        images: As for `expected_tokens`.
     """
-    network: Any = model.backbone.net  # type: ignore[union-attr]
-    for block in network.blocks:
-        block.window_size = 0
-        block.attn.use_rel_pos = False  # zero before training, and of the windows' sizes
-    return torch.as_tensor(network(images)["last_feat"])
+    for module in net.modules():
+        if isinstance(module, GridAttention):
+            module.window = 0
+            if isinstance(module.attention, Attention):
+                module.attention.use_rel_pos = False  # zero before training, and of the windows' sizes
+    return net(images)["last_feat"]

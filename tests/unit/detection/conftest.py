@@ -12,7 +12,7 @@ import torch
 pytest.importorskip("detectron2", reason="needs Detectron2: python -m eval.doctor.install")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    from eval.detection import config, vit
+    from eval.detection import config, hierarchy, networks, vit
     from eval.detection import run_cell as cell
 
 from detectron2.modeling import build_model
@@ -60,9 +60,12 @@ def lived_in(arch: str, seed: int = 0) -> Backbone:
 
 
 def make_config(
-    protocol: str, arch: str | vit.VitArch, *, classes: int = 3, masks: bool = False, **overrides: Any
+    protocol: str, arch: str | Any, *, classes: int = 3, masks: bool = False, **overrides: Any
 ) -> Any:
-    """A resolved config for one process; ``tiny`` unless the protocol is."""
+    """A resolved config for one process; ``tiny`` unless the protocol is.
+
+    ``arch`` may be a backbone of the loader's.
+    """
     options = {key.replace("__", "."): value for key, value in overrides.items()}
     params = dict(protocols.get(protocol).params)
     if overrides.get("freeze"):
@@ -71,7 +74,7 @@ def make_config(
     cfg = config.resolve(
         params,
         {"tiny": True, **options},
-        arch=parse_arch(arch) if isinstance(arch, str) else arch,
+        arch=parse_arch(arch) if isinstance(arch, str) else describe(arch),
         normalization=norm,
         stride_in_1x1=bool(options.pop("stride_in_1x1", False)),
         num_classes=classes,
@@ -82,8 +85,14 @@ def make_config(
     return cell._localise(cfg, Path("unused"))
 
 
-def make_detector(protocol: str, arch: str | vit.VitArch, **options: Any) -> tuple[Any, Any]:
+def make_detector(protocol: str, arch: str | Any, **options: Any) -> tuple[Any, Any]:
     """A detector and its config."""
     torch.manual_seed(0)
     cfg = make_config(protocol, arch, **options)
-    return build_model(cfg), cfg
+    with networks.given(arch):
+        return build_model(cfg), cfg
+
+
+def describe(backbone: Any) -> networks.Network:
+    """What a config says of a backbone of the loader's."""
+    return (hierarchy if hierarchy.stages(backbone.network) else vit).describe(backbone)

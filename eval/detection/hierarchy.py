@@ -1,0 +1,116 @@
+"""Networks with stages (ConvNeXt, Swin) as detectors' backbones, under Detectron2's feature pyramid."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec, get_norm
+from detectron2.modeling import BACKBONE_REGISTRY
+from detectron2.modeling.backbone import FPN
+from torch import Tensor, nn
+
+from ..errors import UserError
+from . import networks
+from .backbone import PoolLevels
+from .networks import LoadedBackbone, Network
+
+MAPS = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
+"""The maps' names and strides in pixels."""
+
+
+def stages(network: Any) -> list[nn.Module]:
+    """The four stages of one of timm's networks, each with its ``blocks``; none where it has no such stages."""
+    for name in ("stages", "layers"):
+        found = list(getattr(network, name, ()))
+        if len(found) == len(MAPS) and all(hasattr(stage, "blocks") for stage in found):
+            return found
+    return []
+
+
+def describe(backbone: Any) -> Network:
+    """What a checkpoint's network with stages is.
+
+    Args:
+        backbone: A backbone of the loader's.
+
+    Raises:
+        UserError: If it is none, or has BatchNorm, whose statistics a few large images spoil.
+    """
+    network = getattr(backbone, "network", None)
+    found = stages(network)
+    if not found:
+        raise UserError(
+            "this protocol is for ConvNeXt, Swin and other networks with four stages, and the checkpoint is none",
+            remedy="ResNets and vision transformers have their own protocols: `mast list protocols`",
+            code=2,
+        )
+    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in backbone.modules()):
+        raise UserError(
+            f"{backbone.arch} has BatchNorm, whose statistics would follow a few images",
+            remedy="this protocol takes networks with LayerNorm",
+            code=2,
+        )
+    channels = [int(stage["num_chs"]) for stage in network.feature_info][-len(MAPS) :]
+    return Network(
+        kind="maps",
+        name=backbone.arch,
+        channels=tuple(channels),
+        depths=tuple(len(stage.blocks) for stage in found),  # type: ignore[arg-type]
+    )
+
+
+class MapsBackbone(LoadedBackbone):
+    """res2 to res5 of a network with stages; with ``MODEL.NETWORK.OUT_NORM`` each through a new norm.
+
+    Args:
+        inner: A backbone of the loader's, which is this module's own from here on.
+        cfg: Reads ``MODEL.NETWORK``.
+    """
+
+    def __init__(self, inner: Any, cfg: CfgNode) -> None:
+        network = inner.network
+        everything = set(inner.state_dict())
+        network.prune_intermediate_layers(list(range(len(MAPS))), prune_norm=True, prune_head=True)
+        dropped = dict.fromkeys(
+            everything - set(inner.state_dict()), "the stages' maps do not pass through it"
+        )
+        super().__init__(inner, cfg, dropped)
+        found = stages(network)
+        blocks: list[nn.Module] = [block for stage in found for block in stage.blocks]  # type: ignore[union-attr]
+        networks.set_drop_path(blocks, cfg.MODEL.NETWORK.DROP_PATH)
+        if cfg.MODEL.NETWORK.CHECKPOINTING:
+            network.set_grad_checkpointing(True)
+        channels = dict(zip(MAPS, cfg.MODEL.NETWORK.CHANNELS, strict=True))
+        norm = cfg.MODEL.NETWORK.OUT_NORM
+        self.norms = nn.ModuleDict({name: get_norm(norm, size) for name, size in channels.items() if norm})
+        self._out_features = list(MAPS)
+        self._out_feature_channels = channels
+        self._out_feature_strides = dict(MAPS)
+
+    def maps(self, images: Tensor) -> dict[str, Tensor]:
+        """The network's own maps: ``(B, 3, H, W)`` to ``{"res2": (B, C, H / 4, W / 4), ...}``."""
+        with self.computing(images):
+            found: dict[str, Tensor] = self.inner.feature_maps(images)
+        return {name: value.to(images.dtype) for name, value in found.items()}
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """The maps, normalised where the config says so."""
+        return {
+            name: self.norms[name](value) if name in self.norms else value
+            for name, value in self.maps(x).items()
+        }
+
+
+@BACKBONE_REGISTRY.register()
+def build_mast_hierarchy_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """The network of `networks.given` under a feature pyramid p2..p6."""
+    return FPN(
+        bottom_up=MapsBackbone(networks.take(), cfg),
+        in_features=list(MAPS),
+        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
+        norm=cfg.MODEL.FPN.NORM,
+        top_block=PoolLevels(int(math.log2(MAPS["res5"]))),
+        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
+    )
