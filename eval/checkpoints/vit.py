@@ -92,7 +92,7 @@ def build(arch: str, shapes: Mapping[str, tuple[int, ...]], options: Mapping[str
     )
     positions = options.get("positions")
     if registers and tokens == grid**2 + 1:  # DINOv2: the class token has a position, the registers have none
-        network.pos_embed = nn.Parameter(torch.empty(1, tokens, dim))
+        network.pos_embed = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, tokens, dim), std=0.02))
         positions = (positions or {}).get("registers", positions or {})
     return ViT(network, arch, grid, positions)
 
