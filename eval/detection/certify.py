@@ -112,7 +112,7 @@ def described(model: nn.Module, cfg: CfgNode) -> dict[str, Any]:
     told: dict[str, Any] = {
         "pyramid": names[kind],
         "levels": list(model.backbone.output_shape()),  # type: ignore[operator]
-        "frozen": bool(cfg.MODEL.BACKBONE.FREEZE_AT == FREEZE_AT["all"]),
+        "frozen": bool(network.frozen) if network else FREEZE_AT["all"] == cfg.MODEL.BACKBONE.FREEZE_AT,
     }
     if isinstance(network, vit.VitBackbone):
         count = network.prefix

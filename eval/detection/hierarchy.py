@@ -6,12 +6,13 @@ import math
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.layers import ShapeSpec, get_norm
+from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone import FPN
+from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
-from ..errors import UserError
+from ..errors import UserError, unknown
 from . import networks
 from .backbone import PoolLevels
 from .networks import LoadedBackbone, Network
@@ -83,8 +84,8 @@ class MapsBackbone(LoadedBackbone):
         if cfg.MODEL.NETWORK.CHECKPOINTING:
             network.set_grad_checkpointing(True)
         channels = dict(zip(MAPS, cfg.MODEL.NETWORK.CHANNELS, strict=True))
-        norm = cfg.MODEL.NETWORK.OUT_NORM
-        self.norms = nn.ModuleDict({name: get_norm(norm, size) for name, size in channels.items() if norm})
+        normalised = channels if _normalises(cfg) else {}
+        self.norms = nn.ModuleDict({name: LayerNorm2d(size) for name, size in normalised.items()})
         self._out_features = list(MAPS)
         self._out_feature_channels = channels
         self._out_feature_strides = dict(MAPS)
@@ -101,6 +102,12 @@ class MapsBackbone(LoadedBackbone):
             name: self.norms[name](value) if name in self.norms else value
             for name, value in self.maps(x).items()
         }
+
+
+def _normalises(cfg: CfgNode) -> bool:
+    if cfg.MODEL.NETWORK.OUT_NORM not in ("", "LN"):
+        raise unknown("MODEL.NETWORK.OUT_NORM", cfg.MODEL.NETWORK.OUT_NORM, ["", "LN"])
+    return bool(cfg.MODEL.NETWORK.OUT_NORM)
 
 
 @BACKBONE_REGISTRY.register()
