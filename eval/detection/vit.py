@@ -117,17 +117,14 @@ class GridAttention(nn.Module):
             return self._attend(x, self.grid, options)
         (height, width), batch, channels = self.grid, len(x), x.shape[-1]
         side = min(self.window, height), min(self.window, width)
-        rows, columns = math.ceil(height / side[0]), math.ceil(width / side[1])
         first, patches = x[:, : self.prefix], x[:, self.prefix :].unflatten(1, self.grid)
-        patches = F.pad(patches, (0, 0, 0, columns * side[1] - width, 0, rows * side[0] - height))
-        patches = patches.view(batch, rows, side[0], columns, side[1], channels).transpose(2, 3)
-        windows = patches.reshape(batch * rows * columns, side[0] * side[1], channels)
-        windows = torch.cat([first.repeat_interleave(rows * columns, dim=0), windows], dim=1)
-        if rope is not None:  # turns depend on the distance alone, so the first window's serve for all
-            plane = rope.unflatten(-2, self.grid)
-            options["rope"] = plane[..., : side[0], : side[1], :].flatten(-3, -2)
-        out = self._attend(windows, side, options)
-        first = out[:, : self.prefix].unflatten(0, (batch, rows * columns)).mean(dim=1)
+        windows, (rows, columns) = _split(patches, side)
+        count = rows * columns
+        if rope is not None:  # what is turned meets tokens that are not, so each window keeps its own places
+            planes, _ = _split(rope.unflatten(-2, self.grid).reshape(-1, *self.grid, rope.shape[-1]), side)
+            options["rope"] = planes.unflatten(0, (-1, count)).transpose(0, 1).repeat(batch, 1, 1, 1)
+        out = self._attend(torch.cat([first.repeat_interleave(count, dim=0), windows], dim=1), side, options)
+        first = out[:, : self.prefix].unflatten(0, (batch, count)).mean(dim=1)
         patches = out[:, self.prefix :].reshape(batch, rows, columns, *side, channels).transpose(2, 3)
         patches = patches.reshape(batch, rows * side[0], columns * side[1], channels)[:, :height, :width]
         return torch.cat([first, patches.flatten(1, 2)], dim=1)
@@ -136,6 +133,15 @@ class GridAttention(nn.Module):
         if isinstance(self.attention, Attention):
             return torch.as_tensor(self.attention(x.unflatten(1, grid)).flatten(1, 2))
         return torch.as_tensor(self.attention(x, **options))
+
+
+def _split(planes: Tensor, side: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
+    """Windows of planes ``(B, H, W, C)``, ``(B N, h w, C)``, and how many rows and columns of them there are."""
+    batch, height, width, channels = planes.shape
+    rows, columns = math.ceil(height / side[0]), math.ceil(width / side[1])
+    padded = F.pad(planes, (0, 0, 0, columns * side[1] - width, 0, rows * side[0] - height))
+    windows = padded.view(batch, rows, side[0], columns, side[1], channels).transpose(2, 3)
+    return windows.reshape(batch * rows * columns, side[0] * side[1], channels), (rows, columns)
 
 
 class VitBackbone(LoadedBackbone):
@@ -266,10 +272,19 @@ def _with_relative_positions(attention: Any, side: int) -> nn.Module:
     return relative.to(attention.qkv.weight)
 
 
+class Pyramid(SimpleFeaturePyramid):
+    """Detectron2's, which pads images to squares alone; this one to multiples of its coarsest stride as well."""
+
+    @property
+    def size_divisibility(self) -> int:
+        """What the sides of images are padded to a multiple of, in pixels."""
+        return int(self._size_divisibility)
+
+
 @BACKBONE_REGISTRY.register()
-def build_mast_vit_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> SimpleFeaturePyramid:
+def build_mast_vit_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Pyramid:
     """The vision transformer of `networks.given` under ViTDet's simple pyramid p2..p6."""
-    return SimpleFeaturePyramid(
+    return Pyramid(
         net=VitBackbone(networks.take(), cfg),
         in_feature="last_feat",
         out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
