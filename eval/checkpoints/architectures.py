@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from mast.model import Arch, parse_arch
 from mast.model import Backbone as ResNet
 
 from ..errors import UserError
 from .backbone import Backbone
+from .timm_networks import NoDraws, create, known, wrap
 
 Shapes = Mapping[str, tuple[int, ...]]
 Options = Mapping[str, Any]
@@ -92,13 +92,17 @@ def build(arch: str, shapes: Shapes, options: Options) -> Backbone:
     Args:
         arch: A name that `infer` gives or a user does.
         shapes: Shapes of the weights it will get; a ViT's grid and extra tokens come from them.
-        options: ``stride_in_1x1`` moves the stride of bottlenecks into the first convolution, ``padding: same``
-            pads as TensorFlow does; for a ViT see `vit.build`.
+        options: ``timm`` is a network of timm's by name, and everything else follows from it; ``stride_in_1x1``
+            moves the stride of bottlenecks into the first convolution, ``padding: same`` pads as TensorFlow does;
+            for a ViT see `vit.build`.
 
     Returns:
-        Its tensors are on the ``meta`` device.
+        Its tensors are on the ``meta`` device, or hold nothing yet.
     """
-    with torch.device("meta"), _NoDraws():
+    if (stated := options.get("timm")) is not None:
+        with NoDraws():  # not on meta: constants such as rotary frequencies are in no file
+            return wrap(create(stated["architecture"], stated["model_args"]), arch)
+    with torch.device("meta"), NoDraws():
         if arch.startswith("vit_"):
             from . import vit
 
@@ -118,25 +122,6 @@ def build(arch: str, shapes: Shapes, options: Options) -> Backbone:
     return backbone
 
 
-class _NoDraws(TorchFunctionMode):
-    """Skip the random numbers of an initialisation: on ``meta`` they are slow and go nowhere."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func in _DRAWS:
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **kwargs)
-
-
-_DRAWS = {
-    torch.Tensor.normal_,
-    torch.Tensor.uniform_,
-    nn.init.normal_,
-    nn.init.uniform_,
-    nn.init.kaiming_uniform_,
-}
-
-
 def fresh(arch: str, seed: int) -> Backbone:
     """Build a backbone with random weights drawn from a seed; the global generator stays as it was.
 
@@ -147,16 +132,32 @@ def fresh(arch: str, seed: int) -> Backbone:
         torch.manual_seed(seed)
         if arch == "mobilenet_v2":
             return MobileNetV2()
-        if arch.startswith("vit_"):
-            from . import vit
+        if own(arch):
+            if arch.startswith("vit_"):
+                from . import vit
 
-            return vit.build(arch, {}, {"head_dim": 64})
-        try:
+                return vit.build(arch, {}, {"head_dim": 64})
             return ResNet(parse_arch(arch))
-        except ValueError as error:
-            raise UserError(
-                str(error), remedy="write random:resnet18, random:resnet18@1 or random:mobilenet_v2", code=2
-            ) from error
+        if known(arch):
+            return wrap(create(arch, {}), arch)
+    raise UserError(
+        f"unknown architecture '{arch}'",
+        remedy="write random:resnet18, random:resnet18@1, random:mobilenet_v2, or timm's name of a network",
+        code=2,
+    )
+
+
+def own(arch: str) -> bool:
+    """Whether a name is one that `infer` gives, and not timm's."""
+    from . import vit
+
+    if arch == "mobilenet_v2" or vit.NAME.fullmatch(arch):
+        return True
+    try:
+        parse_arch(arch)
+    except ValueError:
+        return False
+    return True
 
 
 def target(backbone: Backbone) -> nn.Module:

@@ -169,8 +169,8 @@ def timm_preprocessing(config: Mapping[str, Any], source: str) -> dict[str, Fact
     return {name: Fact(value, source) for name, value in facts.items()}
 
 
-_PLAIN = re.compile(r"resnet(10t|14t|18|26|34|50|101|152)")
-"""timm's ResNets whose network is torchvision's, or whose keys tell that it is not (those with a deep stem)."""
+_PLAIN = re.compile(r"resnet(18|34|50|101|152)")
+"""timm's ResNets whose network is torchvision's."""
 
 
 _HARMLESS = {"num_classes", "drop_rate", "drop_path_rate"}
@@ -185,26 +185,39 @@ def timm_network(name: str, arguments: Mapping[str, Any], source: str) -> dict[s
         name: timm's name, with or without the tag of its weights.
         arguments: What its constructor is given besides.
         source: For provenance.
-    """
-    base = name.partition(".")[0]
-    if "vit" in base or base.startswith("deit"):
-        from . import vit
 
-        own = {key: value for key, value in arguments.items() if key not in _HARMLESS}
-        return {key: Fact(value, source) for key, value in vit.of_timm(base, own).items()}
-    changing = {key for key, value in arguments.items() if key not in _HARMLESS and _USUAL.get(key) != value}
-    if "res" in base and (not _PLAIN.fullmatch(base) or changing):
-        what = f"timm's {name[:60]}" + (f" with {', '.join(sorted(changing))}" if changing else "")
-        return {
-            "activation": Fact(
-                Unusable(
-                    f"{what} may have the keys of a ResNet, and computes something else",
-                    "only plain ResNets of timm are supported",
-                ),
-                source,
-            )
-        }
-    return {}
+    Returns:
+        Facts about a plain ResNet or vision transformer, which are told from their shapes; ``timm``, the name and
+        its arguments, for every other network; nothing if timm does not know the name.
+    """
+    import torch
+
+    from . import timm_networks, vit
+
+    base = name.partition(".")[0]
+    own = {k: v for k, v in arguments.items() if k not in _HARMLESS and (k, v) != ("in_chans", 3)}
+    if not timm_networks.known(base):
+        return {}
+    if _PLAIN.fullmatch(base) and all(_USUAL.get(key) == value for key, value in own.items()):
+        return {}
+    try:
+        with torch.device("meta"), timm_networks.NoDraws():
+            network = timm_networks.create(base, own)
+            backbone = timm_networks.wrap(network, base)
+    except UserError as error:
+        return {"timm": Fact(Unusable(error.message, error.remedy), source)}
+    plain = vit.of_timm(network)
+    if plain is not None:
+        return {key: Fact(value, source) for key, value in plain.items()}
+    transformer = isinstance(backbone, timm_networks.Transformer)
+    if not transformer and own.get("global_pool") == "avg":
+        del own["global_pool"]  # what there is anyway
+    facts = {"timm": Fact({"architecture": base, "model_args": own}, source)}
+    if transformer:
+        pooling = timm_networks.stated_pooling(network)
+        if pooling is not None:
+            facts["pooling"] = Fact(pooling, source)
+    return facts
 
 
 _SOLO_DATA = {
