@@ -14,6 +14,7 @@ from mast.model import Arch, parse_arch
 from mast.model import Backbone as ResNet
 
 from ..errors import UserError
+from . import stages
 from .backbone import Backbone
 from .timm_networks import NoDraws, create, known, wrap
 
@@ -21,25 +22,30 @@ Shapes = Mapping[str, tuple[int, ...]]
 Options = Mapping[str, Any]
 
 _DEPTHS = (10, 18, 34, 50, 101, 152)
-_SUPPORTED = "ResNet-10 to -152 with widths and CIFAR stems, ViT, MobileNetV2"
+_SUPPORTED = (
+    "ResNet-10 to -152 with widths and CIFAR stems, ViT, ConvNeXt, Swin, MobileNetV2, and by --arch timm's"
+)
 
 
-def infer(shapes: Shapes, *, stem: str = "") -> str:
+def infer(shapes: Shapes, options: Options | None = None) -> str:
     """Name the architecture that tensors of these names and shapes belong to.
 
     Args:
         shapes: Under torchvision's or timm's names.
-        stem: What the layout says about a 3x3 first convolution.
+        options: What the layout and settings say: ``stem`` about a 3x3 first convolution, ``rope`` about a ViT.
 
     Raises:
         UserError: If no supported architecture has such tensors, or if several have.
     """
+    options = options or {}
     if "conv1.weight" in shapes and any(key.startswith("layer1.0.") for key in shapes):
-        return _infer_resnet(shapes, stem)
+        return _infer_resnet(shapes, str(options.get("stem", "")))
+    if stages.is_convnext(shapes) or stages.is_swin(shapes):
+        return stages.infer(shapes)
     if "patch_embed.proj.weight" in shapes:
         from . import vit
 
-        return vit.infer(shapes)
+        return vit.infer(shapes, rope=str(options.get("rope", "")))
     if "features.0.0.weight" in shapes and "features.18.0.weight" in shapes:
         return "mobilenet_v2"
     keys = ", ".join(sorted(shapes)[:3]) or "none"
@@ -102,6 +108,13 @@ def build(arch: str, shapes: Shapes, options: Options) -> Backbone:
     if (stated := options.get("timm")) is not None:
         with NoDraws():  # not on meta: constants such as rotary frequencies are in no file
             return wrap(create(stated["architecture"], stated["model_args"]), arch)
+    if stages.is_convnext(shapes) or stages.is_swin(shapes) or "rope" in options:
+        with NoDraws():
+            if "rope" in options:
+                from . import vit
+
+                return vit.build_rotary(arch, shapes, options)
+            return stages.build(shapes, options, arch)
     with torch.device("meta"), NoDraws():
         if arch.startswith("vit_"):
             from . import vit

@@ -420,7 +420,14 @@ def _complete(layout: Layout, stated: Facts, named: bool, arch: str | None) -> d
 
 def _family(arch: str) -> str:
     """The family of ``layouts.yaml`` that an architecture belongs to."""
-    return "vit" if arch.startswith("vit_") else "mobilenet" if arch.startswith("mobilenet") else "resnet"
+    start = arch.partition("_")[0]
+    return {
+        "vit": "vit",
+        "mobilenet": "mobilenet",
+        "convnext": "convnext",
+        "convnextv2": "convnext",
+        "swin": "swin",
+    }.get(start, "resnet")
 
 
 def _width(backbone: Backbone) -> int:
@@ -490,7 +497,7 @@ def _fit(ref: str, found: layouts.Extract, arch: str | None, facts: dict[str, Fa
             name = str(options["timm"]["architecture"])
         else:
             options.pop("timm", None)
-            name = arch or architectures.infer(_shapes(weights), stem=str(options.get("stem", "")))
+            name = arch or architectures.infer(_shapes(weights), options)
         if layout.archs and not re.fullmatch(layout.archs, name):
             raise UserError(f"a {name}, and such files hold {layout.archs}", remedy="name the layout")
     except UserError as error:

@@ -88,10 +88,21 @@ def _of_file(name: str, path: Path) -> dict[str, Fact]:
 def _transformers(config: Mapping[str, Any], source: str) -> dict[str, Fact]:
     """Hugging Face's ``config.json``."""
     facts: dict[str, Any] = {}
+    kind = config.get("model_type")
+    if isinstance(tower := config.get("vision_config"), Mapping):
+        return _transformers(tower, source)
+    if kind == "dinov3_vit":
+        rotary = config.get("rope_parameters")
+        theta = rotary.get("rope_theta") if isinstance(rotary, Mapping) else config.get("rope_theta")
+        if theta is not None and _number(theta, f"{source}: rope_theta", above=0) != 100:
+            facts["rope"] = Unusable(f"rope_theta {theta}", "DINOv3's frequencies have 100")
     if (heads := config.get("num_attention_heads")) is not None and "hidden_size" in config:
         facts["heads"] = _whole(heads, f"{source}: num_attention_heads")
     if (eps := config.get("layer_norm_eps")) is not None:
-        facts["eps"] = _number(eps, f"{source}: layer_norm_eps", above=0)
+        number = _number(eps, f"{source}: layer_norm_eps", above=0)
+        facts["final_eps" if kind in ("convnext", "convnextv2") else "eps"] = number
+        if kind == "swin" and number != 1e-5:
+            facts["eps"] = Unusable(f"layer_norm_eps {eps}", "Swin's first norm has 1e-5, so all must")
     if (activation := config.get("hidden_act")) is not None:
         facts["activation"] = _activation(activation, f"{source}: hidden_act")
     if (moved := config.get("downsample_in_bottleneck")) is not None:

@@ -19,13 +19,14 @@ _SIZES = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge"}
 _DEPTHS = {1024: 24, 1280: 32}
 HEADS = {"tiny": 3, "small": 6, "base": 12, "large": 16, "huge": 16}
 """What a user means who names a size; methods differ, and their layouts say so."""
-NAME = re.compile(r"vit_(tiny|small|base|large|huge|w\d+)_patch(\d+)(?:_reg(\d+))?(?:_d(\d+))?")
+NAME = re.compile(r"vit_(tiny|small|base|large|huge|w\d+)_patch(\d+)(?:_reg(\d+))?(?:_d(\d+))?(_rope)?")
 
 
-def infer(shapes: Mapping[str, tuple[int, ...]]) -> str:
+def infer(shapes: Mapping[str, tuple[int, ...]], rope: str = "") -> str:
     """Name a ViT from its shapes, such as ``vit_small_patch16`` or ``vit_base_patch14_reg4``.
 
-    A depth other than the usual (12; 24 for large, 32 for huge) is appended as ``_d6``.
+    A depth other than the usual (12; 24 for large, 32 for huge) is appended as ``_d6``; rotary positions, which only
+    a layout or settings tell, as ``_rope``.
     """
     kernel = shapes["patch_embed.proj.weight"]
     if len(kernel) != 4 or kernel[1] != 3 or kernel[2] != kernel[3]:
@@ -33,7 +34,7 @@ def infer(shapes: Mapping[str, tuple[int, ...]]) -> str:
             f"the patch embedding has the shape {kernel}",
             remedy="only square patches of RGB images are supported",
         )
-    if "pos_embed" not in shapes:
+    if "pos_embed" not in shapes and not rope:
         raise UserError(
             "a transformer without absolute positions, and nothing says of which kind",
             remedy="lay the model's config.json beside the file, or name the network: --arch or --layout",
@@ -43,7 +44,12 @@ def infer(shapes: Mapping[str, tuple[int, ...]]) -> str:
     depth = 1 + max((int(match[1]) for match in blocks if match), default=-1)
     name = f"vit_{_SIZES.get(dim, f'w{dim}')}_patch{patch}"
     registers = shapes.get("reg_token", (1, 0, dim))[1]
-    return name + (f"_reg{registers}" if registers else "") + ("" if depth == _usual(dim) else f"_d{depth}")
+    return (
+        name
+        + (f"_reg{registers}" if registers else "")
+        + ("" if depth == _usual(dim) else f"_d{depth}")
+        + ("_rope" if rope else "")
+    )
 
 
 def _usual(dim: int) -> int:
@@ -71,7 +77,7 @@ def build(arch: str, shapes: Mapping[str, tuple[int, ...]], options: Mapping[str
     from timm.layers import Mlp, SwiGLUPacked
     from timm.models.vision_transformer import VisionTransformer
 
-    size, patch, registers, depth = match.groups()
+    size, patch, registers, depth, _ = match.groups()
     dim = int(size[1:]) if size.startswith("w") else {name: dim for dim, name in _SIZES.items()}[size]
     known = bool(shapes)
     tokens = shapes.get("pos_embed", (1, 197, dim))[1]
@@ -109,6 +115,55 @@ def build(arch: str, shapes: Mapping[str, tuple[int, ...]], options: Mapping[str
         network.pos_embed = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, tokens, dim), std=0.02))
         positions = (positions or {}).get("registers", positions or {})
     return ViT(network, arch, grid, positions)
+
+
+def build_rotary(arch: str, shapes: Mapping[str, tuple[int, ...]], options: Mapping[str, Any]) -> Transformer:
+    """Build a ViT whose blocks turn queries and keys by their place, as DINOv3's (timm's Eva).
+
+    Args:
+        arch: A name as `infer` gives it.
+        shapes: Shapes of its weights, under timm's names.
+        options: ``heads``; ``eps``; ``activation``; ``rope``, the kind of rotary positions: ``dinov3``.
+
+    Returns:
+        The network; its frequencies, ``rope.periods``, are one of its tensors where the file has them.
+    """
+    from timm.models.eva import Eva
+
+    match = NAME.fullmatch(arch)
+    assert match is not None
+    size, patch, registers, depth, _ = match.groups()
+    dim = int(size[1:]) if size.startswith("w") else {name: dim for dim, name in _SIZES.items()}[size]
+    gated = "blocks.0.mlp.fc1_g.weight" in shapes
+    hidden = shapes.get("blocks.0.mlp.fc1_g.weight" if gated else "blocks.0.mlp.fc1.weight", (4 * dim,))[0]
+    usual = "silu" if gated else "gelu"
+    if (activation := options.get("activation", usual)) != usual:
+        raise UserError(f"a {arch} with the activation {activation}", remedy=f"its kind has {usual}")
+    network = Eva(
+        patch_size=int(patch),
+        embed_dim=dim,
+        depth=int(depth or _usual(dim)),
+        num_heads=heads_of(options, dim) or 1,
+        mlp_ratio=(hidden + 0.5) / dim,
+        swiglu_mlp=gated,
+        swiglu_align_to=1,  # two matrices, of just that width
+        qkv_bias="blocks.0.attn.q_bias" in shapes,
+        init_values=1.0 if "blocks.0.gamma_1" in shapes else None,
+        num_reg_tokens=int(registers or 0),
+        use_abs_pos_emb=False,
+        use_rot_pos_emb=True,
+        rope_type=options["rope"],
+        rope_temperature=100.0,
+        rope_rotate_half=True,
+        use_fc_norm=False,
+        global_pool="token",
+        num_classes=0,
+        dynamic_img_size=True,
+        norm_layer=partial(nn.LayerNorm, eps=float(options.get("eps", 1e-5))),
+    )
+    if "rope.periods" in shapes:  # else they follow from the head's width
+        network.rope.register_buffer("periods", network.rope.periods, persistent=True)
+    return Transformer(network, arch)
 
 
 EPS = 1e-6
