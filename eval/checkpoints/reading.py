@@ -440,9 +440,8 @@ def _choose(backbone: Backbone, facts: Facts) -> Fact:
     usual = getattr(backbone, "pooling", "avg")
     fact = facts.get("pooling", Fact(usual, "the network"))
     if fact.value != usual:
-        pooling.check(
-            fact.value, getattr(backbone, "choices", ("avg",)), str(getattr(backbone, "arch", "it"))
-        )
+        arch: Any = getattr(backbone, "arch", "it")
+        pooling.check(fact.value, getattr(backbone, "choices", ("avg",)), getattr(arch, "name", arch))
         backbone.choose(fact.value)  # type: ignore[attr-defined]  # networks with a choice have it
     return fact
 

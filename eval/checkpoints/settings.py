@@ -49,7 +49,8 @@ def in_file(tree: Mapping[Any, Any]) -> dict[str, Fact]:
         if isinstance(settings, Mapping):
             found.append(_solo_learn(settings, place))
             if isinstance(name := settings.get("model"), str):  # timm's training script
-                found.append(timm_network(name, {}, place))
+                given = settings.get("model_kwargs")
+                found.append(timm_network(name, given if isinstance(given, Mapping) else {}, place))
     return merge(*found)
 
 

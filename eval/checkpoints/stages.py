@@ -106,7 +106,12 @@ def build(shapes: Shapes, options: Mapping[str, Any], arch: str) -> Hierarchy:
         dynamic_img_size=True,
         num_classes=0,
     )
-    return Hierarchy(network, arch)
+    shifted = [
+        network.patch_embed.patch_size[0] * 2**stage * max(layer.blocks[-1].window_size)
+        for stage, layer in enumerate(network.layers)
+        if any(any(block.shift_size) for block in layer.blocks)
+    ]
+    return Hierarchy(network, arch, multiple=math.lcm(*shifted))
 
 
 def _widths(shapes: Shapes) -> tuple[int, ...]:

@@ -207,6 +207,7 @@ class Hierarchy(nn.Module):
     Args:
         network: timm's, without classifier.
         arch: Its name here.
+        multiple: Pixels that the sides of images must be a multiple of.
 
     Raises:
         UserError: If its feature is no average over space.
@@ -215,7 +216,7 @@ class Hierarchy(nn.Module):
     choices = ("avg",)
     pooling = "avg"
 
-    def __init__(self, network: Any, arch: str) -> None:
+    def __init__(self, network: Any, arch: str, multiple: int = 1) -> None:
         super().__init__()
         if _space_pooling(network) != "avg":
             raise UserError(
@@ -224,6 +225,7 @@ class Hierarchy(nn.Module):
             )
         self.network = network
         self.arch = arch
+        self.multiple = multiple
         self.feature_dim = int(
             network.head_hidden_size if hasattr(network, "head_hidden_size") else network.num_features
         )
@@ -236,13 +238,24 @@ class Hierarchy(nn.Module):
         """
         pooling.check(choice, self.choices, self.arch)
 
+    def _check(self, images: Tensor) -> None:
+        if images.shape[-1] % self.multiple or images.shape[-2] % self.multiple:
+            raise UserError(
+                f"images of {images.shape[-2]}x{images.shape[-1]} pixels for {self.arch}, whose shifted windows they "
+                "do not fill",
+                remedy=f"use a multiple of {self.multiple}: timm fills up such images otherwise than the authors",
+                code=2,
+            )
+
     def features(self, images: Tensor) -> Tensor:
         """The network's own average over space: ``(B, 3, H, W) -> (B, D)``."""
+        self._check(images)
         found: Tensor = self.network(images)
         return found
 
     def feature_maps(self, images: Tensor) -> dict[str, Tensor]:
         """Outputs of the stages at strides 4, 8, 16 and 32: ``{"res2": (B, C, H / 4, W / 4), ...}``."""
+        self._check(images)
         strides = [int(stage["reduction"]) for stage in self.network.feature_info]
         places = {stride: index for index, stride in enumerate(strides) if stride in _LEVELS}
         if len(places) != len(_LEVELS):
