@@ -9,37 +9,43 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from mast.model import Arch, parse_arch
 from mast.model import Backbone as ResNet
 
 from ..errors import UserError
+from . import stages
 from .backbone import Backbone
+from .timm_networks import NoDraws, create, known, wrap
 
 Shapes = Mapping[str, tuple[int, ...]]
 Options = Mapping[str, Any]
 
 _DEPTHS = (10, 18, 34, 50, 101, 152)
-_SUPPORTED = "ResNet-10 to -152 with widths and CIFAR stems, ViT, MobileNetV2"
+_SUPPORTED = (
+    "ResNet-10 to -152 with widths and CIFAR stems, ViT, ConvNeXt, Swin, MobileNetV2, and by --arch timm's"
+)
 
 
-def infer(shapes: Shapes, *, stem: str = "") -> str:
+def infer(shapes: Shapes, options: Options | None = None) -> str:
     """Name the architecture that tensors of these names and shapes belong to.
 
     Args:
         shapes: Under torchvision's or timm's names.
-        stem: What the layout says about a 3x3 first convolution.
+        options: What the layout and settings say: ``stem`` about a 3x3 first convolution, ``rope`` about a ViT.
 
     Raises:
         UserError: If no supported architecture has such tensors, or if several have.
     """
+    options = options or {}
     if "conv1.weight" in shapes and any(key.startswith("layer1.0.") for key in shapes):
-        return _infer_resnet(shapes, stem)
+        return _infer_resnet(shapes, str(options.get("stem", "")))
+    if stages.is_convnext(shapes) or stages.is_swin(shapes):
+        return stages.infer(shapes)
     if "patch_embed.proj.weight" in shapes:
         from . import vit
 
-        return vit.infer(shapes)
+        return vit.infer(shapes, rope=str(options.get("rope", "")))
     if "features.0.0.weight" in shapes and "features.18.0.weight" in shapes:
         return "mobilenet_v2"
     keys = ", ".join(sorted(shapes)[:3]) or "none"
@@ -92,13 +98,24 @@ def build(arch: str, shapes: Shapes, options: Options) -> Backbone:
     Args:
         arch: A name that `infer` gives or a user does.
         shapes: Shapes of the weights it will get; a ViT's grid and extra tokens come from them.
-        options: ``stride_in_1x1`` moves the stride of bottlenecks into the first convolution, ``padding: same``
-            pads as TensorFlow does; for a ViT see `vit.build`.
+        options: ``timm`` is a network of timm's by name, and everything else follows from it; ``stride_in_1x1``
+            moves the stride of bottlenecks into the first convolution, ``padding: same`` pads as TensorFlow does;
+            for a ViT see `vit.build`.
 
     Returns:
-        Its tensors are on the ``meta`` device.
+        Its tensors are on the ``meta`` device, or hold nothing yet.
     """
-    with torch.device("meta"), _NoDraws():
+    if (stated := options.get("timm")) is not None:
+        with NoDraws():  # not on meta: constants such as rotary frequencies are in no file
+            return wrap(create(stated["architecture"], stated["model_args"]), arch)
+    if stages.is_convnext(shapes) or stages.is_swin(shapes) or "rope" in options:
+        with NoDraws():
+            if "rope" in options:
+                from . import vit
+
+                return vit.build_rotary(arch, shapes, options)
+            return stages.build(shapes, options, arch)
+    with torch.device("meta"), NoDraws():
         if arch.startswith("vit_"):
             from . import vit
 
@@ -118,25 +135,6 @@ def build(arch: str, shapes: Shapes, options: Options) -> Backbone:
     return backbone
 
 
-class _NoDraws(TorchFunctionMode):
-    """Skip the random numbers of an initialisation: on ``meta`` they are slow and go nowhere."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func in _DRAWS:
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **kwargs)
-
-
-_DRAWS = {
-    torch.Tensor.normal_,
-    torch.Tensor.uniform_,
-    nn.init.normal_,
-    nn.init.uniform_,
-    nn.init.kaiming_uniform_,
-}
-
-
 def fresh(arch: str, seed: int) -> Backbone:
     """Build a backbone with random weights drawn from a seed; the global generator stays as it was.
 
@@ -147,16 +145,32 @@ def fresh(arch: str, seed: int) -> Backbone:
         torch.manual_seed(seed)
         if arch == "mobilenet_v2":
             return MobileNetV2()
-        if arch.startswith("vit_"):
-            from . import vit
+        if own(arch):
+            if arch.startswith("vit_"):
+                from . import vit
 
-            return vit.build(arch, {}, {"head_dim": 64})
-        try:
+                return vit.build(arch, {}, {"head_dim": 64})
             return ResNet(parse_arch(arch))
-        except ValueError as error:
-            raise UserError(
-                str(error), remedy="write random:resnet18, random:resnet18@1 or random:mobilenet_v2", code=2
-            ) from error
+        if known(arch):
+            return wrap(create(arch, {}), arch)
+    raise UserError(
+        f"unknown architecture '{arch}'",
+        remedy="write random:resnet18, random:resnet18@1, random:mobilenet_v2, or timm's name of a network",
+        code=2,
+    )
+
+
+def own(arch: str) -> bool:
+    """Whether a name is one that `infer` gives, and not timm's."""
+    from . import vit
+
+    if arch == "mobilenet_v2" or vit.NAME.fullmatch(arch):
+        return True
+    try:
+        parse_arch(arch)
+    except ValueError:
+        return False
+    return True
 
 
 def target(backbone: Backbone) -> nn.Module:

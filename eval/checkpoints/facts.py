@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import UserError
 
-NETWORK = ("heads", "activation", "eps", "stem", "stride_in_1x1")
+NETWORK = ("heads", "activation", "eps", "stem", "stride_in_1x1", "pooling", "timm", "rope", "final_eps")
 """Facts that change what a network computes."""
 PREPROCESSING = ("normalization", "input_size", "interpolation")
 """Facts that change the pixels it sees."""

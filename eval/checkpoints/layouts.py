@@ -53,6 +53,8 @@ class Layout:
         refuse: Why files of this kind cannot be used at all.
         explicit: Only used when asked for by name or by the registry, because content cannot tell it.
         assumed: Files of many origins look like this, so that preprocessing is a guess.
+        timms: Under timm's names: where another network of timm's is named, the layout ``timm`` takes its place.
+        named: Only where settings, a published name or the user name timm's network.
         archs: Regular expression that the architecture must match.
         network: The families whose networks such files hold: keys of ``families`` in the table.
         options: What its networks compute otherwise than their family's (see `architectures.build`).
@@ -78,6 +80,8 @@ class Layout:
     refuse: str = ""
     explicit: bool = False
     assumed: bool = False
+    timms: bool = False
+    named: bool = False
     archs: str = ""
     network: tuple[str, ...] = ("resnet",)
     options: dict[str, Any] = field(default_factory=dict)

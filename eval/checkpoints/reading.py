@@ -16,7 +16,17 @@ from mast import checkpoint as published
 from mast.files import sha256_file
 
 from ..errors import UserError
-from . import architectures, file_formats, layouts, references, settings, vit, weight_checks
+from . import (
+    architectures,
+    file_formats,
+    layouts,
+    pooling,
+    references,
+    settings,
+    timm_networks,
+    vit,
+    weight_checks,
+)
 from .backbone import Backbone
 from .facts import ASSUMED, NETWORK, PREPROCESSING, Fact, Facts, merge, usable
 from .layouts import Layout
@@ -46,6 +56,7 @@ class Said(TypedDict, total=False):
         input_size: Side in pixels of the images to evaluate at.
         normalization: How pixels are normalised, or what ``--normalization`` takes.
         interpolation: ``bicubic`` or ``bilinear``.
+        features: What the feature is, a name of `pooling.CHOICES`.
     """
 
     layout: str | None
@@ -57,6 +68,7 @@ class Said(TypedDict, total=False):
     input_size: int | None
     normalization: Normalization | Sequence[str] | None
     interpolation: str | None
+    features: str | None
 
 
 class _Undetermined(UserError):
@@ -74,6 +86,7 @@ class _Match:
     dropped: dict[str, str]
     missing: list[str]
     facts: dict[str, Fact]
+    family: str
 
     @functools.cached_property
     def weights_sha256(self) -> str:
@@ -83,14 +96,15 @@ class _Match:
     @property
     def network(self) -> dict[str, Any]:
         """What the network computes otherwise than the usual one of its keys and shapes."""
-        usual = dict(layouts.families()[_family(self.arch)]["open"]) | {
-            "heads": self.skeleton.feature_dim // 64
-        }
-        return {
+        usual = dict(layouts.families()[self.family]["open"]) | {"heads": _width(self.skeleton) // 64}
+        found = {
             name: self.facts[name].value
             for name in usual
-            if name != "stem" and name in self.facts and self.facts[name].value != usual[name]
+            if name not in ("stem", "timm") and name in self.facts and self.facts[name].value != usual[name]
         }
+        if "timm" in self.facts and self.facts["timm"].value["model_args"]:
+            found["model_args"] = self.facts["timm"].value["model_args"]
+        return found
 
     @property
     def function(self) -> tuple[Any, ...]:
@@ -136,10 +150,12 @@ def _random(ref: str, said: Said) -> Loaded:
     if seed and not seed.isdigit():
         raise UserError(f"'{ref}': the seed is not a number", remedy="write random:resnet18@0", code=2)
     backbone = architectures.fresh(name, int(seed or 0))
+    usual_pooling = getattr(backbone, "pooling", "avg")
     weights = architectures.target(backbone).state_dict()
     digest = published.weights_sha256(weights)
     usual = {"normalization": Normalization(), "input_size": 224, "interpolation": "bilinear"}
     facts = merge(_of_user(said), {key: Fact(value, "random control") for key, value in usual.items()})
+    chosen = _choose(backbone, facts).value
     passport = Passport(
         name=f"random-{name}-{int(seed or 0)}",
         source=ref,
@@ -152,6 +168,7 @@ def _random(ref: str, said: Said) -> Loaded:
         trained=False,
         warnings=["random weights, the control that a pretrained backbone has to beat"],
         provenance={key: facts[key].source for key in PREPROCESSING},
+        network={} if chosen == usual_pooling else {"pooling": chosen},
         normalization=facts["normalization"].value,
         input_size=facts["input_size"].value,
         interpolation=facts["interpolation"].value,
@@ -171,6 +188,10 @@ def _of_user(said: Said) -> dict[str, Fact]:
                     f"{option} {value} is no positive number", remedy="give a whole number", code=2
                 )
             facts[name] = Fact(value, option)
+    if (features := said.get("features")) is not None:
+        if features not in pooling.CHOICES:
+            raise UserError(f"--features {features}", remedy=f"known: {', '.join(pooling.CHOICES)}", code=2)
+        facts["pooling"] = Fact(features, "--features")
     if (normalization := said.get("normalization")) is not None:
         if not isinstance(normalization, Normalization):
             normalization = Normalization.parse(normalization)
@@ -192,15 +213,14 @@ def _read(ref: str, said: Said) -> tuple[_Match, Passport]:
         facts = merge(user, header, match.facts)
         extra = rest
     else:
+        arch, named = _named(said.get("arch"))
         stated = merge(
-            user, settings.in_file(contents.tree), settings.beside(located.settings), located.facts
+            user, named, settings.in_file(contents.tree), settings.beside(located.settings), located.facts
         )
         outside: dict[str, str] = {}
         if said.get("key") or said.get("prefix"):
             contents, outside = _part(ref, contents, said.get("key") or "", said.get("prefix") or "")
-        match = _recognise(
-            ref, contents, said.get("layout") or located.layout, said.get("arch"), located.arch, stated
-        )
+        match = _recognise(ref, contents, said.get("layout") or located.layout, arch, located.arch, stated)
         match.dropped |= outside
         facts = match.facts
     usable({name: facts[name] for name in PREPROCESSING}, ref)
@@ -238,6 +258,13 @@ def _read(ref: str, said: Said) -> tuple[_Match, Passport]:
         extra=extra,
     )
     return match, passport
+
+
+def _named(arch: str | None) -> tuple[str | None, dict[str, Fact]]:
+    """An architecture of the user's: a name of ours as it is, or what timm's name states."""
+    if arch is None or architectures.own(arch) or not timm_networks.known(arch):
+        return arch, {}
+    return None, settings.timm_network(arch, {}, "--arch")
 
 
 def _part(
@@ -335,7 +362,7 @@ def _recognise(
     matches: list[_Match] = []
     failures: list[tuple[int, UserError]] = []
     for candidate in candidates:
-        if candidate.refuse:
+        if candidate.refuse or candidate.named > ("timm" in stated) or (candidate.timms and "timm" in stated):
             continue
         try:
             found = layouts.extract(contents.tree, candidate)
@@ -393,7 +420,30 @@ def _complete(layout: Layout, stated: Facts, named: bool, arch: str | None) -> d
 
 def _family(arch: str) -> str:
     """The family of ``layouts.yaml`` that an architecture belongs to."""
-    return "vit" if arch.startswith("vit_") else "mobilenet" if arch.startswith("mobilenet") else "resnet"
+    start = arch.partition("_")[0]
+    return {
+        "vit": "vit",
+        "mobilenet": "mobilenet",
+        "convnext": "convnext",
+        "convnextv2": "convnext",
+        "swin": "swin",
+    }.get(start, "resnet")
+
+
+def _width(backbone: Backbone) -> int:
+    """Channels of a transformer's token; of other networks, those of the feature."""
+    return int(getattr(backbone, "width", backbone.feature_dim))
+
+
+def _choose(backbone: Backbone, facts: Facts) -> Fact:
+    """Make a backbone give the feature that the facts name, its usual one if they name none."""
+    usual = getattr(backbone, "pooling", "avg")
+    fact = facts.get("pooling", Fact(usual, "the network"))
+    if fact.value != usual:
+        arch: Any = getattr(backbone, "arch", "it")
+        pooling.check(fact.value, getattr(backbone, "choices", ("avg",)), getattr(arch, "name", arch))
+        backbone.choose(fact.value)  # type: ignore[attr-defined]  # networks with a choice have it
+    return fact
 
 
 def _describe(match: _Match) -> str:
@@ -442,15 +492,24 @@ def _fit(ref: str, found: layouts.Extract, arch: str | None, facts: dict[str, Fa
     weights = {name: as_tensor(value) for name, value in found.weights.items()}
     try:
         weights = TRANSFORMS[layout.transform](weights)
-        name = arch or architectures.infer(_shapes(weights), stem=str(options.get("stem", "")))
+        if layout.named:
+            name = str(options["timm"]["architecture"])
+        else:
+            options.pop("timm", None)
+            name = arch or architectures.infer(_shapes(weights), options)
         if layout.archs and not re.fullmatch(layout.archs, name):
             raise UserError(f"a {name}, and such files hold {layout.archs}", remedy="name the layout")
     except UserError as error:
         raise UserError(
             f"{ref}: as layout {layout.name}: {error.message}", remedy=error.remedy, code=error.code
         ) from error
+    family = "timm" if layout.named else _family(name)
     skeleton = architectures.build(name, _shapes(weights), options)
     wanted = architectures.target(skeleton).state_dict()
+    for start in timm_networks.classifiers(skeleton) if layout.named else ():
+        if head := [key for key in weights if key.startswith(f"{start}.") and key not in wanted]:
+            weights = {key: tensor for key, tensor in weights.items() if key not in head}
+            found.dropped[f"{start}."] = "classifier"
     missing = [key for key in wanted if key not in weights]
     lost = [key for key in missing if not key.endswith("num_batches_tracked")]
     extra = [key for key in weights if key not in wanted] + found.unexpected
@@ -470,8 +529,8 @@ def _fit(ref: str, found: layouts.Extract, arch: str | None, facts: dict[str, Fa
             remedy="nothing was loaded; try --layout or --arch if the guess is wrong",
         )
     facts = dict(facts)
-    if name.startswith("vit_"):
-        heads = vit.heads_of(options, skeleton.feature_dim)
+    if family == "vit":
+        heads = vit.heads_of(options, _width(skeleton))
         if heads is None:
             raise _Undetermined(
                 f"{ref}: as layout {layout.name} and {name}: the file does not say how many heads of attention, and "
@@ -480,16 +539,18 @@ def _fit(ref: str, found: layouts.Extract, arch: str | None, facts: dict[str, Fa
                 code=2,
             )
         facts.setdefault("heads", Fact(heads, f"layout {layout.name}"))
-    for open_fact, value in layouts.undetermined(layout, _family(name)).items():
-        if value.value is not None:
+    there = getattr(skeleton, "choices", ("avg",))
+    for open_fact, value in layouts.undetermined(layout, family).items():
+        if value.value is not None and (open_fact != "pooling" or value.value in there):
             facts.setdefault(open_fact, value)
-    kept = layouts.families()[_family(name)]["open"]
+    facts["pooling"] = _choose(skeleton, facts)
+    kept = layouts.families()[family]["open"]
     facts = {key: fact for key, fact in facts.items() if key in PREPROCESSING or key in kept}
     state = {}
     for key, want in wanted.items():
         tensor = weights.get(key, torch.zeros((), dtype=torch.int64))
         state[key] = tensor.to(want.dtype)
-    return _Match(layout, name, skeleton, state, found.dropped, missing, facts)
+    return _Match(layout, name, skeleton, state, found.dropped, missing, facts, family)
 
 
 def as_tensor(value: Any) -> Tensor:

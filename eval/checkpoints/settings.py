@@ -49,7 +49,8 @@ def in_file(tree: Mapping[Any, Any]) -> dict[str, Fact]:
         if isinstance(settings, Mapping):
             found.append(_solo_learn(settings, place))
             if isinstance(name := settings.get("model"), str):  # timm's training script
-                found.append(timm_network(name, {}, place))
+                given = settings.get("model_kwargs")
+                found.append(timm_network(name, given if isinstance(given, Mapping) else {}, place))
     return merge(*found)
 
 
@@ -88,10 +89,21 @@ def _of_file(name: str, path: Path) -> dict[str, Fact]:
 def _transformers(config: Mapping[str, Any], source: str) -> dict[str, Fact]:
     """Hugging Face's ``config.json``."""
     facts: dict[str, Any] = {}
+    kind = config.get("model_type")
+    if isinstance(tower := config.get("vision_config"), Mapping):
+        return _transformers(tower, source)
+    if kind == "dinov3_vit":
+        rotary = config.get("rope_parameters")
+        theta = rotary.get("rope_theta") if isinstance(rotary, Mapping) else config.get("rope_theta")
+        if theta is not None and _number(theta, f"{source}: rope_theta", above=0) != 100:
+            facts["rope"] = Unusable(f"rope_theta {theta}", "DINOv3's frequencies have 100")
     if (heads := config.get("num_attention_heads")) is not None and "hidden_size" in config:
         facts["heads"] = _whole(heads, f"{source}: num_attention_heads")
     if (eps := config.get("layer_norm_eps")) is not None:
-        facts["eps"] = _number(eps, f"{source}: layer_norm_eps", above=0)
+        number = _number(eps, f"{source}: layer_norm_eps", above=0)
+        facts["final_eps" if kind in ("convnext", "convnextv2") else "eps"] = number
+        if kind == "swin" and number != 1e-5:
+            facts["eps"] = Unusable(f"layer_norm_eps {eps}", "Swin's first norm has 1e-5, so all must")
     if (activation := config.get("hidden_act")) is not None:
         facts["activation"] = _activation(activation, f"{source}: hidden_act")
     if (moved := config.get("downsample_in_bottleneck")) is not None:
@@ -169,8 +181,8 @@ def timm_preprocessing(config: Mapping[str, Any], source: str) -> dict[str, Fact
     return {name: Fact(value, source) for name, value in facts.items()}
 
 
-_PLAIN = re.compile(r"resnet(10t|14t|18|26|34|50|101|152)")
-"""timm's ResNets whose network is torchvision's, or whose keys tell that it is not (those with a deep stem)."""
+_PLAIN = re.compile(r"resnet(18|34|50|101|152)")
+"""timm's ResNets whose network is torchvision's."""
 
 
 _HARMLESS = {"num_classes", "drop_rate", "drop_path_rate"}
@@ -185,26 +197,39 @@ def timm_network(name: str, arguments: Mapping[str, Any], source: str) -> dict[s
         name: timm's name, with or without the tag of its weights.
         arguments: What its constructor is given besides.
         source: For provenance.
-    """
-    base = name.partition(".")[0]
-    if "vit" in base or base.startswith("deit"):
-        from . import vit
 
-        own = {key: value for key, value in arguments.items() if key not in _HARMLESS}
-        return {key: Fact(value, source) for key, value in vit.of_timm(base, own).items()}
-    changing = {key for key, value in arguments.items() if key not in _HARMLESS and _USUAL.get(key) != value}
-    if "res" in base and (not _PLAIN.fullmatch(base) or changing):
-        what = f"timm's {name[:60]}" + (f" with {', '.join(sorted(changing))}" if changing else "")
-        return {
-            "activation": Fact(
-                Unusable(
-                    f"{what} may have the keys of a ResNet, and computes something else",
-                    "only plain ResNets of timm are supported",
-                ),
-                source,
-            )
-        }
-    return {}
+    Returns:
+        Facts about a plain ResNet or vision transformer, which are told from their shapes; ``timm``, the name and
+        its arguments, for every other network; nothing if timm does not know the name.
+    """
+    import torch
+
+    from . import timm_networks, vit
+
+    base = name.partition(".")[0]
+    own = {k: v for k, v in arguments.items() if k not in _HARMLESS and (k, v) != ("in_chans", 3)}
+    if not timm_networks.known(base):
+        return {}
+    if _PLAIN.fullmatch(base) and all(_USUAL.get(key) == value for key, value in own.items()):
+        return {}
+    try:
+        with torch.device("meta"), timm_networks.NoDraws():
+            network = timm_networks.create(base, own)
+            backbone = timm_networks.wrap(network, base)
+    except UserError as error:
+        return {"timm": Fact(Unusable(error.message, error.remedy), source)}
+    plain = vit.of_timm(network)
+    if plain is not None:
+        return {key: Fact(value, source) for key, value in plain.items()}
+    transformer = isinstance(backbone, timm_networks.Transformer)
+    if not transformer and own.get("global_pool") == "avg":
+        del own["global_pool"]  # what there is anyway
+    facts = {"timm": Fact({"architecture": base, "model_args": own}, source)}
+    if transformer:
+        pooling = timm_networks.stated_pooling(network)
+        if pooling is not None:
+            facts["pooling"] = Fact(pooling, source)
+    return facts
 
 
 _SOLO_DATA = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import torch
@@ -42,6 +43,89 @@ def qkv(weights: Weights) -> Weights:
 _QKV = ("query.", "key.", "value.")
 
 
+def dinov3(weights: Weights) -> Weights:
+    """DINOv3's biases of query, key and value, under timm's names: that of the key is masked out.
+
+    Raises:
+        UserError: If a key's bias is left, or the mask is neither 0 nor 1.
+    """
+    split = {}
+    for name, tensor in weights.items():
+        if name.endswith(".qkv.bias_mask"):
+            continue
+        if not name.endswith(".qkv.bias"):
+            split[name] = tensor
+            continue
+        mask = weights.get(f"{name}_mask", torch.ones_like(tensor))
+        if not bool(((mask == 0) | (mask == 1)).all()):
+            raise UserError(f"{name}_mask holds more than 0 and 1", remedy="the checkpoint is incomplete")
+        query, key, value = (tensor * mask).chunk(3)
+        if bool(key.any()):
+            raise UserError(
+                f"{name} has a bias for keys, which DINOv3 masks out", remedy="it is another network"
+            )
+        split[name.replace(".qkv.bias", ".q_bias")] = query
+        split[name.replace(".qkv.bias", ".v_bias")] = value
+    return split
+
+
+def huggingface_dinov3(weights: Weights) -> Weights:
+    """Query, key and value joined; queries and values have biases, keys have none.
+
+    Raises:
+        UserError: If keys have one.
+    """
+    biases = {
+        name: tensor
+        for name, tensor in weights.items()
+        if re.search(r"\.attn\.(query|key|value)\.bias$", name)
+    }
+    if any(".key." in name for name in biases):
+        raise UserError("keys have a bias", remedy="such a DINOv3 is not supported")
+    joined = qkv({name: tensor for name, tensor in weights.items() if name not in biases})
+    for name, tensor in biases.items():
+        joined[name.replace(".query.bias", ".q_bias").replace(".value.bias", ".v_bias")] = tensor
+    return {name.replace(".mlp.up_proj.", ".mlp.fc1_x." if _gated(weights) else ".mlp.fc1."): tensor
+            for name, tensor in joined.items()}  # fmt: skip
+
+
+def _gated(weights: Weights) -> bool:
+    return any(".mlp.fc1_g." in name for name in weights)
+
+
+def siglip(weights: Weights) -> Weights:
+    """SigLIP's image tower: joined matrices, positions and the attention pooling as timm has them."""
+    found = {}
+    for name, tensor in qkv(weights).items():
+        if name == "pos_embed":
+            found[name] = tensor.unsqueeze(0)
+        elif name.startswith("attn_pool.qkv."):
+            leaf, third = name.rpartition(".")[2], len(tensor) // 3
+            found[f"attn_pool.q.{leaf}"], found[f"attn_pool.kv.{leaf}"] = tensor[:third], tensor[third:]
+        else:
+            found[name] = tensor
+    return found
+
+
+def grn(weights: Weights) -> Weights:
+    """ConvNeXt V2's response normalisation ``(1, 1, 1, C)`` as timm's vectors."""
+    return {name: t.reshape(-1) if ".mlp.grn." in name else t for name, t in weights.items()}
+
+
+def fcmae(weights: Weights) -> Weights:
+    """ConvNeXt V2's self-supervised encoders: sparse convolutions ``(k * k, [in,] out)`` as dense ones."""
+    dense = {}
+    for name, tensor in weights.items():
+        if name.endswith(".kernel"):
+            side = round(tensor.shape[0] ** 0.5)
+            moved = tensor.movedim(0, -1).transpose(0, 1) if tensor.ndim == 3 else tensor.t().unsqueeze(1)
+            square = moved.reshape(*moved.shape[:2], side, side)
+            dense[name.replace(".kernel", ".weight")] = square.transpose(-1, -2).contiguous()
+        else:
+            dense[name] = tensor.reshape(-1) if name.endswith(".bias") else tensor
+    return grn(dense)
+
+
 def absorbed(weights: Weights) -> Weights:
     """Caffe2's affine layers: the statistics are in weight and bias, so mean 0 and variance 1 - eps remain."""
     filled = dict(weights)
@@ -58,4 +142,9 @@ TRANSFORMS: dict[str, Callable[[Weights], Weights]] = {
     "haiku": haiku,
     "qkv": qkv,
     "absorbed": absorbed,
+    "dinov3": dinov3,
+    "huggingface-dinov3": huggingface_dinov3,
+    "siglip": siglip,
+    "grn": grn,
+    "fcmae": fcmae,
 }

@@ -1,8 +1,7 @@
-"""Vision transformers through timm, an optional extra."""
+"""Vision transformers told from the shapes of their tensors, built by timm."""
 
 from __future__ import annotations
 
-import importlib
 import math
 import re
 from collections.abc import Mapping
@@ -14,20 +13,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import UserError
-from .backbone import Spatial, check_layers
-from .facts import Unusable
+from .timm_networks import Transformer
 
 _SIZES = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge"}
 _DEPTHS = {1024: 24, 1280: 32}
 HEADS = {"tiny": 3, "small": 6, "base": 12, "large": 16, "huge": 16}
 """What a user means who names a size; methods differ, and their layouts say so."""
-_NAME = re.compile(r"vit_(tiny|small|base|large|huge|w\d+)_patch(\d+)(?:_reg(\d+))?(?:_d(\d+))?")
+NAME = re.compile(r"vit_(tiny|small|base|large|huge|w\d+)_patch(\d+)(?:_reg(\d+))?(?:_d(\d+))?(_rope)?")
 
 
-def infer(shapes: Mapping[str, tuple[int, ...]]) -> str:
+def infer(shapes: Mapping[str, tuple[int, ...]], rope: str = "") -> str:
     """Name a ViT from its shapes, such as ``vit_small_patch16`` or ``vit_base_patch14_reg4``.
 
-    A depth other than the usual (12; 24 for large, 32 for huge) is appended as ``_d6``.
+    A depth other than the usual (12; 24 for large, 32 for huge) is appended as ``_d6``; rotary positions, which only
+    a layout or settings tell, as ``_rope``.
     """
     kernel = shapes["patch_embed.proj.weight"]
     if len(kernel) != 4 or kernel[1] != 3 or kernel[2] != kernel[3]:
@@ -35,17 +34,22 @@ def infer(shapes: Mapping[str, tuple[int, ...]]) -> str:
             f"the patch embedding has the shape {kernel}",
             remedy="only square patches of RGB images are supported",
         )
-    if "cls_token" not in shapes or "pos_embed" not in shapes:
+    if "pos_embed" not in shapes and not rope:
         raise UserError(
-            "a transformer without class token or absolute positions (a Swin or a ViT with average pooling)",
-            remedy="supported are ViTs with both",
+            "a transformer without absolute positions, and nothing says of which kind",
+            remedy="lay the model's config.json beside the file, or name the network: --arch or --layout",
         )
     dim, patch = kernel[0], kernel[2]
     blocks = [re.match(r"blocks\.(\d{1,3})\.", key) for key in shapes]
     depth = 1 + max((int(match[1]) for match in blocks if match), default=-1)
     name = f"vit_{_SIZES.get(dim, f'w{dim}')}_patch{patch}"
     registers = shapes.get("reg_token", (1, 0, dim))[1]
-    return name + (f"_reg{registers}" if registers else "") + ("" if depth == _usual(dim) else f"_d{depth}")
+    return (
+        name
+        + (f"_reg{registers}" if registers else "")
+        + ("" if depth == _usual(dim) else f"_d{depth}")
+        + ("_rope" if rope else "")
+    )
 
 
 def _usual(dim: int) -> int:
@@ -63,38 +67,103 @@ def build(arch: str, shapes: Mapping[str, tuple[int, ...]], options: Mapping[str
             ``F.interpolate`` with DINO's ``offset`` and ``antialias`` (``registers`` overrides both where there
             are registers).
     """
-    match = _NAME.fullmatch(arch)
+    match = NAME.fullmatch(arch)
     if match is None:
         raise UserError(
             f"unknown architecture '{arch}'",
             remedy="write vit_small_patch16, vit_base_patch14_reg4, ...",
             code=2,
         )
-    vision_transformer = _timm()
-    size, patch, registers, depth = match.groups()
+    from timm.layers import Mlp, SwiGLUPacked
+    from timm.models.vision_transformer import VisionTransformer
+
+    size, patch, registers, depth, _ = match.groups()
     dim = int(size[1:]) if size.startswith("w") else {name: dim for dim, name in _SIZES.items()}[size]
+    known = bool(shapes)
     tokens = shapes.get("pos_embed", (1, 197, dim))[1]
     grid = max(math.isqrt(tokens), 1)
-    network = vision_transformer(
+    hidden = shapes.get("blocks.0.mlp.fc1.weight", (4 * dim,))[0]
+    gated = (
+        hidden == 2 * shapes.get("blocks.0.mlp.fc2.weight", (dim, hidden))[1]
+    )  # SwiGLU, both halves at once
+    prefix = int("cls_token" in shapes or not known) + int(registers or 0)
+    network = VisionTransformer(
         img_size=grid * int(patch),
         patch_size=int(patch),
         embed_dim=dim,
         depth=int(depth or _usual(dim)),
         num_heads=heads_of(options, dim) or 1,  # the keys and shapes are the same for any
-        mlp_ratio=shapes.get("blocks.0.mlp.fc1.weight", (4 * dim,))[0] / dim,
+        mlp_ratio=(hidden + 0.5) / dim,
+        mlp_layer=SwiGLUPacked if gated else Mlp,
+        qkv_bias="blocks.0.attn.qkv.bias" in shapes or not known,
+        qk_norm="blocks.0.attn.q_norm.weight" in shapes,
         num_classes=0,
+        class_token="cls_token" in shapes or not known,
+        global_pool="map" if "attn_pool.latent" in shapes else "token" if prefix else "avg",
         init_values=1.0 if "blocks.0.ls1.gamma" in shapes else None,
         reg_tokens=int(registers or 0),
-        no_embed_class=bool(registers),
+        no_embed_class=bool(registers) or tokens == grid**2,
+        pre_norm="norm_pre.weight" in shapes,
+        final_norm="norm.weight" in shapes or not known,
+        fc_norm="fc_norm.weight" in shapes,
         dynamic_img_size=True,
         norm_layer=partial(nn.LayerNorm, eps=float(options.get("eps", EPS))),
-        act_layer=_activation(options.get("activation", "gelu")),
+        act_layer=nn.SiLU if gated else _activation(options.get("activation", "gelu")),
     )
     positions = options.get("positions")
     if registers and tokens == grid**2 + 1:  # DINOv2: the class token has a position, the registers have none
         network.pos_embed = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, tokens, dim), std=0.02))
         positions = (positions or {}).get("registers", positions or {})
     return ViT(network, arch, grid, positions)
+
+
+def build_rotary(arch: str, shapes: Mapping[str, tuple[int, ...]], options: Mapping[str, Any]) -> Transformer:
+    """Build a ViT whose blocks turn queries and keys by their place, as DINOv3's (timm's Eva).
+
+    Args:
+        arch: A name as `infer` gives it.
+        shapes: Shapes of its weights, under timm's names.
+        options: ``heads``; ``eps``; ``activation``; ``rope``, the kind of rotary positions: ``dinov3``.
+
+    Returns:
+        The network; its frequencies, ``rope.periods``, are one of its tensors where the file has them.
+    """
+    from timm.models.eva import Eva
+
+    match = NAME.fullmatch(arch)
+    assert match is not None
+    size, patch, registers, depth, _ = match.groups()
+    dim = int(size[1:]) if size.startswith("w") else {name: dim for dim, name in _SIZES.items()}[size]
+    gated = "blocks.0.mlp.fc1_g.weight" in shapes
+    hidden = shapes.get("blocks.0.mlp.fc1_g.weight" if gated else "blocks.0.mlp.fc1.weight", (4 * dim,))[0]
+    usual = "silu" if gated else "gelu"
+    if (activation := options.get("activation", usual)) != usual:
+        raise UserError(f"a {arch} with the activation {activation}", remedy=f"its kind has {usual}")
+    network = Eva(
+        patch_size=int(patch),
+        embed_dim=dim,
+        depth=int(depth or _usual(dim)),
+        num_heads=heads_of(options, dim) or 1,
+        mlp_ratio=(hidden + 0.5) / dim,
+        swiglu_mlp=gated,
+        swiglu_align_to=1,  # two matrices, of just that width
+        qkv_bias="blocks.0.attn.q_bias" in shapes,
+        init_values=1.0 if "blocks.0.gamma_1" in shapes else None,
+        num_reg_tokens=int(registers or 0),
+        use_abs_pos_emb=False,
+        use_rot_pos_emb=True,
+        rope_type=options["rope"],
+        rope_temperature=100.0,
+        rope_rotate_half=True,
+        use_fc_norm=False,
+        global_pool="token",
+        num_classes=0,
+        dynamic_img_size=True,
+        norm_layer=partial(nn.LayerNorm, eps=float(options.get("eps", 1e-5))),
+    )
+    if "rope.periods" in shapes:  # else they follow from the head's width
+        network.rope.register_buffer("periods", network.rope.periods, persistent=True)
+    return Transformer(network, arch)
 
 
 EPS = 1e-6
@@ -139,112 +208,56 @@ def _activation(name: str) -> Any:
     return known[name]
 
 
-def of_timm(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """What timm's vision transformer of a name computes beyond its keys and shapes.
+def of_timm(network: Any) -> dict[str, Any] | None:
+    """What one of timm's plain vision transformers computes beyond its keys and shapes.
 
     Args:
-        name: timm's name without the tag of its weights.
-        arguments: What its constructor is given besides.
+        network: As timm builds it.
 
     Returns:
-        ``heads``, ``activation`` and ``eps``; instead of ``activation`` an `Unusable` where the network or its
-        feature is another one than this project builds. Nothing if timm does not know the name.
+        ``heads``, ``activation`` and ``eps``; None where it is another network than `build` makes.
     """
-    timm = importlib.import_module("timm")
-    transformer = _timm()
-    if not timm.is_model(name):
-        return {}
-    try:
-        with torch.device("meta"):
-            network = timm.create_model(name, pretrained=False, num_classes=0, **arguments)
-    except Exception as error:  # timm's constructors raise errors of every kind for arguments of odd types
-        told = " ".join(str(error).split())[:100]
-        return {
-            "activation": Unusable(
-                f"timm does not build {name} with its model_args: {told}", "check the file"
-            )
-        }
-    attention = getattr(getattr(network, "blocks", [None])[0], "attn", None)
-    if type(network) is not transformer or attention is None:
-        return {
-            "activation": Unusable(f"timm's {name} is no plain vision transformer", "it is not supported")
-        }
-    block = network.blocks[0]
-    lacking = {
-        "a mean over patches as its feature": network.global_pool not in ("token", ""),
-        "a norm before the blocks": not isinstance(network.norm_pre, nn.Identity),
-        "a norm of queries and keys": not isinstance(attention.q_norm, nn.Identity),
-        "no bias of queries and keys": attention.qkv.bias is None,
-        "another kind of block": type(block).__name__ != "Block" or type(attention).__name__ != "Attention",
+    from timm.layers import Mlp
+    from timm.models.vision_transformer import Attention, Block, VisionTransformer
+
+    if type(network) is not VisionTransformer:
+        return None
+    block: Any = network.blocks[0]
+    plain = (
+        network.global_pool in ("token", "")
+        and network.num_prefix_tokens == 1
+        and isinstance(network.norm_pre, nn.Identity)
+        and type(block) is Block
+        and type(block.attn) is Attention
+        and isinstance(block.attn.q_norm, nn.Identity)
+        and block.attn.qkv.bias is not None
+        and type(block.mlp) is Mlp
+    )
+    act = block.mlp.act if plain else None
+    kinds = {
+        "QuickGELU": "quick_gelu",
+        "ReLU": "relu",
+        "SiLU": "silu",
+        "GELUTanh": "gelu_tanh",
+        "GELU": "gelu",
     }
-    if found := [what for what, so in lacking.items() if so]:
-        return {"activation": Unusable(f"timm's {name} has {' and '.join(found)}", "it is not supported")}
-    act = block.mlp.act
-    kinds = {"QuickGELU": "quick_gelu", "ReLU": "relu", "SiLU": "silu", "GELUTanh": "gelu_tanh"}
-    tanh = getattr(act, "approximate", "none") == "tanh"
-    activation: Any = "gelu_tanh" if tanh else kinds.get(type(act).__name__, "gelu")
-    if activation == "gelu" and type(act).__name__ != "GELU":
-        activation = Unusable(f"timm's {name} has the activation {type(act).__name__}", "it is not supported")
-    return {"heads": int(attention.num_heads), "activation": activation, "eps": float(block.norm1.eps)}
+    activation = kinds.get(type(act).__name__)
+    if activation is None:
+        return None
+    if getattr(act, "approximate", "none") == "tanh":
+        activation = "gelu_tanh"
+    return {"heads": int(block.attn.num_heads), "activation": activation, "eps": float(block.norm1.eps)}
 
 
-def _timm() -> Any:
-    from timm.models.vision_transformer import VisionTransformer
-
-    return VisionTransformer
-
-
-class ViT(nn.Module):
-    """A timm VisionTransformer as a backbone: its feature is the class token after the last normalisation."""
+class ViT(Transformer):
+    """A timm VisionTransformer whose positions are resized as its authors do."""
 
     def __init__(self, network: Any, arch: str, grid: int, positions: Mapping[str, Any] | None) -> None:
-        super().__init__()
-        self.network = network
-        self.arch = arch
+        super().__init__(network, arch)
         self.grid = grid
         self.positions = positions
-        self.feature_dim = int(network.embed_dim)
         if positions is not None:
             network._pos_embed = self._with_positions
-
-    def tokens(self, images: Tensor) -> Tensor:
-        """All tokens after the last normalisation: ``(B, 3, H, W) -> (B, T, D)``, the class token first.
-
-        Raises:
-            UserError: If the images' sides are no multiples of the patch.
-        """
-        self._check(images)
-        out: Tensor = self.network.forward_features(images)
-        return out
-
-    def spatial(self, images: Tensor, last: int = 1) -> list[Spatial]:
-        """Patch and class tokens of the last blocks, see `eval.checkpoints.spatial`."""
-        self._check(images)
-        check_layers(last, len(self.network.blocks))
-        found = self.network.forward_intermediates(
-            images,
-            indices=last,
-            norm=True,
-            return_prefix_tokens=True,
-            output_dict=True,
-            intermediates_only=True,
-        )
-        maps = found["image_intermediates"]
-        prefixes = found.get("image_intermediates_prefix", [None] * len(maps))
-        stride = self.network.patch_embed.patch_size[0]
-        return [
-            Spatial(map, stride, prefix[:, 0] if prefix is not None else None)
-            for map, prefix in zip(maps, prefixes, strict=True)
-        ]
-
-    def _check(self, images: Tensor) -> None:
-        patch = self.network.patch_embed.patch_size[0]
-        if images.shape[-1] % patch or images.shape[-2] % patch:
-            raise UserError(
-                f"images of {images.shape[-2]}x{images.shape[-1]} pixels for patches of {patch}",
-                remedy=f"use a multiple of {patch}",
-                code=2,
-            )
 
     def _with_positions(self, patches: Tensor) -> Tensor:
         """What timm's ``_pos_embed`` does, with the method's own resizing: ``(B, h, w, D) -> (B, T, D)``."""
@@ -255,8 +268,9 @@ class ViT(nn.Module):
         if (height, width) != (self.grid, self.grid):
             grid = self._resize(grid, height, width)
         x = patches.flatten(1, 2) + grid
-        cls = net.cls_token + start if skip else net.cls_token
-        prefix = [cls] if net.reg_token is None else [cls, net.reg_token]
+        prefix = [] if net.cls_token is None else [net.cls_token + start if skip else net.cls_token]
+        if net.reg_token is not None:
+            prefix.append(net.reg_token)
         return torch.cat([token.expand(len(x), -1, -1) for token in prefix] + [x], dim=1)
 
     def _resize(self, grid: Tensor, height: int, width: int) -> Tensor:
@@ -269,23 +283,3 @@ class ViT(nn.Module):
         else:
             resized = F.interpolate(square, size=(height, width), mode="bicubic", antialias=antialias)
         return resized.permute(0, 2, 3, 1).reshape(1, height * width, -1)
-
-    def features(self, images: Tensor) -> Tensor:
-        """The class token: ``(B, 3, H, W) -> (B, D)``."""
-        return self.tokens(images)[:, 0]
-
-    def feature_maps(self, images: Tensor) -> dict[str, Tensor]:
-        """A ViT has no pyramid of maps.
-
-        Raises:
-            UserError: Always.
-        """
-        raise UserError(
-            f"{self.arch} has no feature maps at strides 4, 8, 16 and 32",
-            remedy="detection needs a ResNet; a ViT serves the protocols on frozen features",
-            code=2,
-        )
-
-    def forward(self, images: Tensor) -> Tensor:
-        """The same as `features`."""
-        return self.features(images)

@@ -81,6 +81,11 @@ def reading(parser: Parser) -> None:
         metavar="MEAN STD",
         help="how pixels in 0..1 are normalised: 0.49,0.48,0.45 0.25,0.24,0.26 (or imagenet, or none)",
     )
+    parser.add_argument(
+        "--features",
+        metavar="NAME",
+        help="what the feature is: cls, mean, cls+mean, last4, map or avg; `mast eval` takes several: cls,mean",
+    )
     parser.add_argument("--interpolation", choices=("bicubic", "bilinear"), help="how images are resized")
     parser.add_argument(
         "--trust-pickle",
@@ -98,6 +103,7 @@ _READING = (
     "input_size",
     "normalization",
     "interpolation",
+    "features",
     "trust_pickle",
 )
 

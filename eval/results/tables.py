@@ -165,22 +165,29 @@ def _rows(checkpoints: Iterable[CheckpointEntry]) -> dict[tuple[str, str], Row]:
     """By name and identity; a label has hashes where a name stands for several weights or preprocessings.
 
     Where checkpoints were measured at different input sizes, each label has its size: sizes alone move numbers.
+    A feature other than the network's usual one stands in the label too.
     """
     distinct = {(entry.name, entry.identity): entry for entry in checkpoints}
-    names = Counter(name for name, _ in distinct)
-    weights = Counter((entry.name, entry.weights_sha256) for entry in distinct.values())
+    names = Counter((entry.name, _feature(entry)) for entry in distinct.values())
+    weights = Counter((entry.name, entry.weights_sha256, _feature(entry)) for entry in distinct.values())
     sizes = {entry.preprocessing.get("input_size") for entry in distinct.values()}
     rows = {}
     for key, entry in distinct.items():
         label = escape.line(entry.name)
         if len(sizes) > 1:
             label += f" ({entry.preprocessing.get('input_size', 'unknown')} px)"
-        if names[entry.name] > 1:
+        if _feature(entry):
+            label += f" ({escape.line(_feature(entry))})"
+        if names[entry.name, _feature(entry)] > 1:
             label += f" {(entry.weights_sha256 or '')[:8]}"
-        if weights[entry.name, entry.weights_sha256] > 1:
+        if weights[entry.name, entry.weights_sha256, _feature(entry)] > 1:
             label += f" prepared {entry.key[:8]}"
         rows[key] = Row(entry.name, entry.key, label, control=entry.trained is False)
     return rows
+
+
+def _feature(entry: CheckpointEntry) -> str:
+    return str(entry.preprocessing.get("pooling") or "")
 
 
 def _section(

@@ -67,12 +67,23 @@ def plan(request: Request) -> Plan:
     named = _named(request)
     trained = next((name for name, ref in named.items() if not ref.startswith(RANDOM)), "")
     others = {_split(text)[1] for text in request.against}
-    sources = [
-        Source(name, ref, options={} if ref in others else dict(request.reading))
-        for name, ref in named.items()
-        if not ref.startswith(RANDOM)
-    ]
-    sources += [Source(name, ref, like=trained) for name, ref in named.items() if ref.startswith(RANDOM)]
+    choices = str(request.reading.get("features") or "").split(",")
+    sources = []
+    for name, ref in sorted(named.items(), key=lambda pair: pair[1].startswith(RANDOM)):
+        for choice in choices:
+            feature = {"features": choice} if choice else {}
+            options = {} if ref in others else {**request.reading, **feature}
+            control = ref.startswith(RANDOM)
+            sources.append(
+                Source(
+                    f"{name}-{choice}" if len(choices) > 1 else name,
+                    ref,
+                    like=(f"{trained}-{choice}" if len(choices) > 1 and trained else trained)
+                    if control
+                    else "",
+                    options=feature if control else options,
+                )
+            )
     cells = [
         make_cell(source.name, task, protocol, dict(request.overrides), seed, request.limit)
         for source in sources

@@ -1078,7 +1078,9 @@ def huggingface_dinov2(path: Path) -> Case:
 def huggingface_dinov2_new(path: Path) -> Case:
     net = build(lambda: MiniViT(scale=True, patch=14, registers=4))
     state = {f"dinov2_with_registers.{k}": v for k, v in _huggingface_vit(net, scaled=True, new=True).items()}
-    return Case("huggingface-dinov2", _save(path, state), net, "vit_w128_patch14_reg4_d2", "ema", size=56)
+    return Case(
+        "huggingface-dinov2-registers", _save(path, state), net, "vit_w128_patch14_reg4_d2", "ema", size=56
+    )
 
 
 def huggingface_vit(path: Path) -> Case:

@@ -170,15 +170,19 @@ def test_unknown_activations_are_refused(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("architecture", ["resnetaa50", "resnetaa50.a1h_in1k", "resnetblur18", "resnetblur50",
                                           "seresnet50", "resnet50_gn", "resnet50_clip"])  # fmt: skip
-def test_timms_look_alikes_are_refused(architecture: str, tmp_path: Path) -> None:
+def test_timms_look_alikes_are_no_plain_resnets(architecture: str, tmp_path: Path) -> None:
     net = build(lambda: Narrow(50))
     ref = saved(tmp_path / "a.pth", net.state_dict())
     settings(tmp_path, architecture=architecture, pretrained_cfg={})
-    with pytest.raises(UserError, match=f"timm's {architecture} may have the keys of a ResNet"):
+    with pytest.raises(
+        UserError, match=f"timm and {architecture.partition('.')[0]}: |timm's {architecture} is pooled"
+    ):
         load(ref)
     (tmp_path / "config.json").unlink()
     trained = {"state_dict": net.state_dict(), "args": argparse.Namespace(model=architecture)}
-    with pytest.raises(UserError, match="computes something else"):
+    with pytest.raises(
+        UserError, match=f"timm and {architecture.partition('.')[0]}: |timm's {architecture} is pooled"
+    ):
         load(saved(tmp_path / "b.pth", trained))
 
 
@@ -194,7 +198,7 @@ def test_timms_plain_resnet_is_taken(tmp_path: Path) -> None:
         "config.json"
     }
     settings(tmp_path, architecture="resnet50", model_args={"aa_layer": "blurpool"})
-    with pytest.raises(UserError, match="with aa_layer"):
+    with pytest.raises(UserError, match="as layout timm and resnet50"):
         inspect(ref)
 
 

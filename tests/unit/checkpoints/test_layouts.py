@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from checkpoint_sources import CASES, Case
+from family_sources import FAMILIES
 from torch import Tensor
 
 from eval.checkpoints import layouts, load
@@ -48,6 +50,9 @@ def test_a_file_as_the_method_writes_it_computes_what_the_source_computes(
     assert difference(case, loaded.backbone, torch.float64) <= 1e-9
 
 
-def test_every_layout_that_can_be_read_has_a_file_in_these_tests(written: Callable[[str], Case]) -> None:
-    seen = {written(name).layout for name in CASES}
+def test_every_layout_that_can_be_read_has_a_file_in_these_tests(
+    written: Callable[[str], Case], tmp_path: Path
+) -> None:
+    families = {make(tmp_path / f"{name}.pth").layout for name, make in FAMILIES.items()}
+    seen = {written(name).layout for name in CASES} | families
     assert seen == {name for name, layout in layouts.table().items() if not layout.refuse}

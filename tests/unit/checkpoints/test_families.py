@@ -1,0 +1,242 @@
+"""Every family of networks: told by content, each key accounted for, the same features, maps and tokens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from family_sources import FAMILIES, Family, convnext, perturbed, plain
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from eval.checkpoints import load, spatial
+from eval.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Family]:
+    """Write the named file on first use."""
+    folder = tmp_path_factory.mktemp("families")
+    done: dict[str, Family] = {}
+
+    def write(name: str) -> Family:
+        if name not in done:
+            torch.manual_seed(0)
+            done[name] = FAMILIES[name](folder / f"{name}.pth")
+        return done[name]
+
+    return write
+
+
+def images(size: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(
+        2, 3, size, size, generator=torch.Generator().manual_seed(size), dtype=torch.float64
+    ).to(dtype)
+
+
+def off(ours: Tensor, theirs: Tensor) -> float:
+    """Largest difference over the largest value."""
+    assert ours.shape == theirs.shape
+    return float((ours - theirs).abs().max() / theirs.abs().max())
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_features_are_the_sources_own(name: str, family: Callable[[str], Family]) -> None:
+    written = family(name)
+    loaded = load(str(written.path), **written.options)
+    passport, backbone = loaded.passport, loaded.backbone
+    assert passport.layout == written.layout
+    assert passport.trained
+    assert passport.unexpected == passport.missing == []
+    assert passport.network.get("pooling", "avg" if written.pooling == "avg" else "cls") == written.pooling
+    assert not any(parameter.requires_grad for parameter in backbone.parameters())
+    limits = {
+        torch.float32: 1e-4,
+        torch.float64: 1e-8 if "eva02" in name else 1e-9,
+    }  # its sines are in float32
+    for dtype, limit in limits.items():
+        for size in written.sizes:
+            x = images(size, dtype)
+            with torch.no_grad():
+                theirs = written.feature(written.network.to(dtype), x)
+                assert off(backbone.to(dtype).features(x), theirs) <= limit
+    assert passport.feature_dim == theirs.shape[1]
+
+
+def contents(path: Path) -> tuple[Any, dict[str, Tensor]]:
+    """A file's content, and the dict in it that holds the weights."""
+    if path.suffix == ".safetensors":
+        state = load_file(path)
+        return state, state
+    content = torch.load(path, weights_only=False)
+    for place in ("teacher", "target_encoder", "state_dict_ema", "model"):
+        if place in content:
+            return content, content[place]
+    return content, content
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_key_taken_away_is_missed(name: str, family: Callable[[str], Family], tmp_path: Path) -> None:
+    written = family(name)
+    for part in ("mlp", "proj.weight", "conv", "norm"):
+        content, state = contents(written.path)
+        inner = [k for k in state if part in k and not k.startswith(("head", "proj", "pred", "decoder", "local_cls"))
+                 and "head." not in k and "projector" not in k]  # fmt: skip
+        if not inner:
+            continue
+        del state[inner[len(inner) // 2]]
+        path = tmp_path / written.path.name
+        if path.suffix == ".safetensors":
+            save_file(content, path)
+            (tmp_path / "config.json").write_text(written.path.with_name("config.json").read_text())
+        else:
+            torch.save(content, path)
+            if (beside := written.path.with_name("config.json")).is_file():
+                (tmp_path / "config.json").write_text(beside.read_text())
+        with pytest.raises(UserError):
+            load(str(path), **written.options)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_maps_and_tokens(name: str, family: Callable[[str], Family]) -> None:
+    written = family(name)
+    backbone = load(str(written.path), **written.options).backbone.to(torch.float64)
+    x, network = images(written.sizes[1]), written.network.double()
+    with torch.no_grad():
+        found = spatial(backbone, x, last=2 if name != "webssl_mae" else 1)
+        if hasattr(network, "blocks") and hasattr(network, "num_prefix_tokens"):
+            tokens = network.forward_features(x)[:, network.num_prefix_tokens :]
+            assert off(found[-1].map.flatten(2).transpose(1, 2), tokens) <= 1e-8
+            assert (found[-1].cls is None) == (network.cls_token is None)
+        else:
+            maps = network.forward_intermediates(x, indices=2, intermediates_only=True)
+            assert all(off(ours.map, theirs) <= 1e-9 for ours, theirs in zip(found, maps, strict=True))
+            assert list(backbone.feature_maps(x)) == ["res2", "res3", "res4", "res5"]
+    assert all(layer.map.shape[-1] == x.shape[-1] // layer.stride for layer in found)
+
+
+# --- what a feature is ---------------------------------------------------------------------------------------
+
+
+def test_features_by_name(tmp_path: Path) -> None:
+    network = plain(init_values=1.0, depth=4, reg_tokens=0).double()
+    torch.save(network.state_dict() | {"mask_token": torch.zeros(1, 128)}, tmp_path / "a.pth")
+    x = images(32)
+    layers = network.forward_intermediates(x, indices=4, norm=True, return_prefix_tokens=True, output_fmt="NLC",
+                                           intermediates_only=True)  # fmt: skip
+    patches, prefix = layers[-1]
+    expected = {
+        "cls": prefix[:, 0],
+        "mean": patches.mean(1),
+        "cls+mean": torch.cat([prefix[:, 0], patches.mean(1)], 1),
+        "last4": torch.cat([cls[:, 0] for _, cls in layers], 1),
+    }
+    for choice, theirs in expected.items():
+        loaded = load(str(tmp_path / "a.pth"), features=choice)
+        assert off(loaded.backbone.to(torch.float64).features(x), theirs) <= 1e-9
+        assert loaded.passport.feature_dim == theirs.shape[1]
+        assert loaded.passport.provenance["pooling"] == "--features"
+        assert loaded.passport.network.get("pooling") == (None if choice == "cls" else choice)
+    together = loaded.backbone.pooled(x, list(expected))
+    assert all(off(together[choice], theirs) <= 1e-9 for choice, theirs in expected.items())
+    assert (
+        load(str(tmp_path / "a.pth")).passport.network
+        == load(str(tmp_path / "a.pth"), features="cls").passport.network
+    )
+
+
+def test_registers_are_no_patches(tmp_path: Path) -> None:
+    backbone = load("random:vit_w64_patch16_reg4_d4@0", features="mean").backbone
+    x = images(64, torch.float32)
+    assert torch.equal(backbone.features(x), backbone.tokens(x)[:, 5:].mean(1))
+
+
+@pytest.mark.parametrize(
+    ("ref", "choice", "told"),
+    [
+        ("random:resnet18-c8", "mean", "resnet18-c8 has no feature 'mean' .*it has avg"),
+        ("random:vit_w64_patch16_d2", "map", "has no feature 'map' .*it has cls, mean, cls.mean"),
+        ("random:vit_w64_patch16_d2", "last4", "has no feature 'last4'"),
+        ("random:vit_w64_patch16_d2", "gem", "--features gem"),
+        ("random:convnext_atto", "cls", "convnext_atto has no feature 'cls'"),
+    ],
+)
+def test_features_that_a_network_has_not(ref: str, choice: str, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        load(ref, features=choice)
+
+
+def test_a_random_control_with_another_feature_says_so() -> None:
+    assert load("random:vit_w64_patch16_d2").passport.network == {}
+    assert load("random:vit_w64_patch16_d2", features="mean").passport.network == {"pooling": "mean"}
+
+
+# --- settings that change the function -----------------------------------------------------------------------
+
+
+def test_rotary_frequencies_of_another_base_are_refused(
+    family: Callable[[str], Family], tmp_path: Path
+) -> None:
+    written = family("huggingface_dinov3")
+    save_file(load_file(written.path), tmp_path / "model.safetensors")
+    config = json.loads(written.path.with_name("config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"rope_theta": 10.0}))
+    with pytest.raises(UserError, match=r"config\.json: rope_theta 10"):
+        load(str(tmp_path / "model.safetensors"))
+    (tmp_path / "config.json").write_text(json.dumps(config | {"hidden_act": "relu"}))
+    with pytest.raises(UserError, match="activation relu"):
+        load(str(tmp_path / "model.safetensors"))
+
+
+def test_biases_of_keys_that_no_mask_covers_are_refused(
+    family: Callable[[str], Family], tmp_path: Path
+) -> None:
+    state = torch.load(family("dinov3").path)
+    state["blocks.0.attn.qkv.bias_mask"].fill_(1)
+    torch.save(state, tmp_path / "a.pth")
+    with pytest.raises(UserError, match="bias for keys"):
+        load(str(tmp_path / "a.pth"))
+
+
+def test_timms_arguments_are_honoured(tmp_path: Path) -> None:
+    """The same keys and shapes, and another network: the arguments in config.json decide."""
+    network = perturbed(convnext(dims=(8, 16, 32, 64), depths=(1, 1, 1, 1), act_layer="relu"))
+    torch.save(network.state_dict(), tmp_path / "model.pth")
+    arguments = {"dims": [8, 16, 32, 64], "depths": [1, 1, 1, 1]}
+    x, found = images(64, torch.float32), {}
+    for act in ("gelu", "relu"):
+        config = {"architecture": "convnext_atto_ols", "model_args": arguments | {"act_layer": act, "conv_mlp": False,
+                                                                                 "stem_type": "patch"}}  # fmt: skip
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        loaded = load(str(tmp_path / "model.pth"))
+        found[act] = loaded.backbone.features(x)
+        assert loaded.passport.network["model_args"]["act_layer"] == act
+    assert off(found["relu"], network(x).detach()) <= 1e-5
+    assert off(found["gelu"], network(x).detach()) > 1e-3
+
+
+def test_a_network_named_by_the_user(tmp_path: Path) -> None:
+    import timm
+
+    network = perturbed(timm.create_model("regnety_002", num_classes=0))
+    torch.save(network.state_dict(), tmp_path / "a.pth")
+    with pytest.raises(UserError, match="no known layout"):
+        load(str(tmp_path / "a.pth"))
+    loaded = load(str(tmp_path / "a.pth"), arch="regnety_002")
+    assert loaded.passport.provenance["timm"] == "--arch"
+    assert (
+        off(loaded.backbone.features(images(64, torch.float32)), network(images(64, torch.float32)).detach())
+        <= 1e-5
+    )
+    with pytest.raises(UserError, match="no known layout"):
+        load(str(tmp_path / "a.pth"), arch="regnety_nothing")
+
+
+def test_windows_that_images_do_not_fill_are_refused(family: Callable[[str], Family]) -> None:
+    backbone = load(str(family("swin_authors").path)).backbone
+    with pytest.raises(UserError, match="multiple of 32"):
+        backbone.features(images(80, torch.float32))
