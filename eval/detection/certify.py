@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from detectron2.config import CfgNode
@@ -21,7 +21,10 @@ from .convert import Conversion, backbone_keys, loaded_network, model_kind
 from .train import build_optimizer, seed_everything, train_loader
 
 LIMITS = {"float64": 1e-9, "float32": 1e-4}  # largest difference over largest value
-_IMAGE = (64, 96)  # height and width of the images compared on; multiples of every stride
+_IMAGE = (
+    64,
+    96,
+)  # height and width of the images compared on, where a network asks for no larger multiple than 32
 
 
 def certify_features(
@@ -50,6 +53,9 @@ def certify_features(
     """
     generator = torch.Generator().manual_seed(0)
     height, width = _IMAGE
+    whole: Any = model
+    if (multiple := int(whole.backbone.size_divisibility)) > _IMAGE[1] - _IMAGE[0]:
+        height, width = multiple, 2 * multiple
     if model_kind(model) == "vit" and cfg.MODEL.VIT.FORM == "vitdet":
         height = width = backbone.grid * vit.STRIDE
     pixels = torch.randint(0, 256, (2, 3, height, width), generator=generator)  # RGB
@@ -102,7 +108,7 @@ def described(model: nn.Module, cfg: CfgNode) -> dict[str, Any]:
         ``pyramid`` and its ``levels``, ``frozen``; of a vision transformer ``tokens``, ``windows`` and
         ``patch_pixels``.
     """
-    kind, network = model_kind(model), loaded_network(model)
+    kind, network, whole = model_kind(model), loaded_network(model), cast(Any, model)
     names = {
         "vit": "simple feature pyramid over patch tokens",
         "hierarchy": "feature pyramid over four stages",
@@ -111,7 +117,7 @@ def described(model: nn.Module, cfg: CfgNode) -> dict[str, Any]:
     }
     told: dict[str, Any] = {
         "pyramid": names[kind],
-        "levels": list(model.backbone.output_shape()),  # type: ignore[operator]
+        "levels": list(whole.backbone.output_shape()),
         "frozen": bool(network.frozen) if network else FREEZE_AT["all"] == cfg.MODEL.BACKBONE.FREEZE_AT,
     }
     if isinstance(network, vit.VitBackbone):

@@ -37,9 +37,9 @@ def describe(backbone: Any) -> Network:
         backbone: A backbone of the loader's.
 
     Raises:
-        UserError: If it is none, or has BatchNorm, whose statistics a few large images spoil.
+        UserError: If it is none, takes images of one size, or has BatchNorm, whose statistics a few images spoil.
     """
-    network = getattr(backbone, "network", None)
+    network: Any = getattr(backbone, "network", None)
     found = stages(network)
     if not found:
         raise UserError(
@@ -53,6 +53,7 @@ def describe(backbone: Any) -> Network:
             remedy="this protocol takes networks with LayerNorm",
             code=2,
         )
+    networks.refuse_one_size(backbone)
     channels = [int(stage["num_chs"]) for stage in network.feature_info][-len(MAPS) :]
     return Network(
         kind="maps",
@@ -112,12 +113,18 @@ def _normalises(cfg: CfgNode) -> bool:
 
 @BACKBONE_REGISTRY.register()
 def build_mast_hierarchy_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """The network of `networks.given` under a feature pyramid p2..p6."""
-    return FPN(
-        bottom_up=MapsBackbone(networks.take(), cfg),
+    """The network of `networks.given` under a feature pyramid p2..p6.
+
+    Images are padded to a multiple of 32, or of what fills the network's shifted windows.
+    """
+    bottom_up = MapsBackbone(networks.take(), cfg)
+    pyramid = FPN(
+        bottom_up=bottom_up,
         in_features=list(MAPS),
         out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
         norm=cfg.MODEL.FPN.NORM,
         top_block=PoolLevels(int(math.log2(MAPS["res5"]))),
         fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
     )
+    pyramid._size_divisibility = math.lcm(MAPS["res5"], getattr(bottom_up.inner, "multiple", 1))
+    return pyramid

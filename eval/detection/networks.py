@@ -96,6 +96,22 @@ def set_network(cfg: CfgNode, network: Network) -> None:
         node.DROP_PATH = 0.0
 
 
+def refuse_one_size(backbone: Any) -> None:
+    """Refuse a network for images of one size: a detector shows it many.
+
+    Raises:
+        UserError: If it is one.
+    """
+    embed = getattr(backbone.network, "patch_embed", None)
+    if getattr(embed, "strict_img_size", False):
+        sides = "x".join(map(str, embed.img_size))  # type: ignore[union-attr]
+        raise UserError(
+            f"{backbone.arch} takes images of {sides} pixels and no others, and a detector shows it many sizes",
+            remedy="take a network whose positions can be resized",
+            code=2,
+        )
+
+
 @contextlib.contextmanager
 def given(backbone: Any) -> Iterator[None]:
     """Whatever is built inside takes this backbone of the loader's, if its config asks for one.

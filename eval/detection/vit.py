@@ -52,15 +52,16 @@ def describe(backbone: Any) -> Network:
         backbone: A backbone of the loader's.
 
     Raises:
-        UserError: If it is no vision transformer.
+        UserError: If it is no vision transformer, or one for images of one size.
     """
-    network = getattr(backbone, "network", None)
+    network: Any = getattr(backbone, "network", None)
     if not all(hasattr(network, part) for part in ("blocks", "patch_embed", "num_prefix_tokens")):
         raise UserError(
             "this protocol is for vision transformers, and the checkpoint is none",
             remedy="ResNets and networks with stages have their own protocols: `mast list protocols`",
             code=2,
         )
+    networks.refuse_one_size(backbone)
     return Network(
         kind="tokens",
         name=backbone.arch,
@@ -117,21 +118,22 @@ class GridAttention(nn.Module):
             return self._attend(x, self.grid, options)
         (height, width), batch, channels = self.grid, len(x), x.shape[-1]
         side = min(self.window, height), min(self.window, width)
-        first, patches = x[:, : self.prefix], x[:, self.prefix :].unflatten(1, self.grid)
+        first, patches = x[:, : self.prefix], x[:, self.prefix :].reshape(batch, *self.grid, channels)
         windows, (rows, columns) = _split(patches, side)
         count = rows * columns
         if rope is not None:  # what is turned meets tokens that are not, so each window keeps its own places
-            planes, _ = _split(rope.unflatten(-2, self.grid).reshape(-1, *self.grid, rope.shape[-1]), side)
-            options["rope"] = planes.unflatten(0, (-1, count)).transpose(0, 1).repeat(batch, 1, 1, 1)
+            planes, _ = _split(rope.reshape(-1, *self.grid, rope.shape[-1]), side)
+            planes = planes.reshape(-1, count, *planes.shape[1:])  # (heads or 1, N, h w, R)
+            options["rope"] = planes.transpose(0, 1).repeat(batch, 1, 1, 1)
         out = self._attend(torch.cat([first.repeat_interleave(count, dim=0), windows], dim=1), side, options)
-        first = out[:, : self.prefix].unflatten(0, (batch, count)).mean(dim=1)
+        first = out[:, : self.prefix].reshape(batch, count, self.prefix, channels).mean(dim=1)
         patches = out[:, self.prefix :].reshape(batch, rows, columns, *side, channels).transpose(2, 3)
         patches = patches.reshape(batch, rows * side[0], columns * side[1], channels)[:, :height, :width]
         return torch.cat([first, patches.flatten(1, 2)], dim=1)
 
     def _attend(self, x: Tensor, grid: tuple[int, int], options: dict[str, Any]) -> Tensor:
         if isinstance(self.attention, Attention):
-            return torch.as_tensor(self.attention(x.unflatten(1, grid)).flatten(1, 2))
+            return torch.as_tensor(self.attention(x.reshape(len(x), *grid, x.shape[-1])).flatten(1, 2))
         return torch.as_tensor(self.attention(x, **options))
 
 
