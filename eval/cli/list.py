@@ -84,7 +84,7 @@ def _about_checkpoint(name: str) -> tuple[str, ...]:
     from ..checkpoints import registry
 
     entry = registry.get(name)
-    return f"{entry.family}: {entry.citation}", entry.layout, entry.source
+    return entry.family, entry.citation, entry.layout, entry.source
 
 
 def _layouts() -> Rows:
