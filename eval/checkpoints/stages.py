@@ -66,12 +66,14 @@ def build(shapes: Shapes, options: Mapping[str, Any], arch: str) -> Hierarchy:
         arch: Its name here.
 
     Raises:
-        UserError: If the options ask for another network than timm's.
+        UserError: If the options or the name ask for another network.
     """
     from timm.models.convnext import ConvNeXt
     from timm.models.swin_transformer import SwinTransformer
     from torch import nn
 
+    if arch != infer(shapes):
+        raise UserError(f"the tensors are a {infer(shapes)}, not a {arch}", remedy="leave --arch out", code=2)
     if (activation := options.get("activation", "gelu")) != "gelu":
         raise UserError(f"a {arch} with the activation {activation}", remedy="only GELU is supported")
     network: Any

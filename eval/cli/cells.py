@@ -75,8 +75,8 @@ def run(
         progress=not arguments.quiet,
         jobs=arguments.jobs or engines.default_jobs(),
         engine=_engine(arguments),
-        features=arguments.features,
-        features_gb=arguments.features_gb,
+        features=arguments.store,
+        features_gb=arguments.store_gb,
     )
     if arguments.dry_run:
         cells = runner.preview()

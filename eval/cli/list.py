@@ -30,7 +30,12 @@ def add(verbs: options.Verbs) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     words = [word.casefold() for word in arguments.having]
-    rows = [row for row in KINDS[arguments.kind]() if all(word in " ".join(row).casefold() for word in words)]
+    about = _ABOUT.get(arguments.kind, lambda name: ())
+    rows = [
+        row
+        for row in KINDS[arguments.kind]()
+        if all(word in " ".join([*row, *about(row[0])]).casefold() for word in words)
+    ]
     if arguments.json:
         return output.as_json([{"name": name, "description": description} for name, description in rows])
     if not rows:
@@ -40,7 +45,10 @@ def run(arguments: argparse.Namespace) -> int:
         )
     columns = shutil.get_terminal_size().columns  # 80 where output is no terminal and COLUMNS is not set
     width = min(max(len(name) for name, _ in rows), 30)
+    group = ""
     for name, description in rows:
+        if about(name) and about(name)[0] != group:
+            print(("\n" if group else "") + (group := about(name)[0]))
         # A name that is wider than its column has its description on the next line.
         first, rest = (f"{name:<{width}}  ", "") if len(name) <= width else ("", f"{name}\n")
         indent = " " * (width + 2)
@@ -69,6 +77,14 @@ def _checkpoints() -> Rows:
 
     for name, entry in registry.entries().items():
         yield name, f"{entry.method}, {entry.arch}, {entry.licence}"
+
+
+def _about_checkpoint(name: str) -> tuple[str, ...]:
+    """Under which heading a checkpoint stands, and what else one may look for."""
+    from ..checkpoints import registry
+
+    entry = registry.get(name)
+    return entry.family, entry.citation, entry.layout, entry.source
 
 
 def _layouts() -> Rows:
@@ -118,3 +134,4 @@ KINDS: dict[str, Callable[[], Rows]] = {
     "augmentations": _augmentations,
     "data": _data,
 }
+_ABOUT: dict[str, Callable[[str], tuple[str, ...]]] = {"checkpoints": _about_checkpoint}

@@ -180,13 +180,13 @@ def scaling(parser: Parser) -> None:
         "--jobs", type=count, help="cells at a time, each in a process (default: one a GPU, one on a CPU)"
     )
     parser.add_argument(
-        "--features",
+        "--store",
         type=Path,
         metavar="DIR",
         help="keep features here, for several runs (default: in --out)",
     )
     parser.add_argument(
-        "--features-gb", type=float, metavar="GB", help="delete the longest unused features beyond this size"
+        "--store-gb", type=float, metavar="GB", help="delete the longest unused features beyond this size"
     )
     parser.add_argument(
         "--engine", choices=("local", "ray"), default="local", help="this machine, or a Ray cluster"

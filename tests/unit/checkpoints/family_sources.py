@@ -195,6 +195,20 @@ def dinov3_untied(path: Path) -> Family:
     return Family("dinov3-untied", saved(path, state), network, cls, (32, 48))
 
 
+def dinov3_satellite(path: Path) -> Family:
+    family = dinov3_untied(path)
+    family.layout, family.options = "dinov3-satellite", {"layout": "dinov3-satellite"}
+    return family
+
+
+def franca(path: Path) -> Family:
+    network = plain(init_values=1.0, mlp_layer=SwiGLUPacked, act_layer=nn.SiLU, mlp_ratio=2.75)
+    state = renamed(network.state_dict(), [(r"mlp\.fc1\.", "mlp.w12."), (r"mlp\.fc2\.", "mlp.w3."),
+                                           (r"^blocks\.1\.", "blocks.1.1."), (r"^blocks\.0\.", "blocks.0.0.")],
+                    "module.backbone.")  # fmt: skip
+    return Family("dinov2-training", saved(path, {"teacher": state}), network, cls, (32, 32))
+
+
 def dinov3_training(path: Path) -> Family:
     network = rotary()
     network.rope.periods.mul_(1.25)  # frequencies are read, and not worked out once more
@@ -465,6 +479,12 @@ def _of_timm(name: str, sizes: tuple[int, int], pooling: str, **arguments: Any) 
     return write
 
 
+def convnext_timm(path: Path) -> Family:
+    network = convnext()
+    state = network.state_dict() | {"head.fc.weight": torch.zeros(3, 64), "head.fc.bias": torch.zeros(3)}
+    return Family("convnext-timm", saved(path, state), network, own, (64, 96), "avg")
+
+
 def timm_averaged(path: Path) -> Family:
     small = {"depths": (1, 1, 1, 1), "dims": (8, 16, 32, 64)}
     network = perturbed(timm.create_model("convnext_atto", num_classes=3, **small))
@@ -482,10 +502,11 @@ _SMALL = {"depth": 2, "embed_dim": 64, "num_heads": 2, "img_size": 64}
 FAMILIES: dict[str, Callable[[Path], Family]] = {
     make.__name__: make
     for make in (
-        dinov3, dinov3_untied, dinov3_training, dinov2_giant, ijepa, convnext_authors, convnext_dinov3, convnextv2,
+        dinov3, dinov3_untied, dinov3_satellite, dinov3_training, dinov2_giant, franca, ijepa, convnext_authors,
+        convnext_dinov3, convnextv2,
         convnextv2_fcmae, vicregl_convnext, swin_authors, esvit_swin, webssl_mae, huggingface_ijepa,
         huggingface_dinov3, huggingface_dinov3_convnext, huggingface_convnextv2, huggingface_swin, siglip,
-        timm_averaged,
+        timm_averaged, convnext_timm,
     )
 } | {
     f"timm-{name}": _of_timm(name, sizes, pooling, **arguments)

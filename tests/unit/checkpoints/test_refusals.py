@@ -162,7 +162,19 @@ def test_a_3x3_stem_asks_which(tmp_path: Path) -> None:
             {"conv1.weight": 1, "layer1.0.conv1.weight": 1, "layer3.0.conv1.weight": 1},
             "three-stage CIFAR ResNet",
         ),
-        ({"downsample_layers.0.0.weight": 1, "stages.0.0.dwconv.weight": 1}, "ConvNeXt"),
+        (
+            {"downsample_layers.0.0.weight": 1, "stages.0.0.dwconv.weight": 1},
+            "as layout convnext: stages of [1, 0, 0, 0]",
+        ),
+        (
+            {
+                "encoder": {
+                    "module.backbone.patch_embed.proj.weight": 1,
+                    "module.backbone.blocks.0.attn.qkv.weight": 1,
+                }
+            },
+            "V-JEPA",
+        ),
         ({"patch_embed.proj.weight": 1, "layers.0.blocks.0.norm1.weight": 1}, "no known layout fits"),
     ],
 )

@@ -17,7 +17,7 @@ import pytest
 import torch
 from checkpoint_sources import MiniViT, Narrow, build
 
-from eval.checkpoints import Normalization, download, inspect, layouts, load, references, registry
+from eval.checkpoints import Normalization, download, inspect, layouts, load, references, registry, vit
 from eval.checkpoints.download import fetch
 from eval.errors import UserError
 from mast.model import parse_arch
@@ -39,7 +39,9 @@ def test_every_entry_is_whole() -> None:
             assert re.fullmatch(r"(md5|sha256):[0-9a-f]{6,64}", entry.checksum)
     for arch in {entry.arch for entry in registry.entries().values()} - {"mobilenet_v2"}:
         if arch.startswith("vit"):
-            assert re.fullmatch(r"vit_(small|base|large)_patch\d+(_reg4)?", arch)
+            assert vit.NAME.fullmatch(arch)
+        elif arch.startswith(("convnext", "swin")):
+            assert re.fullmatch(r"convnext(v2)?_[a-z]+|swin_[a-z]+_window\d+", arch)
         else:
             assert parse_arch(arch).name == arch
     urls = [entry.url for entry in registry.entries().values() if entry.url]
