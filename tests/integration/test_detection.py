@@ -18,6 +18,8 @@ import torch
 
 pytest.importorskip("detectron2", reason="needs Detectron2: python -m eval.doctor.install")
 
+from test_detection_overfit import NETWORKS, of_timm
+
 from eval import checkpoints, detection, protocols, scenes, suites, tasks
 from eval.checkpoints.facts import ASSUMED
 from eval.detection.result import PREDICTIONS, RESULT
@@ -132,6 +134,50 @@ def test_seeds_differ_and_masks_are_measured(whole: tuple[Any, Path], root: Path
     assert {"box_ap", "box_ap50", "mask_ap", "mask_ap50", "box_ar100", "mask_ar1"} <= set(result.metrics)
     assert all("segmentation" in d for image in result.per_image for d in image["detections"])
     assert result.losses[0] != whole[0].losses[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "protocol"),
+    [
+        ("vit_small_patch14_reg4_dinov2", "coco-vitdet"),
+        ("vit_small_patch14_reg4_dinov2", "coco-vit-frozen-pyramid"),
+        ("convnext_atto", "coco-convnext-fpn"),
+    ],
+)
+def test_networks_of_timm_run_and_go_on_where_they_stopped(
+    root: Path, tmp_path: Path, name: str, protocol: str
+) -> None:
+    """Blocks that are skipped by chance included; frozen tensors are the file's, bit by bit, after training."""
+
+    def go(work: Path, **options: Any) -> Any:
+        changes = {"tiny": True, "MODEL.NETWORK.DROP_PATH": 0.3, "iterations": 6}
+        return run(
+            root,
+            work,
+            task="scenes-coco",
+            protocol=protocol,
+            checkpoint=str(file),
+            overrides=changes,
+            **options,
+        )
+
+    def interrupt(stage: str, done: int, total: int) -> None:
+        if done == 4:
+            raise KeyboardInterrupt
+
+    file = of_timm(tmp_path / "network", name, **NETWORKS[name])
+    whole = go(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path / "broken", progress=interrupt)
+    assert go(tmp_path / "broken").losses == whole.losses
+    ours, theirs = weights(tmp_path / "broken"), weights(tmp_path / "whole")
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    told = whole.certificate["backbone"]
+    frozen = protocol == "coco-vit-frozen-pyramid"
+    assert (told["frozen"], whole.certificate["frozen_unchanged"] > 0) == (frozen, frozen)
+    vit = "vit" in protocol
+    assert told["pyramid"].startswith("simple feature pyramid" if vit else "feature pyramid over four stages")
+    assert max(whole.certificate["feature_difference"]["float32"].values()) < 1e-4
 
 
 @pytest.mark.parametrize("protocol", ["voc-c4-tiny", "voc-fpn-tiny-frozen"])

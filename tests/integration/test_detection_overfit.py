@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from PIL import Image
+from timm.models._hub import save_for_hf
 
 pytest.importorskip("detectron2", reason="needs Detectron2: python -m eval.doctor.install")
 
@@ -139,6 +141,49 @@ def test_four_scenes_can_be_learnt_by_heart(
     assert loss["last_tenth"] < loss["first_tenth"] / 2
 
 
+def of_timm(folder: Path, name: str, **arguments: Any) -> Path:
+    """A small network in the folder that timm writes for the Hugging Face hub, its layer scale as after training."""
+    torch.manual_seed(0)
+    network = timm.create_model(name, num_classes=0, **arguments)
+    for key, parameter in network.named_parameters():
+        if key.rpartition(".")[2].startswith("gamma"):
+            torch.nn.init.uniform_(parameter, 0.5, 1.5)
+    save_for_hf(network, folder, model_args=arguments, safe_serialization=True)
+    return folder / "model.safetensors"
+
+
+NETWORKS: dict[str, dict[str, Any]] = {
+    "vit_small_patch14_reg4_dinov2": {"depth": 4, "embed_dim": 64, "num_heads": 2, "img_size": 112},
+    "vit_small_patch16_dinov3": {"depth": 4, "embed_dim": 64, "num_heads": 2},
+    "convnext_atto": {"depths": (1, 1, 2, 1), "dims": (16, 32, 64, 128)},
+    "swin_tiny_patch4_window7_224": {
+        "depths": (1, 1, 2, 1), "embed_dim": 16, "num_heads": (1, 2, 2, 4), "window_size": 4, "img_size": 128,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "protocol"),
+    [
+        ("vit_small_patch14_reg4_dinov2", "coco-vitdet"),
+        ("vit_small_patch14_reg4_dinov2", "coco-vit-frozen-pyramid"),
+        ("vit_small_patch16_dinov3", "coco-vitdet"),
+        ("convnext_atto", "coco-convnext-fpn"),
+        ("swin_tiny_patch4_window7_224", "coco-swin-fpn"),
+    ],
+)
+def test_networks_of_timm_learn_four_scenes_by_heart(
+    four: Path, tmp_path: Path, name: str, protocol: str
+) -> None:
+    file = of_timm(tmp_path / "network", name, **NETWORKS[name])
+    result = run(four, tmp_path / "run", file, "scenes-coco", protocol, iterations=400)
+    for metric in ("box_ap50", "mask_ap50"):
+        assert result.metrics[metric] > 0.8, result.metrics
+    frozen = protocol == "coco-vit-frozen-pyramid"
+    assert result.certificate["backbone"]["frozen"] is frozen
+    assert (result.certificate["frozen_unchanged"] > 0) is frozen
+
+
 OTHERS = [
     name
     for name in protocols.names()
@@ -152,8 +197,12 @@ def test_every_other_protocol_learns(
 ) -> None:
     """The loss halves, and AP50 is higher at the end than early on."""
     task = "scenes-coco" if protocol in tasks.get("scenes-coco").protocols else "scenes-voc"
-    file = "random:vit_w64_patch16_d4@0" if "vitdet" in protocol else files["mast"]
-    length = 500 if "vitdet" in protocol else 200  # a ViT that nobody has trained, under the widest jitter
+    file: Path | str = files["mast"]
+    if "vit" in protocol:
+        file = "random:vit_w64_patch16_d4@0"
+    elif "convnext" in protocol or "swin" in protocol:
+        file = of_timm(tmp_path / "network", "convnext_atto", **NETWORKS["convnext_atto"])
+    length = 500 if "vit" in protocol else 200  # a ViT that nobody has trained, under the widest jitter
     result = run(four, tmp_path, file, task, protocol, iterations=length, **{"TEST.EVAL_PERIOD": 20})
     loss = result.certificate["loss"]
     assert loss["last_tenth"] < loss["first_tenth"] / 2, loss
