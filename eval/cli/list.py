@@ -30,7 +30,7 @@ def add(verbs: options.Verbs) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     words = [word.casefold() for word in arguments.having]
-    about = _ABOUT.get(arguments.kind, lambda name: ())
+    about = _ABOUT.get(arguments.kind, _nothing)
     rows = [
         row
         for row in KINDS[arguments.kind]()
@@ -48,7 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
     group = ""
     for name, description in rows:
         if about(name) and about(name)[0] != group:
-            print(("\n" if group else "") + (group := about(name)[0]))
+            group = about(name)[0]
+            print(f"{group}:")
         # A name that is wider than its column has its description on the next line.
         first, rest = (f"{name:<{width}}  ", "") if len(name) <= width else ("", f"{name}\n")
         indent = " " * (width + 2)
@@ -77,6 +78,10 @@ def _checkpoints() -> Rows:
 
     for name, entry in registry.entries().items():
         yield name, f"{entry.method}, {entry.arch}, {entry.licence}"
+
+
+def _nothing(name: str) -> tuple[str, ...]:
+    return ()
 
 
 def _about_checkpoint(name: str) -> tuple[str, ...]:

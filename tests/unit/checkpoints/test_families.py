@@ -13,8 +13,10 @@ from family_sources import FAMILIES, Family, convnext, perturbed, plain
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from eval.checkpoints import load, spatial
+from eval.checkpoints import layouts, load, spatial
 from eval.errors import UserError
+
+DOCS = Path(__file__).resolve().parents[3] / "docs" / "checkpoints.md"
 
 
 @pytest.fixture(scope="module")
@@ -240,3 +242,36 @@ def test_windows_that_images_do_not_fill_are_refused(family: Callable[[str], Fam
     backbone = load(str(family("swin_authors").path)).backbone
     with pytest.raises(UserError, match="multiple of 32"):
         backbone.features(images(80, torch.float32))
+
+
+# --- docs ----------------------------------------------------------------------------------------------------
+
+
+def table() -> str:
+    """The table of layouts in docs/checkpoints.md, from the layouts."""
+    lines = ["| layout | files of | networks | feature | source |", "|---|---|---|---|---|"]
+    for layout in layouts.table().values():
+        usual = {layouts.families()[family]["open"]["pooling"] for family in layout.network}
+        feature = layout.options.get("pooling") or " or ".join(sorted(usual, reverse=True))
+        what = f"refused: {layout.refuse}" if layout.refuse else ", ".join(layout.network)
+        row = (
+            f"`{layout.name}`",
+            layout.title,
+            what,
+            "–" if layout.refuse else f"`{feature}`",
+            layout.source,
+        )
+        lines.append(f"| {' | '.join(' '.join(cell.split()).replace('|', '&#124;') for cell in row)} |")
+    return "\n".join(lines)
+
+
+def test_the_table_of_layouts_in_the_docs_is_current() -> None:
+    text = DOCS.read_text(encoding="utf-8")
+    shown = text.split("test_families.py -->\n")[1].split("\n<!-- end of families")[0]
+    assert shown == table()
+
+
+if __name__ == "__main__":
+    start, _, rest = DOCS.read_text(encoding="utf-8").partition("test_families.py -->\n")
+    end = rest[rest.index("<!-- end of families") :]
+    DOCS.write_text(f"{start}test_families.py -->\n{table()}\n{end}", encoding="utf-8")
