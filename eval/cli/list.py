@@ -105,7 +105,7 @@ def _data() -> Rows:
     from .. import datasets
 
     for name, entry in datasets.known().items():
-        yield name, entry.source
+        yield name, f"{entry.source} ({entry.terms})" if entry.terms else entry.source
 
 
 KINDS: dict[str, Callable[[], Rows]] = {
