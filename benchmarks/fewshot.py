@@ -17,7 +17,8 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 
-from eval.protocols.fewshot import accuracies, draw
+from eval import protocols
+from eval.protocols.episodes import accuracies, draw
 from mast.model import build_backbone
 
 
@@ -41,7 +42,7 @@ def main() -> None:
         with torch.inference_mode():
             features = torch.cat([backbone.features(batch) for batch in images.split(100)]).numpy()
         forward = time.process_time() - start
-        ours = accuracies(features, chosen, head, {"C": 1.0, "transform": "none"})
+        ours = accuracies(features, chosen, protocols.get("fewshot").override({"head": head}).settings)
         total = time.process_time() - start
 
         start = time.process_time()
@@ -68,7 +69,7 @@ def main() -> None:
             f"  mean accuracy {ours.mean():.4f}; on the same {args.part} episodes the two differ by {gap:.5f}"
         )
         start = time.process_time()
-        accuracies(features, chosen, head, {"C": 1.0, "transform": "none"})
+        accuracies(features, chosen, protocols.get("fewshot").override({"head": head}).settings)
         print(f"  a second protocol on the stored features: {time.process_time() - start:.2f} s", flush=True)
 
 

@@ -88,7 +88,7 @@ def main() -> None:
         return float(loss + penalty / 2 * (weights**2).sum())
 
     part_of = Labelled(x, y, target.shape[1])
-    path = _Path(protocols.get("linear-ericsson2021").params)
+    path = _Path(protocols.get("linear-ericsson2021").settings)
     model = LogisticRegression(warm_start=True)
 
     def today(penalty: float) -> tuple[Any, Any]:

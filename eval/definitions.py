@@ -1,28 +1,25 @@
-"""Definitions kept as data: a folder of YAML files read strictly into dataclasses."""
+"""Definitions kept as data: a folder of YAML files, each read strictly into a model."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
-from functools import cached_property
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from mast.yaml import build as build
 from mast.yaml import read
 
 from .errors import UserError, unknown
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read one YAML mapping; a duplicate key or text that is not a mapping is an error naming the file.
+    """Read one YAML file that holds a mapping.
 
     Raises:
         UserError: If the file cannot be read as a mapping.
     """
-    try:
-        value = read(path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}", remedy="correct the file", code=2) from error
+    value = read(path)
     if not isinstance(value, dict):
         raise UserError(
             f"{path}: holds {type(value).__name__}, not a mapping", remedy="see docs/protocols.md", code=2
@@ -31,34 +28,56 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 T = TypeVar("T")
+KINDS = ("tasks", "protocols", "suites", "layouts")
+_included: list[Path] = []
 
 
-def build(cls: type[T], values: Mapping[str, Any], *, where: str) -> T:
-    """Make a dataclass from a mapping; an unknown or a missing field is an error that names it.
+@contextmanager
+def included(folders: Sequence[Path]) -> Iterator[None]:
+    """Let names stand for the user's own definitions too, for as long as the block runs.
 
     Args:
-        cls: A dataclass.
-        values: Its fields.
-        where: What to name in the error: a file, or "overrides".
+        folders: Each holds YAML files in one or more of the folders ``tasks``, ``protocols``, ``suites`` and
+            ``layouts``.
 
     Raises:
-        UserError: If a field is unknown or a required one is missing.
+        UserError: If a folder is missing or holds none of these.
     """
-    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    for name in values:
-        if name not in fields:
-            error = unknown("field", str(name), fields)
-            raise UserError(f"{where}: {error.message}", remedy=error.remedy, code=2)
-    missing = [
-        name
-        for name, field in fields.items()
-        if name not in values
-        and field.default is dataclasses.MISSING
-        and field.default_factory is dataclasses.MISSING
-    ]
-    if missing:
-        raise UserError(f"{where}: the field '{missing[0]}' is missing", remedy="add it", code=2)
-    return cls(**values)
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder", remedy="give an existing one as --include", code=2)
+        if not any((folder / kind).is_dir() for kind in KINDS):
+            raise UserError(
+                f"{folder}: holds none of the folders {', '.join(KINDS)}",
+                remedy="put your YAML files into folders of these names",
+                code=2,
+            )
+    before = list(_included)
+    _included[:] = folders
+    try:
+        yield
+    finally:
+        _included[:] = before
+
+
+def in_use() -> tuple[Path, ...]:
+    """The folders that `included` has let in."""
+    return tuple(_included)
+
+
+def files(folder: Path) -> dict[str, Path]:
+    """The YAML files of a folder of the package and of the included folders of that name, by name.
+
+    Raises:
+        UserError: If two have the same name.
+    """
+    found: dict[str, Path] = {}
+    for place in (folder, *(each / folder.name for each in _included)):
+        for path in sorted(place.glob("*.yaml")):
+            if path.stem in found:
+                raise UserError(f"{path}: {found[path.stem]} has the same name", remedy="rename one", code=2)
+            found[path.stem] = path
+    return found
 
 
 class Catalog(Generic[T]):
@@ -67,37 +86,51 @@ class Catalog(Generic[T]):
     Args:
         kind: What they are, for errors: "task" or "protocol".
         folder: Where the files lie.
-        cls: The dataclass they become; it has a field ``name``.
+        cls: The model they become; it has a field ``name``.
     """
 
     def __init__(self, kind: str, folder: Path, cls: type[T]) -> None:
         self.kind = kind
         self.folder = folder
         self.cls = cls
+        self._read: dict[tuple[Path, ...], dict[str, T]] = {}
 
-    @cached_property
-    def _paths(self) -> dict[str, Path]:
-        return {path.stem: path for path in sorted(self.folder.glob("*.yaml"))}
-
-    @cached_property
+    @property
     def _all(self) -> dict[str, T]:
+        if (key := tuple(_included)) not in self._read:
+            self._read[key] = self._everything()
+        return self._read[key]
+
+    def _everything(self) -> dict[str, T]:
         found: dict[str, T] = {}
-        for path in self._paths.values():
-            values = read_yaml(path)
-            # A file with `variants` defines several that share everything else: a variant is a few lines.
-            variants = values.pop("variants", None)
-            for changes in [{}] if variants is None else variants:
-                merged = {**values, **changes}
-                if isinstance(values.get("params"), dict) and "params" in changes:
-                    merged["params"] = {**values["params"], **changes["params"]}
-                merged.setdefault("name", path.stem)
-                item = build(self.cls, merged, where=str(path))
-                name = str(merged["name"])
+        for path in files(self.folder).values():
+            for name, item in self._defined(path).items():
                 if name in found:
                     raise UserError(
                         f"{path}: the {self.kind} '{name}' is defined twice", remedy="rename one", code=2
                     )
                 found[name] = item
+        return found
+
+    def _defined(self, path: Path) -> dict[str, T]:
+        """What a file defines; with ``variants`` several that share everything else, a variant in a few lines."""
+        values = read_yaml(path)
+        variants = values.pop("variants", [{}])
+        if not isinstance(variants, list) or not all(isinstance(changes, Mapping) for changes in variants):
+            raise UserError(
+                f"{path}: variants: not a list of mappings", remedy="see docs/protocols.md", code=2
+            )
+        found: dict[str, T] = {}
+        for changes in variants:
+            merged = {"name": path.stem, **values, **changes}
+            if isinstance(values.get("params"), dict) and isinstance(changes.get("params"), dict):
+                merged["params"] = {**values["params"], **changes["params"]}
+            name = str(merged["name"])
+            if name in found:
+                raise UserError(
+                    f"{path}: the {self.kind} '{name}' is defined twice", remedy="rename one", code=2
+                )
+            found[name] = build(self.cls, merged, where=str(path))
         return found
 
     def names(self) -> tuple[str, ...]:
@@ -114,7 +147,12 @@ class Catalog(Generic[T]):
             return self._all[name]
         path = Path(name)
         if path.suffix in (".yaml", ".yml"):
-            values = read_yaml(path)
-            values.setdefault("name", path.stem)
-            return build(self.cls, values, where=str(path))
+            found = self._defined(path)
+            if len(found) != 1:
+                raise UserError(
+                    f"{path}: defines {', '.join(found) or 'nothing'}",
+                    remedy=f"a file that you name by its path defines one {self.kind}",
+                    code=2,
+                )
+            return next(iter(found.values()))
         raise unknown(self.kind, name, self._all)

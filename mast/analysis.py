@@ -105,7 +105,8 @@ def read_run(run: Path) -> Run:
     recipe = parse_recipe(json.loads((folder / RECIPE).read_text(encoding="utf-8")), str(folder / RECIPE))
     if recipe.method != "mast":
         raise UserError(f"{folder} is a run of {recipe.method}, which has no masks", code=2)
-    learner = Learner(recipe, tuple(recipe.views.augmentations))
+    views = recipe.views.build(recipe.seed)
+    learner = Learner(recipe, views.names, views.widths)
     learner.load_state_dict(load_state(folder / STATE)["learner"])
     return Run(recipe, learner.float().eval())
 
@@ -197,6 +198,31 @@ def strength(augmentation: Augmentation, params: Array) -> Matrix:
     return distance
 
 
+def _alone(
+    run: Run, data: Examples, augmentation: Augmentation
+) -> tuple[Array, NDArray[np.float32], NDArray[np.float32], Matrix | None]:
+    """Parameters ``(N, P)`` drawn for an augmentation alone, and what `_forward` makes of whole images changed so."""
+    rows = np.arange(len(data.labels))
+    params = augmentation.draw(
+        uniform(0, 0, rows, f"analysis/{augmentation.name}", augmentation.num_uniforms)
+    )
+    fitted = augmentation.fit(params, *data.images.shape[2:])
+    whole, resize, parts = torch.tensor([[0.0, 0.0, 1.0, 1.0]]), Crop(run.recipe.views.size), []
+    for start in range(0, len(rows), 256):
+        part = slice(start, start + 256)
+        images = on_device(torch.from_numpy(data.images[part]), torch.device("cpu"), torch.float32)
+        if not isinstance(augmentation, Crop):
+            images = resize.apply(images, whole.expand(len(images), 4))
+        parts.append(_forward(run, augmentation.apply(images, torch.from_numpy(fitted[part]))))
+    spread = [part[2] for part in parts if part[2] is not None]
+    return (
+        params,
+        np.concatenate([part[0] for part in parts]),
+        np.concatenate([part[1] for part in parts]),
+        np.concatenate(spread) if spread else None,
+    )
+
+
 @dataclass(frozen=True)
 class StrengthBin:
     """Mean uncertainty of images changed by one augmentation alone, within a range of its strength."""
@@ -212,45 +238,95 @@ def by_strength(run: Run, data: Examples, bins: int = 5) -> list[StrengthBin]:
     """Predicted uncertainty against strength, for every augmentation applied alone to whole images.
 
     Images that an augmentation leaves as they are make a bin of their own, at strength 0; the others are parted
-    into ``bins`` of equal size, or one where all are changed alike (a flip).
+    into ``bins`` of equal size, or one where all are changed alike (a flip). Nothing without a variance head.
     """
-    found = []
-    whole = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
-    resize = Crop(run.recipe.views.size)
+    found: list[StrengthBin] = []
     for augmentation in run.recipe.views.build().augmentations:
-        rows = np.arange(len(data.labels))
-        params = augmentation.draw(
-            uniform(0, 0, rows, f"analysis/{augmentation.name}", augmentation.num_uniforms)
-        )
-        values = []
-        for start in range(0, len(rows), 256):
-            part = slice(start, start + 256)
-            images = on_device(torch.from_numpy(data.images[part]), torch.device("cpu"), torch.float32)
-            if not isinstance(augmentation, Crop):
-                images = resize.apply(images, whole.expand(len(images), 4))
-            changed = augmentation.apply(images, torch.from_numpy(params[part]))
-            values.append(_forward(run, changed)[2])
-        uncertainty = np.concatenate([value for value in values if value is not None])
-        power = strength(augmentation, params)
+        params, _, _, spread = _alone(run, data, augmentation)
+        if spread is None:
+            return []
+        power = strength(augmentation, augmentation.fit(params, *data.images.shape[2:]))
         moved = np.flatnonzero(power > 0)
         moved = moved[np.argsort(power[moved], kind="stable")]
         parts = min(bins, len(np.unique(power[moved])))
         groups = [np.flatnonzero(power == 0), *(np.array_split(moved, parts) if parts else [])]
         for group in groups:
             if len(group):
-                error = (
-                    uncertainty[group].std(ddof=1) / np.sqrt(len(group)) if len(group) > 1 else float("nan")
-                )
+                error = spread[group].std(ddof=1) / np.sqrt(len(group)) if len(group) > 1 else float("nan")
                 found.append(
                     StrengthBin(
                         augmentation.name,
                         float(power[group].mean()),
                         len(group),
-                        float(uncertainty[group].mean()),
+                        float(spread[group].mean()),
                         float(error),
                     )
                 )
     return found
+
+
+@dataclass(frozen=True)
+class Readout:
+    """How well what was done to an image can be read off parts of its embedding.
+
+    Attributes:
+        augmentations: The K augmentations, each applied alone.
+        subspaces: For each augmentation the dimensions that are closed for it, then ``shared`` (closed for none),
+            ``embedding`` and ``features``.
+        dimensions: ``(K + 3,)`` their sizes.
+        explained: ``(K, K + 3)`` explained share of the variance of the parameters, of images not fitted to; at
+            most 1, and NaN for a subspace without dimensions.
+    """
+
+    augmentations: tuple[str, ...]
+    subspaces: tuple[str, ...]
+    dimensions: NDArray[np.int64]
+    explained: Matrix
+
+
+def readout(run: Run, data: Examples, *, penalty: float = 0.01) -> Readout:
+    """Read the parameters of every augmentation, applied alone to whole images, off every subspace.
+
+    Ridge regression is fitted to every other image, and measured on the rest.
+
+    Args:
+        run: The run; its masks act on the embedding.
+        data: The images.
+        penalty: Of ridge regression, for inputs of unit variance and the mean squared error.
+
+    Raises:
+        UserError: If the masks act on features.
+    """
+    if run.recipe.masks.level != "embedding":
+        raise UserError(f"{run.recipe.name} masks features: its embedding has no subspaces", code=2)
+    assert run.learner.masks is not None
+    closed = run.learner.masks.masks().detach().numpy() < 0.5
+    views = run.recipe.views.build(run.recipe.seed)
+    parts = [(name, mask) for name, mask in zip(views.names, closed, strict=True)]
+    parts += [("shared", ~closed.any(axis=0)), ("embedding", np.ones(closed.shape[1], dtype=bool))]
+    found = []
+    for augmentation in views.augmentations:
+        params, features, embeddings, _ = _alone(run, data, augmentation)
+        target = augmentation.describe(params)
+        row = [_explained(embeddings[:, mask], target, penalty) for _, mask in parts]
+        found.append([*row, _explained(features, target, penalty)])
+    sizes = [int(mask.sum()) for _, mask in parts] + [data.features.shape[1]]
+    names = (*(name for name, _ in parts), "features")
+    return Readout(views.names, names, np.array(sizes), np.array(found))
+
+
+def _explained(inputs: NDArray[np.float32], target: Array, penalty: float) -> float:
+    """Mean over columns of R^2 of ridge regression, fitted to even rows and measured on odd ones."""
+    if not inputs.shape[1]:
+        return float("nan")
+    x, y = inputs.astype(np.float64), target[:, target[::2].std(axis=0) > 0]
+    x = (x - x[::2].mean(axis=0)) / np.maximum(x[::2].std(axis=0), 1e-12)
+    y = (y - y[::2].mean(axis=0)) / y[::2].std(axis=0)
+    fit, answers = x[::2], y[::2]
+    weights = np.linalg.solve(fit.T @ fit + penalty * len(fit) * np.eye(fit.shape[1]), fit.T @ answers)
+    rest = y[1::2]
+    error = ((rest - x[1::2] @ weights) ** 2).sum(axis=0)
+    return float((1 - error / ((rest - rest.mean(axis=0)) ** 2).sum(axis=0)).mean())
 
 
 def neighbours(

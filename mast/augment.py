@@ -1,6 +1,7 @@
 """Augmentations as batched tensor operations with explicit parameters for every sample.
 
-An augmentation turns uniform numbers into parameters (`draw`) and applies parameters to images (`apply`). The
+An augmentation turns uniform numbers into parameters (`draw`), fits them to an image's size (`fit`) and applies
+them to images (`apply`). The
 same parameters give the same pixels, so two views can share any subset of them. Images are ``(B, 3, H, W)``
 float tensors in ``[0, 1]``. Each operation computes what torchvision's functional one does; the tests hold that.
 """
@@ -32,6 +33,14 @@ class Augmentation(ABC):
     @abstractmethod
     def apply(self, images: Tensor, params: Tensor) -> Tensor:
         """Apply parameters ``(B, P)`` to images ``(B, 3, H, W)`` in [0, 1]."""
+
+    def fit(self, params: Array, height: int, width: int) -> Array:
+        """Drawn parameters as `apply` takes them, for images of a size in pixels: the same ones, but for a crop."""
+        return params
+
+    def describe(self, params: Array) -> Array:
+        """Numbers ``(B, Q)`` whose difference between two views tells how they differ; the parameters themselves."""
+        return params
 
 
 def _resampling_matrix(start: Tensor, length: Tensor, inputs: int, outputs: int, kernel: str) -> Tensor:
@@ -65,16 +74,16 @@ def _separable(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 class Crop(Augmentation):
-    """Random resized crop. Parameters: top, left, height, width, as fractions of the source.
+    """Random resized crop, with the distribution of torchvision's ``RandomResizedCrop.get_params``.
 
-    The distribution is that of torchvision's ``RandomResizedCrop.get_params``, in fractions in place of pixels so
-    that parameters do not depend on an image's size; edges are rounded to pixels when applied. Where none of ten
-    draws fits, the whole image is taken.
+    Drawn are areas and aspect ratios of ten attempts and a position. They become a box (top, left, height, width, as
+    fractions) once the image's size is known, since the aspect ratio is one in pixels; its edges are rounded to
+    pixels when it is applied.
 
     Args:
         size: Side of the result in pixels.
         scale: Range of the crop's area; (0.08, 1) is Inception's (arXiv 1409.4842), (0.2, 1) AugSelf's at 96 px.
-        ratio: Range of the aspect ratio, drawn log-uniformly.
+        ratio: Range of the aspect ratio, width to height in pixels, drawn log-uniformly.
         interpolation: ``bicubic``, as VICReg's code, or ``bilinear``, torchvision's default.
     """
 
@@ -96,15 +105,31 @@ class Crop(Augmentation):
         area = self.scale[0] + (self.scale[1] - self.scale[0]) * u[:, :n]
         low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
         ratio = np.exp(low + (high - low) * u[:, n : 2 * n])
-        width, height = np.sqrt(area * ratio), np.sqrt(area / ratio)
-        fits = (width <= 1) & (height <= 1)
+        return np.concatenate([area, ratio, u[:, 2 * n :]], axis=1)
+
+    def fit(self, params: Array, height: int, width: int) -> Array:
+        """Top, left, height and width, ``(B, 4)`` as fractions of an image of a size in pixels.
+
+        The first attempt that fits is taken; where none does, the largest central box within the range of ratios.
+        """
+        n = self.attempts
+        area, ratio = params[:, :n], params[:, n : 2 * n] * (height / width)  # the ratio of the fractions
+        wide, high = np.sqrt(area * ratio), np.sqrt(area / ratio)
+        fits = (wide <= 1) & (high <= 1)
         first = fits.argmax(axis=1)
-        rows = np.arange(len(u))
+        rows = np.arange(len(params))
         found = fits[rows, first]
-        width = np.where(found, width[rows, first], 1.0)
-        height = np.where(found, height[rows, first], 1.0)
-        top, left = u[:, 2 * n] * (1 - height), u[:, 2 * n + 1] * (1 - width)
-        return np.stack([top, left, height, width], axis=1)
+        widest, highest = min(1.0, self.ratio[1] * height / width), min(1.0, width / height / self.ratio[0])
+        w = np.where(found, wide[rows, first], widest)
+        h = np.where(found, high[rows, first], highest)
+        top = np.where(found, params[:, 2 * n], 0.5) * (1 - h)
+        left = np.where(found, params[:, 2 * n + 1], 0.5) * (1 - w)
+        return np.stack([top, left, h, w], axis=1)
+
+    def describe(self, params: Array) -> Array:
+        """Of a crop of a square: centre across and down, from the middle, and the logarithms of height and width."""
+        top, left, height, width = self.fit(params, 1, 1).T
+        return np.stack([left + width / 2 - 0.5, top + height / 2 - 0.5, np.log(height), np.log(width)], 1)
 
     def apply(self, images: Tensor, params: Tensor) -> Tensor:
         height, width = images.shape[2:]
@@ -116,15 +141,16 @@ class Crop(Augmentation):
         columns = _resampling_matrix(left, (right - left).clamp(min=1), width, self.size, self.interpolation)
         return _separable(images, rows, columns).clamp_(0, 1)
 
-    def cut(self, image: Image.Image, params: Array) -> NDArray[np.uint8]:
-        """The same of one image, by Pillow: bytes ``(3, size, size)``. Parameters ``(4,)``."""
+    def cut(self, image: Image.Image, drawn: Array) -> NDArray[np.uint8]:
+        """The same of one image, by Pillow: bytes ``(3, size, size)``. Parameters ``(P,)`` as drawn."""
         width, height = image.size
+        (box,) = self.fit(drawn[None], height, width)
         top, left, bottom, right = np.rint(
-            np.concatenate([params[:2], params[:2] + params[2:]]) * [height, width, height, width]
+            np.concatenate([box[:2], box[:2] + box[2:]]) * [height, width, height, width]
         ).tolist()
-        box = (left, top, max(right, left + 1), max(bottom, top + 1))
         kernel = Image.Resampling[self.interpolation.upper()]
-        return np.asarray(image.resize((self.size, self.size), kernel, box=box)).transpose(2, 0, 1)
+        edges = (left, top, max(right, left + 1), max(bottom, top + 1))
+        return np.asarray(image.resize((self.size, self.size), kernel, box=edges)).transpose(2, 0, 1)
 
 
 class Flip(Augmentation):
@@ -221,6 +247,10 @@ class Color(Augmentation):
         factors = np.where(jittered, factors, neutral)
         order = np.where(jittered, np.argsort(u[:, 5:9], axis=1), np.arange(4))
         return np.concatenate([factors, order], axis=1)
+
+    def describe(self, params: Array) -> Array:
+        """The four factors, without their order."""
+        return params[:, :4]
 
     def apply(self, images: Tensor, params: Tensor) -> Tensor:
         images = images.clone()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import types
+import functools
+import inspect
+import typing
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
 from . import yaml
 from .augment import Augmentation
@@ -32,16 +34,19 @@ class Data(Strict):
 
     Attributes:
         folder: Where they lie under the data root.
-        format: ``folders`` of classes (labels are used by the probe only), tar ``shards`` as webdataset writes
-            them, or the authors' files of ``cifar10``, ``cifar100`` (training part) or ``stl10`` (train, unlabeled).
-        store_size: Folders and shards: every image is decoded once, its short side brought to this, its centre
+        format: ``images`` below a folder at any depth, without labels; ``folders`` of classes (labels are used by
+            the probe only); tar ``shards`` as webdataset writes them; or the authors' files of ``cifar10``,
+            ``cifar100`` (training part) or ``stl10`` (train, unlabeled).
+        store_size: Image files and shards: every image is decoded once, its short side brought to this, its centre
             kept as a square. Without it worker processes decode every image in every epoch and cut both crops
             from the whole of it: for sets that do not fit into memory.
+        limit: Use at most this many images, evenly spaced; all when null.
     """
 
     folder: str
-    format: Literal["folders", "shards", "cifar10", "cifar100", "stl10"] = "folders"
+    format: Literal["images", "folders", "shards", "cifar10", "cifar100", "stl10"] = "folders"
     store_size: Positive | None = None
+    limit: Positive | None = None
 
 
 class ViewsConfig(Strict):
@@ -51,6 +56,8 @@ class ViewsConfig(Strict):
         size: Side in pixels.
         single_fraction: Share of pairs in which one augmentation alone differs.
         all_but_fraction: Share of pairs in which all but one differ.
+        third_every: Every how manieth image of a batch (of a process) has a third view, which differs from its first
+            in one augmentation alone; 0 for none. The sensitivity terms then look there and not at single pairs.
         augmentations: In the order in which they are applied, with their parameters.
         second: Parameters that the second view's distribution has otherwise.
     """
@@ -58,6 +65,7 @@ class ViewsConfig(Strict):
     size: Positive
     single_fraction: Fraction = 0.0
     all_but_fraction: Fraction = 0.0
+    third_every: Annotated[int, Field(ge=0)] = 0
     augmentations: dict[str, dict[str, Any]]
     second: dict[str, dict[str, Any]] = {}
 
@@ -76,6 +84,7 @@ class ViewsConfig(Strict):
             second,
             single_fraction=self.single_fraction,
             all_but_fraction=self.all_but_fraction,
+            third_every=self.third_every,
             seed=seed,
         )
 
@@ -83,10 +92,21 @@ class ViewsConfig(Strict):
         if name not in AUGMENTATIONS:
             raise unknown("augmentation", name, AUGMENTATIONS)
         size = {"size": self.size} if name == "crop" else {}
-        try:
-            return AUGMENTATIONS[name](**size, **params)
-        except TypeError as error:
-            raise UserError(f"augmentation '{name}': {error}", code=2) from error
+        checked = yaml.build(_parameters(name), size | params, where=f"augmentation '{name}'")
+        return AUGMENTATIONS[name](**checked.model_dump())
+
+
+@functools.cache
+def _parameters(name: str) -> type[BaseModel]:
+    """What an augmentation's constructor takes, as a model."""
+    function = AUGMENTATIONS[name].__init__
+    hints = typing.get_type_hints(function)
+    fields: dict[str, Any] = {
+        key: (hints[key], ... if parameter.default is inspect.Parameter.empty else parameter.default)
+        for key, parameter in inspect.signature(function).parameters.items()
+        if key != "self"
+    }
+    return create_model(name, __base__=Strict, **fields)
 
 
 class Masks(Strict):
@@ -102,6 +122,8 @@ class Masks(Strict):
         lr: Rate of the masks' own Adam; 0 leaves them as they start.
         level: The invariance acts within the masked ``embedding``, or the backbone's ``features`` are masked
             before they enter the expander.
+        sensitive: The sensitivity terms act on the dimensions that are ``closed`` for an augmentation, or, as a
+            control, on ``all``.
     """
 
     start: Annotated[float, Field(gt=0, lt=1)] = 0.9
@@ -111,10 +133,14 @@ class Masks(Strict):
     closed: Annotated[float, Field(gt=0, lt=1)] = 0.05
     lr: Annotated[float, Field(ge=0)] = 0.02
     level: Literal["embedding", "features"] = "embedding"
+    sensitive: Literal["closed", "all"] = "closed"
 
 
 class Optimizer(Strict):
-    """``lars`` as in VICReg's code (with ``eta``), ``sgd`` or ``adamw``. Rate: ``base_lr * batch_size / 256``."""
+    """``lars`` as in VICReg's code (with ``eta``), ``sgd`` or ``adamw``. Rate: ``base_lr * batch_size / 256``.
+
+    It changes with every step, or with ``rate_by: epoch`` only where an epoch begins.
+    """
 
     name: Literal["lars", "sgd", "adamw"]
     base_lr: float
@@ -123,12 +149,16 @@ class Optimizer(Strict):
     eta: float = 0.001
     warmup_epochs: float = 10.0
     final_lr: Fraction = 0.001
+    rate_by: Literal["step", "epoch"] = "step"
 
 
 class Recipe(Strict):
     """Everything that decides a run's weights.
 
     Attributes:
+        name: Its name, which stands in the passport.
+        description: One line for ``mast list recipes``.
+        source: Where its numbers come from.
         method: ``vicreg``, or ``mast`` (masks, and uncertainty unless switched off).
         expander: Widths of the expander's layers.
         accumulate: Parts of a batch that are forwarded one after another before a step. Gradients are averaged,
@@ -143,8 +173,8 @@ class Recipe(Strict):
     """
 
     name: str
-    description: str
-    source: str
+    description: str = ""
+    source: str = ""
     method: Literal["vicreg", "mast"]
     arch: str
     data: Data
@@ -178,12 +208,31 @@ class Recipe(Strict):
             raise ValueError("views: single_fraction and all_but_fraction are shares and exceed 1 together")
         if masks.layout != "even" and masks.block * len(views.augmentations) > 1:
             raise ValueError(f"masks.block: {len(views.augmentations)} blocks of {masks.block:g} exceed 1")
+        self._sensitive()
         if self.batch_size % self.accumulate:
             raise ValueError(f"accumulate: {self.batch_size} images do not part into {self.accumulate}")
-        streams = self.data.store_size is None and self.data.format in ("folders", "shards")
+        streams = self.data.store_size is None and self.data.format in ("images", "folders", "shards")
         if streams and next(iter(views.augmentations), "") != "crop":
             raise ValueError("data.store_size: without it the views' first augmentation has to be crop")
         return self
+
+    def _sensitive(self) -> None:
+        """Refuse sensitivity terms that nothing could satisfy or that would see no pair."""
+        weights, views, masks = self.weights, self.views, self.masks
+        asked = [
+            name for name in ("sensitivity", "decorrelation", "prediction") if getattr(weights, name) > 0
+        ]
+        if self.method != "mast" or not asked:
+            return
+        term = f"weights.{asked[0]}"
+        if masks.level == "features":
+            raise ValueError(f"{term}: it acts on embeddings; masks.level=features has no closed embedding")
+        if masks.sensitive == "closed" and masks.layout == "even" and not masks.lr:
+            raise ValueError(
+                f"{term}: no dimension is closed; give masks.layout=own-closed or masks.sensitive=all"
+            )
+        if asked != ["prediction"] and not views.single_fraction and not views.third_every:
+            raise ValueError(f"{term}: it needs views.single_fraction or views.third_every")
 
 
 def recipe_names() -> list[str]:
@@ -191,16 +240,23 @@ def recipe_names() -> list[str]:
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
-def load_recipe(name: str | Path, overrides: list[str] | None = None) -> Recipe:
+def load_recipe(name: str | Path, overrides: list[str] | None = None, limit: int | None = None) -> Recipe:
     """Read a recipe by name or path and apply ``key=value`` overrides, with dots into nested parts.
 
-    A recipe may name another one as its ``base`` and say only what is different; null takes a key away.
+    A recipe may name another one as its ``base`` and say only what is different; null takes a key away. With
+    ``limit`` it becomes a smoke test: one epoch of at most so many images.
 
     Raises:
         UserError: For an unknown name, key, or value, naming what was expected.
     """
     values = _read(name)
     for override in overrides or []:
+        _set(values, override)
+    recipe = parse_recipe(values, str(name))
+    if limit is None:
+        return recipe
+    short = [f"data.limit={limit}", "epochs=1", f"batch_size={min(recipe.batch_size, limit)}", "accumulate=1"]
+    for override in [*short, "optimizer.warmup_epochs=0", "stop_on_collapse=false"]:
         _set(values, override)
     return parse_recipe(values, str(name))
 
@@ -239,32 +295,14 @@ def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def parse_recipe(values: dict[str, Any], source: str) -> Recipe:
+def parse_recipe(values: Any, source: str) -> Recipe:
     """Check a recipe given as plain data."""
+    recipe = yaml.build(Recipe, values, where=source)
     try:
-        recipe = Recipe.model_validate(values)
         recipe.views.build()
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "recipe"
-        if first["type"] == "extra_forbidden":
-            raise UserError(f"{source}: {unknown('key', place, _keys(Recipe))}", code=2) from error
-        raise UserError(f"{source}: {place}: {first['msg']} (found {first['input']!r})", code=2) from error
+    except UserError as error:
+        raise UserError(f"{source}: {error.message}", remedy=error.remedy, code=error.code) from error
     return recipe
-
-
-def _keys(model: type[BaseModel], prefix: str = "") -> list[str]:
-    names = []
-    for name, field in model.model_fields.items():
-        names.append(prefix + name)
-        kind = field.annotation
-        if (
-            isinstance(kind, type)
-            and not isinstance(kind, types.GenericAlias)
-            and issubclass(kind, BaseModel)
-        ):
-            names += _keys(kind, f"{prefix}{name}.")
-    return names
 
 
 def _set(values: dict[str, Any], override: str) -> None:

@@ -6,7 +6,6 @@ Both answer for any image by its number, so the order of an epoch is known in ad
 
 from __future__ import annotations
 
-import io
 import os
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -27,9 +26,10 @@ from .augment import Crop
 from .config import Data
 from .console import bar
 from .errors import UserError
+from .images import ENDINGS, class_folders, decode, is_image, walk
 from .views import ViewPlan
 
-EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff"}
+UNLABELLED = ("unlabelled",)
 Labels = NDArray[np.int64]
 Job = tuple[NDArray[np.int64], ViewPlan]
 
@@ -50,25 +50,19 @@ class Files:
     labels: Labels
     classes: tuple[str, ...]
 
+    def some(self, count: int) -> Files:
+        """At most ``count`` of them, evenly spaced."""
+        rows = _spaced(len(self.labels), count)
+        names = tuple(self.names[row] for row in rows)
+        return Files(_Some(self.read, rows), names, self.labels[rows], self.classes)
+
     def open(self, index: int) -> Image.Image:
         """Decode an image.
 
         Raises:
             UserError: If it cannot be decoded.
         """
-        try:
-            with Image.open(io.BytesIO(self.read(index))) as image:
-                return image.convert("RGB")
-        except (
-            UnidentifiedImageError,
-            OSError,
-            ValueError,
-            SyntaxError,
-            Image.DecompressionBombError,
-        ) as error:
-            raise UserError(
-                f"{self.names[index]}: cannot be decoded ({error})", remedy="replace or remove the file"
-            ) from error
+        return decode(self.read(index), self.names[index])
 
 
 @dataclass(frozen=True)
@@ -84,6 +78,11 @@ class Bank:
     images: NDArray[np.uint8]
     labels: Labels
     classes: tuple[str, ...]
+
+    def some(self, count: int) -> Bank:
+        """At most ``count`` of them, evenly spaced."""
+        rows = _spaced(len(self.labels), count)
+        return Bank(self.images[rows], self.labels[rows], self.classes)
 
     def feed(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Tensor]]:
         """Every job with its images, ``(B, 3, S, S)`` bytes."""
@@ -192,8 +191,10 @@ def load(
                 remedy="leave it out",
                 code=2,
             )
-        return bank
-    files = list_images(folder) if data.format == "folders" else list_shards(folder, progress=progress)
+        return bank if data.limit is None else bank.some(data.limit)
+    files = list_files(data, root, progress=progress)
+    if data.limit is not None:
+        files = files.some(data.limit)
     if data.store_size is not None:
         return decode_all(
             files, data.store_size, workers=workers, progress=progress, title=f"decode {folder.name}"
@@ -207,46 +208,83 @@ def load(
     return Stream(files, crop, workers, pin)
 
 
+def count(data: Data, root: Path) -> int:
+    """The number of images that `load` would open, none of them decoded where they are files."""
+    folder = root / data.folder
+    number = len(
+        (
+            ARRAYS[data.format](folder) if data.format in ARRAYS else list_files(data, root, progress=False)
+        ).labels
+    )
+    return number if data.limit is None else min(number, data.limit)
+
+
 def sample(data: Data, root: Path, size: int, count: int) -> Bank:
     """At most ``count`` images, evenly spaced, as squares of the recipe's stored size or of ``size``."""
     folder = root / data.folder
     if data.format in ARRAYS:
         bank = ARRAYS[data.format](folder)
-        rows = _spaced(len(bank.labels), count)
-        return Bank(bank.images[rows], bank.labels[rows], bank.classes)
-    files = list_images(folder) if data.format == "folders" else list_shards(folder, progress=False)
-    rows = _spaced(len(files.labels), count)
-    some = Files(
-        lambda index: files.read(int(rows[index])),
-        tuple(files.names[row] for row in rows),
-        files.labels[rows],
-        files.classes,
-    )
-    return decode_all(some, data.store_size or size, progress=False)
+        return bank.some(count)
+    files = list_files(data, root, progress=False)
+    return decode_all(files.some(count), data.store_size or size, progress=False)
 
 
 def _spaced(size: int, count: int) -> NDArray[np.int64]:
     return np.linspace(0, size - 1, min(size, count)).astype(np.int64)
 
 
+@dataclass(frozen=True)
+class _Some:
+    """Reads some of the images that another reader reads; a worker process can be given it."""
+
+    read: Callable[[int], bytes]
+    rows: NDArray[np.int64]
+
+    def __call__(self, index: int) -> bytes:
+        return self.read(int(self.rows[index]))
+
+
+def list_files(data: Data, root: Path, *, progress: bool = True) -> Files:
+    """The encoded images of a recipe's data; see `list_images`, `list_folders` and `list_shards`."""
+    folder = root / data.folder
+    if data.format == "shards":
+        return list_shards(folder, progress=progress)
+    if not folder.is_dir():
+        raise UserError(f"no folder of images at {folder}", remedy="give its parent as --data-root")
+    return list_folders(folder) if data.format == "folders" else list_images(folder)
+
+
 def list_images(folder: Path) -> Files:
+    """All images below a folder, at any depth, in sorted order and without labels.
+
+    Raises:
+        UserError: If there is none.
+    """
+    found = walk(folder)
+    if not found.images:
+        others = f"; its files end in {', '.join(found.others)}" if found.others else ""
+        raise UserError(
+            f"no images below {folder}{others}", remedy=f"they end in {', '.join(sorted(ENDINGS))}"
+        )
+    names = tuple(map(str, found.images))
+    return Files(_PathReader(names), names, np.zeros(len(names), dtype=np.int64), UNLABELLED)
+
+
+def list_folders(folder: Path) -> Files:
     """The images of a folder of class folders, in sorted order.
 
     Raises:
-        UserError: If the folder is missing or holds no image.
+        UserError: If it holds no image, or images beside the class folders.
     """
-    if not folder.is_dir():
-        raise UserError(f"no folder of images at {folder}", remedy="give its parent as --data-root")
-    classes = sorted(path.name for path in folder.iterdir() if path.is_dir())
-    paths, labels = list[Path](), list[int]()
-    for label, name in enumerate(classes):
-        found = sorted(p for p in (folder / name).rglob("*") if p.suffix.lower() in EXTENSIONS)
-        paths += found
-        labels += [label] * len(found)
-    if not paths:
-        raise UserError(f"no images in the class folders of {folder}", remedy="expected <class>/<image>.jpg")
-    names = tuple(map(str, paths))
-    return Files(_PathReader(names), names, np.array(labels, dtype=np.int64), tuple(classes))
+    found = class_folders(folder)
+    if found.loose or not found.paths:
+        what = f"{found.loose} images beside" if found.loose else "no images in"
+        raise UserError(
+            f"{what} the class folders of {folder}",
+            remedy="expected <class>/<image>.jpg; data.format=images takes all, without labels",
+        )
+    names = tuple(map(str, found.paths))
+    return Files(_PathReader(names), names, found.labels, found.classes)
 
 
 @dataclass(frozen=True)
@@ -260,38 +298,77 @@ class _PathReader:
 def list_shards(folder: Path, *, progress: bool = True) -> Files:
     """The images of tar shards as webdataset writes them: ``<key>.jpg`` and, for the probe, ``<key>.cls``.
 
-    The shards are indexed once and read at any place, where webdataset itself reads them in sequence: shuffling is
-    then complete, the same for any number of workers, and a run can go on in the middle of an epoch.
+    A key is the path up to the first dot of the file's own name, as in webdataset. Labels are for all images or for
+    none; their numbers need not be without gaps. The shards are indexed once and read at any place, where webdataset
+    itself reads them in sequence: shuffling is then complete, the same for any number of workers, and a run can go
+    on in the middle of an epoch.
 
     Raises:
-        UserError: If there are no shards or no images in them, or one is cut short.
+        UserError: If there are no shards or no images in them, one is cut short, an image stands in it twice or as a
+            link, a label is no class number, or some images have labels and others not.
     """
     shards = sorted(folder.glob("*.tar")) if folder.is_dir() else []
     if not shards:
         raise UserError(f"no tar shards in {folder}", remedy="expected <folder>/*.tar")
-    places, names, keys, labels = list[tuple[int, int, int]](), list[str](), list[str](), dict[str, int]()
+    places, names, keys = list[tuple[int, int, int]](), list[str](), list[str]()
+    labels: dict[str, int] = {}
     for number, shard in enumerate(
         bar(shards, desc=f"index {folder.name}", unit="shard", disable=not progress)
     ):
+        seen: set[str] = set()
         try:
+            size = shard.stat().st_size
             with tarfile.open(shard, "r:") as archive:
                 for member in archive:
-                    key = f"{number}/{member.name.partition('.')[0]}"
-                    suffix = PurePosixPath(member.name).suffix.lower()
-                    if member.isfile() and suffix in EXTENSIONS:
+                    path = PurePosixPath(member.name)
+                    where, key = (
+                        f"{shard}:{member.name}",
+                        f"{number}/{path.parent}/{path.name.partition('.')[0]}",
+                    )
+                    if member.isfile() and path.suffix.lower() == ".cls" and not path.name.startswith("."):
+                        labels[key] = _label(archive, member, where)
+                    elif is_image(path.name) and not member.isdir():
+                        _check_member(member, where, seen, size)
                         places.append((number, member.offset_data, member.size))
-                        names.append(f"{shard}:{member.name}")
+                        names.append(where)
                         keys.append(key)
-                    elif member.isfile() and suffix == ".cls":
-                        file = archive.extractfile(member)
-                        labels[key] = int(file.read()) if file else 0
         except (tarfile.TarError, ValueError, OSError) as error:
             raise UserError(f"{shard}: damaged ({error})", remedy="write or fetch it again") from error
     if not places:
         raise UserError(f"no images in the tar shards of {folder}", remedy="expected <key>.jpg in them")
-    numbers = np.array([labels.get(key, 0) for key in keys], dtype=np.int64)
-    classes = tuple(str(label) for label in range(int(numbers.max()) + 1))
-    return Files(_ShardReader(tuple(map(str, shards)), np.array(places)), tuple(names), numbers, classes)
+    given = [key in labels for key in keys]
+    if any(given) and not all(given):
+        raise UserError(
+            f"{names[given.index(False)]}: has no .cls, and other images have one",
+            remedy="write a label for every image, or for none",
+        )
+    classes = sorted({labels[key] for key in keys}) if all(given) else [0]
+    numbers = {label: index for index, label in enumerate(classes)}
+    found = np.array([numbers[labels[key]] if all(given) else 0 for key in keys], dtype=np.int64)
+    titles = tuple(map(str, classes)) if all(given) else UNLABELLED
+    return Files(_ShardReader(tuple(map(str, shards)), np.array(places)), tuple(names), found, titles)
+
+
+def _check_member(member: tarfile.TarInfo, where: str, seen: set[str], size: int) -> None:
+    """Raise for an image of a shard that would be read wrongly."""
+    what = ""
+    if not member.isreg() or member.issparse():
+        what = "is a link or a sparse file"
+    elif member.name in seen:
+        what = "stands twice in its shard"
+    elif member.offset_data + member.size > size:
+        what = "is cut short"
+    if what:
+        raise UserError(f"{where}: {what}", remedy="write the shard again")
+    seen.add(member.name)
+
+
+def _label(archive: tarfile.TarFile, member: tarfile.TarInfo, where: str) -> int:
+    file = archive.extractfile(member)
+    text = file.read(20).strip() if file else b""
+    if not text.isdigit() or member.size > 20:
+        raise UserError(f"{where}: {text[:20]!r} is no class number", remedy="write a whole number from 0 on")
+    return int(text)
 
 
 @dataclass(frozen=True)
@@ -357,7 +434,7 @@ def _stl10(folder: Path) -> Bank:
             )
         parts.append(np.fromfile(path, np.uint8).reshape(-1, 3, 96, 96))
     images = np.concatenate(parts).transpose(0, 1, 3, 2)
-    return Bank(images, np.zeros(len(images), dtype=np.int64), ("unlabeled",))
+    return Bank(images, np.zeros(len(images), dtype=np.int64), UNLABELLED)
 
 
 ARRAYS: dict[str, Callable[[Path], Bank]] = {

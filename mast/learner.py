@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .config import Recipe
 from .distributed import gather
 from .model import Expander, SubspaceMasks, VarianceHead, build_backbone
-from .objective import Loss, masked, pressure, subspace_masks, vicreg
+from .objective import Loss, closedness, masked, prediction, pressure, sensitivity, subspace_masks, vicreg
 from .views import ViewPlan
 
 
@@ -28,9 +28,10 @@ class Learner(nn.Module):
     Args:
         recipe: Says which.
         names: The augmentations, in the order of the views' ``differs`` table.
+        widths: How many numbers of the views' ``change`` table belong to each of them.
     """
 
-    def __init__(self, recipe: Recipe, names: tuple[str, ...]) -> None:
+    def __init__(self, recipe: Recipe, names: tuple[str, ...], widths: tuple[int, ...] = ()) -> None:
         super().__init__()
         self.recipe = recipe
         self.memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
@@ -41,9 +42,19 @@ class Learner(nn.Module):
         if recipe.method == "mast":
             on_features = recipe.masks.level == "features"
             dim = self.backbone.feature_dim if on_features else recipe.expander[-1]
-            self.masks = SubspaceMasks(names, dim, **recipe.masks.model_dump(exclude={"lr", "level"}))
+            self.masks = SubspaceMasks(
+                names, dim, **recipe.masks.model_dump(exclude={"lr", "level", "sensitive"})
+            )
             if recipe.uncertainty and not on_features:
                 self.variance = VarianceHead(self.backbone.feature_dim, recipe.expander[-1])
+        self.readout: nn.Linear | None = None
+        if self.masks is not None and recipe.weights.prediction:
+            if len(widths) != len(names):
+                raise ValueError(
+                    f"prediction needs the widths of {len(names)} augmentations, not {len(widths)}"
+                )
+            self.widths = widths
+            self.readout = nn.Linear(recipe.expander[-1], sum(widths), bias=False)
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", torch.tensor(recipe.mean).view(1, 3, 1, 1), persistent=False)
@@ -64,7 +75,7 @@ class Learner(nn.Module):
         """Embeddings of all processes' images, ``(B, D) -> (W B, E)``, in the loss's precision."""
         return gather(self.expander(features).to(self.mean.dtype))
 
-    def forward(self, first: Tensor, second: Tensor, plan: ViewPlan) -> Outcome:
+    def forward(self, first: Tensor, second: Tensor, plan: ViewPlan, third: Tensor | None = None) -> Outcome:
         """The loss of one batch, of which this process has the views ``(B, 3, H, W)`` planned in ``plan``."""
         h1, h2 = self.features(first), self.features(second)
         weights = self.recipe.weights
@@ -85,4 +96,32 @@ class Learner(nn.Module):
                 predicted = [self.variance(h.detach().to(self.mean.dtype)) for h in (h1, h2)]
                 variances = gather(predicted[0]), gather(predicted[1])
             loss = masked(z1, z2, gather(differs), gather(single), log_masks, weights, variances)
+            loss = loss.plus(self._sensitivity(z1, z2, plan, log_masks, third))
         return Outcome(loss.plus(pressure(log_masks, weights)), h1.detach(), z1.detach())
+
+    def _sensitivity(
+        self, z1: Tensor, z2: Tensor, plan: ViewPlan, log_masks: Tensor, third: Tensor | None
+    ) -> Loss:
+        """The terms that ask closed dimensions to carry what their augmentation changes."""
+        weights = self.recipe.weights
+        loss = Loss(z1.new_zeros(()), {})
+        closed = closedness(log_masks)
+        if self.recipe.masks.sensitive == "all":
+            closed = torch.ones_like(closed)
+        if weights.sensitivity or weights.decorrelation:
+            isolated = torch.from_numpy(plan.isolated).to(z1.device)
+            if third is not None:
+                z3 = self.embed(self.features(third))
+                rows = torch.arange(len(isolated), device=z1.device) % plan.every == 0
+                difference, isolated = z1[gather(rows)] - z3, gather(isolated[rows])
+            else:
+                isolated = gather(isolated)
+                rows = isolated.any(1)
+                difference, isolated = z1[rows] - z2[rows], isolated[rows]
+            loss = loss.plus(sensitivity(difference, isolated, closed, weights))
+        if self.readout is not None:
+            change = gather(torch.from_numpy(plan.change).to(z1))
+            sizes = torch.tensor(self.widths, device=z1.device)
+            looks = closed.detach().repeat_interleave(sizes, dim=0)  # (Q, E)
+            loss = loss.plus(prediction(z1 - z2, change, self.readout.weight * looks, weights))
+        return loss

@@ -24,6 +24,10 @@ class Weights:
         hinge_by_mask: Share of the variance hinge that is spread like the masks, equation (7).
         mass: The pull (6) acts on a mask while its mean is below this.
         overlap: Pressure against masks that close on the same dimensions, equation (8).
+        sensitivity: Hinge on how much the closed dimensions change, equation (9).
+        target: Root mean square of the change that (9) asks for.
+        decorrelation: Pressure against closed dimensions that change together, equation (10).
+        prediction: Reading the change of parameters off the closed dimensions, equation (11).
     """
 
     invariance: float = 25.0
@@ -37,6 +41,10 @@ class Weights:
     hinge_by_mask: float = 0.5
     mass: float = 1.0
     overlap: float = 0.0
+    sensitivity: float = 0.0
+    target: float = 1.0
+    decorrelation: float = 0.0
+    prediction: float = 0.0
 
 
 class Loss(NamedTuple):
@@ -153,6 +161,67 @@ def pressure(log_masks: Tensor, weights: Weights) -> Loss:
         both = closed.sum(0).square() - closed.square().sum(0)
         parts["overlap"] = both.mean() / (len(masks) * (len(masks) - 1))
     return _total(weights, **parts)
+
+
+def closedness(log_masks: Tensor) -> Tensor:
+    """How closed dimensions are for augmentations, ``max(0, 1 - 2 m)``, so 0 from a mask of half on: ``(K, D)``."""
+    return torch.relu(1 - 2 * log_masks.exp())
+
+
+def sensitivity(
+    difference: Tensor, isolated: Tensor, closed: Tensor, weights: Weights, epsilon: float = 1e-4
+) -> Loss:
+    """What an augmentation changes is to show in the dimensions that are closed for it, equations (9) and (10).
+
+    VICReg's two terms against collapse, applied to differences: where (1) and (2) want embeddings that vary and
+    dimensions that do not vary together, these want it of the change under one augmentation. An augmentation
+    without pairs, or without a closed dimension, does not count.
+
+    Args:
+        difference: Differences ``(P, D)`` of embeddings of two views of an image, of the whole global batch.
+        isolated: ``(P, K)`` booleans, the one augmentation that differs between the two; a row may have none.
+        closed: Weights of the dimensions ``(K, D)``, each at least 0, such as `closedness`.
+        weights: Its ``sensitivity``, ``target`` and ``decorrelation`` are used; a term of weight 0 is not computed.
+        epsilon: Added to the mean square, as in (1).
+    """
+    with torch.autocast(difference.device.type, enabled=False):
+        count = isolated.sum(0)  # (K,)
+        total = closed.sum(1)
+        seen = (count > 0) & (total > 0)
+        share = isolated.T.to(difference) / count.clamp(min=1)[:, None]  # (K, P), rows sum to 1
+        square = (
+            share @ difference.square()
+        )  # (K, D), the mean square of every dimension under every augmentation
+
+        def mean(sums: Tensor) -> Tensor:
+            return (torch.where(seen, sums / total.clamp(min=1e-6), 0.0)).sum() / seen.sum().clamp(min=1)
+
+        parts = {}
+        if weights.sensitivity:
+            parts["sensitivity"] = mean(
+                (closed * torch.relu(weights.target - torch.sqrt(square + epsilon))).sum(1)
+            )
+        if weights.decorrelation:
+            # The squared entries of a D x D matrix of moments add up to those of the pairs' P x P products.
+            products = torch.einsum("kd,pd,qd->kpq", closed, difference, difference)
+            both = torch.einsum("kpq,kp,kq->k", products.square(), share, share)
+            parts["decorrelation"] = mean(both - (closed * square).square().sum(1))
+        return _total(weights, **parts)
+
+
+def prediction(difference: Tensor, change: Tensor, readout: Tensor, weights: Weights) -> Loss:
+    """Mean squared error of reading the change of parameters off differences linearly, equation (11).
+
+    After AugSelf (Lee et al. 2021, arXiv 2111.09613), which predicts it from both views' features by a network.
+
+    Args:
+        difference: Differences ``(B, D)`` of the embeddings of two views.
+        change: Differences ``(B, Q)`` of what describes the two views, in units of their standard deviations.
+        readout: Linear map ``(Q, D)``, zero where a row may not look.
+        weights: Its ``prediction`` is used.
+    """
+    with torch.autocast(difference.device.type, enabled=False):
+        return _total(weights, prediction=(difference @ readout.T - change).square().mean())
 
 
 def subspace_masks(differs: Tensor, single: Tensor, log_masks: Tensor) -> Tensor:

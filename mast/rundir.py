@@ -5,18 +5,23 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from . import __version__
 from .config import Recipe, parse_recipe
 from .data import Source
 from .errors import UserError
-from .files import atomic_write
+from .files import atomic_write, sweep
 
+LOCK = ".lock"
 STATE, PUBLISHED, LOG, RECIPE, BOARD = (
     "state.pt",
     "backbone.safetensors",
@@ -27,51 +32,117 @@ STATE, PUBLISHED, LOG, RECIPE, BOARD = (
 History = list[dict[str, float]]
 
 
-def check(recipe: Recipe, out: Path, resume: bool) -> None:
-    """Whether ``out`` can become or is this recipe's folder, before any work and without a trace.
+@contextmanager
+def hold(out: Path) -> Iterator[None]:
+    """Keep a folder for this process; it is made, and removed again where nothing was written to it.
 
     Raises:
-        UserError: If it holds another recipe's run, or one that is not to be resumed, or cannot be written.
+        UserError: If it cannot be written, or another process holds it.
     """
-    mine = out / RECIPE
-    if mine.is_file():
-        before = parse_recipe(json.loads(mine.read_text(encoding="utf-8")), str(mine))
-        if _text(before) != _text(recipe):
-            raise UserError(
-                f"{out} holds a run of another recipe",
-                remedy="give another --out, or delete the folder",
-                code=2,
-            )
-        if not resume:
-            raise UserError(
-                f"{out} holds a run of this recipe", remedy="add --resume to go on with it", code=2
-            )
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
     there = next(path for path in (out, *out.absolute().parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise UserError(
             f"cannot write to {out}: {there} is no folder that can be written to",
             remedy="give a writable --out",
         )
+    lock = FileLock(out / LOCK, timeout=0)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise UserError(
+            f"{out}: another `mast pretrain` is at work in this folder",
+            remedy="wait for it, or give another --out",
+        ) from error
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {out}: {error.strerror or error}", remedy="give a writable --out"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+        if made and all(path.name == LOCK for path in out.iterdir()):
+            (out / LOCK).unlink(missing_ok=True)
+            for folder in made:
+                folder.rmdir()
 
 
-def claim(recipe: Recipe, out: Path) -> None:
-    """Make ``out`` this recipe's folder, once nothing is missing that a run needs.
+def check(recipe: Recipe, out: Path) -> bool:
+    """Whether ``out`` can become or is this recipe's folder, before any work and without a trace.
+
+    A run may be made longer where its learning rate does not depend on its length (``optimizer.final_lr`` 1).
+
+    Returns:
+        Whether the run is finished.
+
+    Raises:
+        UserError: If it holds another recipe's run; the message names the keys that differ.
+    """
+    mine = out / RECIPE
+    if not mine.is_file():
+        return False
+    before = _read(mine)
+    differing = _differing(before.model_dump(mode="json"), recipe.model_dump(mode="json"))
+    longer = recipe.epochs > before.epochs and recipe.optimizer.final_lr == 1
+    if differing and not (list(differing) == ["epochs"] and longer):
+        told = ", ".join(f"{key} is {old}, asked is {new}" for key, (old, new) in list(differing.items())[:3])
+        more = f", and {len(differing) - 3} more" if len(differing) > 3 else ""
+        remedy = "give another --out, or --fresh to start anew here"
+        if list(differing) == ["epochs"]:
+            remedy = f"the rate falls until the last epoch, so another length is another run: {remedy}"
+        raise UserError(f"{out} holds a run of another recipe: {told}{more}", remedy=remedy, code=2)
+    return not differing and (out / PUBLISHED).is_file()
+
+
+def _read(path: Path) -> Recipe:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path}: cannot be read: {error}", remedy="give another --out, or --fresh to start anew here"
+        ) from error
+    return parse_recipe(values, str(path))
+
+
+def _differing(old: dict[str, Any], new: dict[str, Any], above: str = "") -> dict[str, tuple[str, str]]:
+    """The dotted keys whose values differ, with both; the order of the augmentations counts."""
+    found: dict[str, tuple[str, str]] = {}
+    for key in dict.fromkeys([*new, *old]):
+        one, two = old.get(key), new.get(key)
+        if isinstance(one, dict) and isinstance(two, dict):
+            found |= _differing(one, two, f"{above}{key}.")
+        elif one != two or (key in old) != (key in new):
+            found[above + key] = (json.dumps(one), json.dumps(two))
+    if not found and list(old) != list(new):
+        found[above.rstrip(".")] = (" ".join(old), " ".join(new))
+    return found
+
+
+def claim(recipe: Recipe, out: Path, *, fresh: bool = False) -> None:
+    """Make ``out`` this recipe's folder, once nothing is missing that a run needs, and clear what killed runs left.
+
+    Args:
+        recipe: The recipe.
+        out: The folder.
+        fresh: Take away what a run left there.
 
     Raises:
         UserError: If it cannot be written.
     """
     try:
+        for name in (STATE, PUBLISHED, LOG, RECIPE) if fresh else (PUBLISHED,):
+            (out / name).unlink(missing_ok=True)
+        if fresh:
+            shutil.rmtree(out / BOARD, ignore_errors=True)
         with atomic_write(out / RECIPE) as file:
-            file.write(_text(recipe))
+            file.write(json.dumps(recipe.model_dump(mode="json")))
+        sweep(out)
     except OSError as error:
         raise UserError(
             f"cannot write to {out} ({error.strerror})", remedy="give a writable --out"
         ) from error
-
-
-def _text(recipe: Recipe) -> str:
-    """Keys stay in the recipe's order, since the order of the augmentations counts."""
-    return json.dumps(recipe.model_dump(mode="json"))
 
 
 class Log:
@@ -131,9 +202,14 @@ def passport(recipe: Recipe, source: Source, history: History) -> dict[str, Any]
 
 
 def git_stamp() -> str:
-    """The commit of the checkout this file lies in; outside of one ``MAST_REVISION``, which containers set, or ""."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return os.environ.get("MAST_REVISION", "")
+    """The state of this code: a build's own stamp, else the commit of its checkout, else ``MAST_REVISION``, or ""."""
+    package = Path(__file__).parent
+    if (package / "REVISION").is_file():  # a wheel; hatch_build.py wrote it
+        return (package / "REVISION").read_text(encoding="utf-8").strip()
+    if (package.parent / ".git").exists():  # of this code, and not of a project that it is installed in
+        command = ["git", "-C", str(package), "describe", "--always", "--dirty", "--abbrev=12"]
+        try:
+            return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        except (OSError, subprocess.CalledProcessError):
+            pass  # no git here, or a checkout of another owner
+    return os.environ.get("MAST_REVISION", "")

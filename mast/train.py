@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from .augment import Crop
 from .checkpoint import load_state, save_state, write_published
 from .config import Recipe
-from .console import bar
+from .console import bar, say
 from .data import Job, load, on_device
 from .distributed import World, join, synchronized
 from .draws import permutation
@@ -32,7 +32,7 @@ from .learner import Learner, Outcome
 from .optim import build_optimizer, learning_rate
 from .probe import Probe
 from .rundir import PUBLISHED as PUBLISHED
-from .rundir import STATE, History, Log, check, claim, passport
+from .rundir import STATE, History, Log, check, claim, hold, passport
 from .rundir import git_stamp as git_stamp
 
 
@@ -41,7 +41,7 @@ def pretrain(
     out: Path,
     *,
     data_root: Path | None = None,
-    resume: bool = True,
+    fresh: bool = False,
     progress: bool = True,
     device: str | None = None,
     workers: int | None = None,
@@ -54,7 +54,7 @@ def pretrain(
         out: Folder for ``state.pt`` (to resume), ``log.jsonl`` (one line an epoch), ``recipe.json`` and
             ``backbone.safetensors`` (the result). Process 0 alone reads and writes it.
         data_root: Where ``recipe.data.folder`` lies.
-        resume: Go on from a saved state; without it an existing run is an error.
+        fresh: Start anew, in place of going on with the run that is there.
         progress: Show progress bars.
         device: ``cuda`` where there is one, else ``cpu``.
         workers: Decoding workers of this process; by default its share of the machine's cores.
@@ -64,17 +64,20 @@ def pretrain(
         The path of the published backbone.
 
     Raises:
-        UserError: If ``out`` holds another recipe's run, the images are missing, the batch does not part evenly
-            between the processes, the loss is not finite, or embedding or masks collapse.
+        UserError: If ``out`` holds another recipe's run or another process is at work there, the images are missing,
+            the batch does not part evenly between the processes, the loss is not finite, or embedding or masks
+            collapse.
         Interrupted: After SIGINT, SIGTERM or SIGUSR1, once the state is saved.
     """
-    with join(device) as world:
-        if world.rank == 0:
-            check(recipe, out, resume)
-        if not world.from_first((out / PUBLISHED).is_file()):
-            _train(
-                recipe, out, world, data_root or Path(), progress and world.rank == 0, workers, tensorboard
-            )
+    with join(device) as world, hold(out) if world.rank == 0 else nullcontext():
+        finished = False
+        if world.rank == 0 and not fresh:
+            finished = check(recipe, out)
+        if not world.from_first(finished):
+            shown = progress and world.rank == 0
+            _train(recipe, out, world, data_root or Path(), shown, workers, tensorboard, fresh)
+        elif world.rank == 0:
+            say(f"{out} holds this run, finished; --fresh starts anew", progress)
     return out / PUBLISHED
 
 
@@ -86,6 +89,7 @@ def _train(
     progress: bool,
     workers: int | None,
     tensorboard: bool,
+    fresh: bool = False,
 ) -> None:
     # -- images and views -----------------------------------------------------------------------------------
     if recipe.batch_size % (recipe.accumulate * world.size):
@@ -111,6 +115,13 @@ def _train(
             remedy="lower batch_size",
         )
     steps = recipe.epochs * steps_per_epoch
+    if left := len(source.labels) % recipe.batch_size:
+        say(
+            f"{len(source.labels)} images in batches of {recipe.batch_size}: every epoch leaves out {left}",
+            progress,
+        )
+    if recipe.probe and len(source.classes) < 2:
+        say("the images have no labels: the k-NN probe is off", progress)
 
     def jobs(step: int) -> Iterator[Job]:
         """Indices and plans of this process from a step to the end, ``accumulate`` for each step."""
@@ -127,7 +138,7 @@ def _train(
     dtype = torch.float64 if recipe.precision == "fp64" else torch.float32
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        learner = Learner(recipe, views.names)
+        learner = Learner(recipe, views.names, views.widths)
     synchronized(learner, world)
     learner.to(world.device, dtype).to(memory_format=learner.memory_format).train()
     if recipe.compile:
@@ -143,16 +154,18 @@ def _train(
 
     # -- state ----------------------------------------------------------------------------------------------
     step, history, sums, probe = 0, History(), dict[str, float](), Probe(len(source.classes))
-    state = world.from_first(load_state(out / STATE) if world.rank == 0 and (out / STATE).is_file() else None)
+    saved = world.rank == 0 and not fresh and (out / STATE).is_file()
+    state = world.from_first(load_state(out / STATE) if saved else None)
     if state is not None:
         learner.load_state_dict(state["learner"])
         for name, each in optimizers.items():
             each.load_state_dict(state[name])
         step, history, sums = state["step"], state["history"], state["sums"]
         probe.load_state_dict(state["probe"], world.device)
+        say(f"{out} holds this run: going on from step {step} of {steps}", progress)
     log = Log(out, history, tensorboard=tensorboard and world.rank == 0)
     if world.rank == 0:
-        claim(recipe, out)
+        claim(recipe, out, fresh=fresh)
 
     def save() -> None:
         """Everything that the rest of the run depends on, and nothing else."""
@@ -169,14 +182,15 @@ def _train(
     autocast = torch.autocast(world.device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
     batches = source.feed(jobs(step))
     saved_at = time.monotonic()
-    title = f"pretrain {recipe.name} ({recipe.method})"
+    title = f"{recipe.name} ({recipe.method})"
     size = recipe.batch_size
     shown = bar(
         total=steps * size, initial=step * size, desc=title, unit="img", unit_scale=True, disable=not progress
     )
     with _stop_signals() as received, shown:
         while step < steps:
-            rate = learning_rate(step, steps, warmup, peak, config.final_lr)
+            at = step if config.rate_by == "step" else step - step % steps_per_epoch
+            rate = learning_rate(at, steps, warmup, peak, config.final_lr)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             for each in optimizers.values():
@@ -185,7 +199,7 @@ def _train(
             values = dict[str, float]()
             for part in range(recipe.accumulate):
                 (indices, plan), images = next(batches)
-                first, second = views.render(on_device(images, world.device, dtype), plan)
+                first, second, *third = views.render(on_device(images, world.device, dtype), plan)
                 last = part + 1 == recipe.accumulate
                 waits = (
                     model.no_sync()
@@ -194,7 +208,7 @@ def _train(
                 )
                 with waits:
                     with autocast:
-                        outcome: Outcome = model(first, second, plan)
+                        outcome: Outcome = model(first, second, plan, *third)
                     torch.autograd.backward(outcome.loss.total / recipe.accumulate)
                 for name, value in outcome.loss.numbers().items():
                     values[name] = values.get(name, 0.0) + value / recipe.accumulate
@@ -211,10 +225,11 @@ def _train(
             step += 1
             for name, value in values.items():
                 sums[name] = sums.get(name, 0.0) + value
+            epoch = -(-step // steps_per_epoch)
+            shown.set_description(f"{title} epoch {epoch} of {recipe.epochs}", refresh=False)
             shown.set_postfix({name: f"{value:.3g}" for name, value in values.items()}, refresh=False)
             shown.update(size)
             if step % steps_per_epoch == 0:
-                epoch = step // steps_per_epoch
                 found = figures(outcome.features, outcome.embeddings, learner.masks)
                 means = {name: value / steps_per_epoch for name, value in sums.items()}
                 if world.rank == 0:

@@ -17,7 +17,7 @@ from .. import protocols
 from ..errors import UserError, unknown
 from ..numbers import intervals
 from ..protocols.base import Labelled
-from ..results import figures, records, tables
+from ..results import figures, tables
 from . import figures as drawn
 
 
@@ -161,36 +161,28 @@ def compare(out: Path, place: Path, reference: str) -> dict[str, Any]:
     Raises:
         UserError: If there are no records, or the reference is not among them.
     """
-    table = tables.build(records.read([place]))
-    known = {label for section in table.sections for label in section.rows.values()}
+    table = tables.read([place])
+    known = {row.label for section in table.sections for row in section.rows if not row.published}
     if known and reference not in known:
         raise unknown("checkpoint", reference, known)
     folder = _Folder(out)
     rows, left_out = list[tuple[Any, ...]](), list[str]()
     for section in table.sections:
-        keys = {label: row for row, label in section.rows.items()}
-        if reference not in keys:
-            left_out.append(section.title)
+        base = next((row for row in section.rows if row.label == reference), None)
+        if base is None:
+            if not all(row.published for row in section.rows):
+                left_out.append(section.title)
             continue
-        others = [row for row in section.rows if row != keys[reference] and row not in section.controls]
+        others = [row for row in section.rows if row != base and not row.control]
         grid = np.full((len(others), len(section.headline)), np.nan)
         for (i, row), (j, column) in product(enumerate(others), enumerate(section.headline)):
-            cell, base = section.cells.get((row, column)), section.cells.get((keys[reference], column))
-            if cell is not None and base is not None:
-                grid[i, j] = 100 * (cell.value - base.value)
-                rows.append(
-                    (
-                        section.title,
-                        section.rows[row],
-                        section.columns[column],
-                        cell.value,
-                        base.value,
-                        float(grid[i, j]),
-                    )
-                )
+            cell, theirs = section.cells.get((row, column)), section.cells.get((base, column))
+            if cell is not None and theirs is not None:
+                grid[i, j] = 100 * (cell.value - theirs.value)
+                what = (section.title, row.label, column.label)
+                rows.append((*what, cell.value, theirs.value, float(grid[i, j])))
         if others:
-            labels = [section.rows[row] for row in others]
-            columns = [section.columns[column] for column in section.headline]
+            labels, columns = [row.label for row in others], [column.label for column in section.headline]
             name = f"differences-{drawn.slug(section.title)}"
             folder.figure(name, drawn.differences(grid, labels, columns, f"points against {reference}"))
     if not known:

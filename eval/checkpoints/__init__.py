@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .passport import Passport, normalize
+from .backbone import Backbone
+from .normalization import Normalization
+from .passport import Passport
 
 if TYPE_CHECKING:
     from .reading import Loaded, inspect, load
 
-__all__ = ["Loaded", "Passport", "inspect", "load", "normalize"]
+__all__ = ["Backbone", "Loaded", "Normalization", "Passport", "inspect", "load"]
 
 
 def __getattr__(name: str) -> Any:

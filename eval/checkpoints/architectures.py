@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from mast.model import Arch, Backbone, parse_arch
+from mast.model import Arch, parse_arch
+from mast.model import Backbone as ResNet
 
 from ..errors import UserError
+from .backbone import Backbone
 
 Shapes = Mapping[str, tuple[int, ...]]
 Options = Mapping[str, Any]
@@ -68,7 +70,7 @@ def _infer_resnet(shapes: Shapes, stem: str) -> str:
     same_kind = [depth for depth in _DEPTHS if Arch(depth).block == kind]
     depth = min(same_kind, key=lambda d: sum(abs(a - b) for a, b in zip(Arch(d).layers, counts, strict=True)))
     width, base = (channels // 64, 64) if channels % 64 == 0 else (1, channels)
-    if kernel == [3, 3] and not stem:
+    if kernel == [3, 3] and stem in ("", "imagenet"):
         name = Arch(depth, width, base).name
         raise UserError(
             f"the first convolution is 3x3: {name}-cifar (stride 1, padding 1), {name}-cifar2 (stride 1, padding 2) "
@@ -84,7 +86,7 @@ def _blocks(shapes: Shapes, stage: int) -> int:
     return 1 + max((int(match[1]) for match in found if match), default=-1)
 
 
-def build(arch: str, shapes: Shapes, options: Options) -> nn.Module:
+def build(arch: str, shapes: Shapes, options: Options) -> Backbone:
     """Build a backbone without allocating its weights.
 
     Args:
@@ -94,17 +96,19 @@ def build(arch: str, shapes: Shapes, options: Options) -> nn.Module:
             pads as TensorFlow does; for a ViT see `vit.build`.
 
     Returns:
-        A module with ``features`` and ``feature_maps`` whose tensors are on the ``meta`` device.
+        Its tensors are on the ``meta`` device.
     """
     with torch.device("meta"), _NoDraws():
         if arch.startswith("vit_"):
             from . import vit
 
             return vit.build(arch, shapes, options)
+        if (activation := options.get("activation", "relu")) != "relu":
+            raise UserError(f"a {arch} with the activation {activation}", remedy="only ReLU is supported")
         if arch == "mobilenet_v2":
             return MobileNetV2()
         try:
-            backbone = Backbone(parse_arch(arch))
+            backbone = ResNet(parse_arch(arch))
         except ValueError as error:
             raise UserError(str(error), remedy=f"supported: {_SUPPORTED}", code=2) from error
     if options.get("stride_in_1x1"):
@@ -133,7 +137,7 @@ _DRAWS = {
 }
 
 
-def fresh(arch: str, seed: int) -> nn.Module:
+def fresh(arch: str, seed: int) -> Backbone:
     """Build a backbone with random weights drawn from a seed; the global generator stays as it was.
 
     Raises:
@@ -146,30 +150,30 @@ def fresh(arch: str, seed: int) -> nn.Module:
         if arch.startswith("vit_"):
             from . import vit
 
-            return vit.build(arch, {}, {})
+            return vit.build(arch, {}, {"head_dim": 64})
         try:
-            return Backbone(parse_arch(arch))
+            return ResNet(parse_arch(arch))
         except ValueError as error:
             raise UserError(
                 str(error), remedy="write random:resnet18, random:resnet18@1 or random:mobilenet_v2", code=2
             ) from error
 
 
-def target(backbone: nn.Module) -> nn.Module:
+def target(backbone: Backbone) -> nn.Module:
     """The part of a backbone whose state dict has the names that layouts map to."""
     inner = getattr(backbone, "network", backbone)
     assert isinstance(inner, nn.Module)
     return inner
 
 
-def _stride_in_1x1(backbone: Backbone) -> None:
+def _stride_in_1x1(backbone: ResNet) -> None:
     for stage in (2, 3, 4):
         block: Any = backbone.get_submodule(f"layer{stage}.0")
         if backbone.arch.block == "bottleneck":
             block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
 
 
-def _same_padding(backbone: Backbone) -> None:
+def _same_padding(backbone: ResNet) -> None:
     """Replace the padding of every strided layer by TensorFlow's, which depends on the input's size."""
     for name, module in list(backbone.named_modules()):
         if isinstance(module, nn.Conv2d | nn.MaxPool2d) and module.stride in (2, (2, 2)):

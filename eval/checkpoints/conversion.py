@@ -9,7 +9,7 @@ import pickle
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +19,10 @@ from mast.files import atomic_write, sha256_file
 from mast.model import Arch
 
 from ..errors import UserError
-from . import file_formats as containers
-from . import key_names as names
-from . import other_libraries as peers
+from . import file_formats, key_names, other_libraries
 from .architectures import target
 from .passport import Passport
-from .reading import Loaded, as_tensor, load
+from .reading import Loaded, Said, as_tensor, load
 
 LIMITS = {"float64": 1e-9, "float32": 1e-4}
 """Largest difference over largest value that a certificate may hold."""
@@ -39,10 +37,8 @@ def convert(
     output: str | os.PathLike[str],
     *,
     to: str,
-    layout: str | None = None,
-    arch: str | None = None,
-    trust_pickle: bool = False,
     half: bool = False,
+    **said: Unpack[Said],
 ) -> dict[str, Any]:
     """Write a backbone under another library's names and prove that it computes the same.
 
@@ -52,10 +48,8 @@ def convert(
             ``.pkl``). The certificate lies beside it as ``<output>.certificate.json``.
         to: ``torchvision``, ``detectron2`` (a ``matching_heuristics`` file), ``timm``, ``huggingface`` (with
             its ``config.json``) or ``safetensors`` (torchvision's names with the passport inside).
-        layout: As in `load`.
-        arch: As in `load`.
-        trust_pickle: As in `load`.
         half: Round the weights to half precision, which halves the file.
+        **said: What the user says about the checkpoint, as `load` takes it.
 
     Returns:
         The certificate: source and target with their hashes, ``peer`` (what ran the copy), and ``differences``,
@@ -73,7 +67,7 @@ def convert(
         raise UserError(
             f"{path}: {to} files end in {' or '.join(endings)}", remedy="change the ending", code=2
         )
-    loaded = load(checkpoint, layout=layout, arch=arch, trust_pickle=trust_pickle)
+    loaded = load(checkpoint, **said)
     _expressible(loaded, to)
     state = {name: tensor.clone() for name, tensor in target(loaded.backbone).state_dict().items()}
     if half:
@@ -98,7 +92,7 @@ def convert(
                 for key in ("source", "layout", "arch", "sha256", "weights_sha256")
             },
             "target": {"file": path.name, "format": to, "sha256": sha256_file(draft)},
-            "normalization": loaded.passport.normalization,
+            "normalization": loaded.passport.normalization.to_json(),
             "images": f"2 of {_size(loaded)} x {_size(loaded)} pixels, normal noise, seed 0",
             "peer": peer,
             "limits": limits,
@@ -149,13 +143,18 @@ def _write_safetensors(path: Path, state: State) -> None:
 
 
 def _write_published(path: Path, state: State, passport: Passport) -> None:
-    facts = {key: getattr(passport, key) for key in ("arch", "normalization", "input_size", "interpolation")}
+    facts = {
+        "arch": passport.arch,
+        "normalization": passport.normalization.to_json(),
+        "input_size": passport.input_size,
+        "interpolation": passport.interpolation,
+    }
     write_published(path, state, {**facts, "converted_from": passport.layout, **passport.extra})
 
 
 def _write_detectron2(path: Path, state: State, passport: Passport) -> None:
     renamed = {
-        names.torchvision_to_detectron2(name): tensor
+        key_names.torchvision_to_detectron2(name): tensor
         for name, tensor in state.items()
         if not name.endswith("num_batches_tracked")
     }
@@ -170,7 +169,7 @@ def _write_detectron2(path: Path, state: State, passport: Passport) -> None:
 
 def _write_huggingface(path: Path, state: State, passport: Passport) -> None:
     _write_torchvision(
-        path, {names.torchvision_to_huggingface(name): t for name, t in state.items()}, passport
+        path, {key_names.torchvision_to_huggingface(name): t for name, t in state.items()}, passport
     )
 
 
@@ -264,35 +263,35 @@ def _module(
     return run
 
 
-def _reread(draft: Path, loaded: Loaded) -> tuple[str, nn.Module, Callable[[nn.Module, Tensor], Maps]]:
+def _reread(draft: Path, loaded: Loaded) -> tuple[str, Any, Callable[[Any, Tensor], Maps]]:
     """The file in a second copy of our own network: where the other library has no such one."""
     again = copy.deepcopy(loaded.backbone)
-    target(again).load_state_dict(containers.read(draft).tree, strict=True)
+    target(again).load_state_dict(file_formats.read(draft).tree, strict=True)
     return "re-read by mast-transfer", again, _maps
 
 
 def _torchvision(draft: Path, loaded: Loaded) -> tuple[str, nn.Module, Callable[[nn.Module, Tensor], Maps]]:
-    network = peers.torchvision_network(loaded.backbone)
+    network = other_libraries.torchvision_network(loaded.backbone)
     if network is None:
         return _reread(draft, loaded)
-    network.load_state_dict(containers.read(draft).tree, strict=True)
-    return peers.version("torchvision"), network, peers.torchvision_maps
+    network.load_state_dict(file_formats.read(draft).tree, strict=True)
+    return other_libraries.version("torchvision"), network, other_libraries.torchvision_maps
 
 
 def _timm(draft: Path, loaded: Loaded) -> tuple[str, nn.Module, Callable[[nn.Module, Tensor], Maps]]:
-    network = peers.timm_network(loaded.backbone)
+    network = other_libraries.timm_network(loaded.backbone)
     if network is None:
         return _reread(draft, loaded)
-    network.load_state_dict(containers.read(draft).tree, strict=True)
-    return peers.version("timm"), network, peers.torchvision_maps
+    network.load_state_dict(file_formats.read(draft).tree, strict=True)
+    return other_libraries.version("timm"), network, other_libraries.torchvision_maps
 
 
 def _huggingface(draft: Path, loaded: Loaded) -> tuple[str, Callable[[Tensor], Maps]]:
-    tree = containers.read(draft).tree
-    network = peers.huggingface_network(_huggingface_config(loaded.passport))
+    tree = file_formats.read(draft).tree
+    network = other_libraries.huggingface_network(_huggingface_config(loaded.passport))
     if network is not None:
         network.load_state_dict(tree, strict=True)
-        return peers.version("transformers"), lambda images: peers.huggingface_maps(
+        return other_libraries.version("transformers"), lambda images: other_libraries.huggingface_maps(
             network.to(images.dtype).eval(), images
         )
     layout = "huggingface-resnet-caffe" if loaded.passport.stride_in_1x1 else "huggingface-resnet"
@@ -301,10 +300,10 @@ def _huggingface(draft: Path, loaded: Loaded) -> tuple[str, Callable[[Tensor], M
 
 
 def _detectron2(draft: Path, loaded: Loaded) -> tuple[str, Callable[[Tensor], Maps]]:
-    tree = containers.read(draft).tree["model"]
+    tree = file_formats.read(draft).tree["model"]
     weights = {name: as_tensor(value) for name, value in tree.items()}
     stride_in_1x1 = loaded.passport.stride_in_1x1
-    return "Detectron2's ResNet written out on its own keys", lambda images: peers.detectron2_maps(
+    return "Detectron2's ResNet written out on its own keys", lambda images: other_libraries.detectron2_maps(
         {name: tensor.to(images.dtype) for name, tensor in weights.items()},
         images,
         stride_in_1x1=stride_in_1x1,

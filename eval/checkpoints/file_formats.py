@@ -1,15 +1,11 @@
 """From a file to named tensors: the container is told by its first bytes, and sizes are bounded before reading.
 
-Every container passes `pickles.Reader` or the safetensors header first, where nothing is built; only then does
+Every container passes `safe_unpickler.Reader` or the safetensors header first, where nothing is built; only then does
 torch read the tensors, with ``weights_only=True``.
 """
 
 from __future__ import annotations
 
-import argparse
-import collections
-import importlib
-import pathlib
 import pickle
 import stat
 import zipfile
@@ -18,14 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
 import safetensors
 import torch
 from torch import Tensor
 
 from ..errors import UserError
-from . import safe_unpickler as pickles
-from .safe_unpickler import Opaque, Reader, TensorRef
+from .safe_unpickler import Array, Opaque, Reader, TensorRef, resolve
 
 TORCH_LEGACY = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
 _MAX_PICKLE = 256 * 2**20
@@ -83,6 +77,12 @@ def read(path: Path, *, trust_pickle: bool = False) -> Contents:
     except OSError as error:
         raise UserError(
             f"{path}: cannot be read: {error.strerror or error}", remedy="check the file"
+        ) from error
+    except ModuleNotFoundError as error:  # only a trusted pickle imports anything
+        package = (error.name or "").partition(".")[0]
+        raise UserError(
+            f"{path}: its pickle needs the package {package}, which is not installed",
+            remedy=f"install {package}, or save the state dict alone where it is",
         ) from error
     except Exception as error:  # damaged bytes make the readers below raise errors of every kind
         raise _damaged(path, error) from error
@@ -180,7 +180,7 @@ def _read_torch(path: Path, file: IO[bytes], container: str, trust_pickle: bool)
         loaded = torch.load(path, map_location="cpu", weights_only=False, mmap=zipped)
     else:
         _as_dict(path, tree)
-        with torch.serialization.safe_globals(_allowed()):
+        with torch.serialization.safe_globals(resolve(reader.globals)):
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     return Contents(container, _as_dict(path, loaded), unsafe_globals=unsafe)
 
@@ -190,21 +190,6 @@ def _refusal(path: Path, unsafe: list[str]) -> UserError:
         f"{path}: refused, it wants to run or build: {', '.join(unsafe)}",
         remedy="nothing was run; if you trust whoever made the file, pass --trust-pickle",
     )
-
-
-def _allowed() -> list[Any]:
-    """Plain data that ``weights_only`` refuses by itself, under the names old and new files use."""
-    core: Any = importlib.import_module("numpy._core.multiarray")
-    allowed: list[Any] = [argparse.Namespace, collections.defaultdict, np.dtype, np.ndarray]
-    allowed += [getattr(np.dtypes, name) for name in np.dtypes.__all__]
-    for name in ("scalar", "_reconstruct"):
-        function = getattr(core, name)
-        allowed += [(function, f"numpy.{package}.multiarray.{name}") for package in ("core", "_core")]
-    for kind in (pathlib.PosixPath, pathlib.PurePosixPath):
-        allowed += [(kind, f"{module}.{kind.__name__}") for module in ("pathlib", "pathlib._local")]
-    allowed += [(kind, f"{module}.{kind.__name__}") for kind in (set, list, dict, int, float, bool, str, tuple)
-                for module in ("builtins", "__builtin__")]  # fmt: skip
-    return allowed
 
 
 def _scan_zip(archive: zipfile.ZipFile) -> tuple[Reader, Any]:
@@ -321,7 +306,7 @@ def _plain(value: Any, data: Mapping[str, bytearray]) -> Any:
             result = {key: convert(item, depth + 1) for key, item in result.items()}
         elif isinstance(result, TensorRef):
             result = _build(result, data)
-        elif isinstance(result, pickles.Array):
+        elif isinstance(result, Array):
             result = result.value
         done[id(value)] = result
         return result

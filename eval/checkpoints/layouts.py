@@ -6,16 +6,26 @@ import functools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from importlib import resources
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
-import yaml
+from pydantic import BeforeValidator
 
+from ..definitions import build, files, read_yaml
 from ..errors import UserError, unknown
-from .passport import normalization as _normalization
+from .facts import Fact
+from .normalization import Normalization
 
+FILE = Path(__file__).with_name("layouts.yaml")
 _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_fpw_module", "_module"}
 """Parts of a name that DistributedDataParallel, compile, FSDP and Classy Vision put in. They mean nothing."""
+
+
+def _paths(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+
+
+_Paths = Annotated[tuple[str, ...], BeforeValidator(_paths)]  # a single path may stand there alone
 
 
 @dataclass(frozen=True)
@@ -33,7 +43,7 @@ class Layout:
         drop: Start of a key (a regular expression) and why it is left out.
         copies: Start of a key and the start of the one that must hold the same tensor; a difference is an error.
         rename: Regular expressions and replacements that lead to torchvision's or timm's names, in order.
-        transform: Name of a function of `transforms` for what renaming cannot do.
+        transform: Name of a function of `tensor_edits` for what renaming cannot do.
         encoder: ``online`` or ``ema``, as the authors' evaluation takes it.
         variants: Further copies in the file: name and prefix, or the whole path ``a.b:prefix``.
         stem: What a 3x3 first convolution means: ``cifar``, ``cifar2`` or ``half``; none asks for ``--arch``.
@@ -42,13 +52,16 @@ class Layout:
         interpolation: ``bicubic`` or ``bilinear``.
         refuse: Why files of this kind cannot be used at all.
         explicit: Only used when asked for by name or by the registry, because content cannot tell it.
-        options: What the architecture needs to know beyond shapes (see `families`).
+        assumed: Files of many origins look like this, so that preprocessing is a guess.
+        archs: Regular expression that the architecture must match.
+        network: The families whose networks such files hold: keys of ``families`` in the table.
+        options: What its networks compute otherwise than their family's (see `architectures.build`).
     """
 
     name: str
     title: str
     source: str
-    at: tuple[tuple[str, ...], ...] = (("",),)
+    at: tuple[_Paths, ...] = (("",),)
     prefix: str = ""
     marks: tuple[str, ...] = ()
     absent: tuple[str, ...] = ()
@@ -59,11 +72,14 @@ class Layout:
     encoder: str = "online"
     variants: dict[str, str] = field(default_factory=dict)
     stem: str = ""
-    normalization: dict[str, Any] = field(default_factory=_normalization)
+    normalization: Normalization = field(default_factory=Normalization)
     input_size: int = 224
     interpolation: str = "bilinear"
     refuse: str = ""
     explicit: bool = False
+    assumed: bool = False
+    archs: str = ""
+    network: tuple[str, ...] = ("resnet",)
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -87,42 +103,90 @@ class Extract:
 
 
 @functools.cache
+def _document() -> dict[str, Any]:
+    return read_yaml(FILE)
+
+
 def table() -> dict[str, Layout]:
-    """All layouts by name, in the order in which equals are preferred."""
-    text = resources.files(__package__).joinpath("layouts.yaml").read_text("utf-8")
-    document = yaml.safe_load(text)
-    renames = document["renames"]
-    return {name: _entry(name, entry, renames) for name, entry in document["layouts"].items()}
+    """All layouts by name, in the order in which equals are preferred: the package's, then included ones."""
+    return _table(tuple(files(Path(__file__).with_name("layouts")).values()))
 
 
 @functools.cache
+def _table(own: tuple[Path, ...]) -> dict[str, Layout]:
+    document = _document()
+    entries = [(str(FILE), document["layouts"]), *((str(path), {path.stem: read_yaml(path)}) for path in own)]
+    found: dict[str, Layout] = {}
+    for where, layouts in entries:
+        for name, entry in layouts.items():
+            if name in found:
+                raise UserError(f"{where}: the layout '{name}' is defined twice", remedy="rename one", code=2)
+            found[name] = _entry(name, entry, document["renames"], where)
+    return found
+
+
 def _beside() -> dict[str, str]:
-    text = resources.files(__package__).joinpath("layouts.yaml").read_text("utf-8")
-    return dict(yaml.safe_load(text)["beside"])
+    return dict(_document()["beside"])
 
 
-def _entry(name: str, entry: Mapping[str, Any], renames: Mapping[str, Any]) -> Layout:
-    fields = dict(entry)
-    at = fields.pop("at", [""])
-    fields["at"] = tuple((path,) if isinstance(path, str) else tuple(path) for path in at)
-    rename = fields.pop("rename", [])
-    fields["rename"] = tuple((a, b) for a, b in (renames[rename] if isinstance(rename, str) else rename))
-    for key in ("marks", "absent"):
-        fields[key] = tuple(fields.get(key, ()))
-    fields["normalization"] = _normalization(**fields.get("normalization", {}))
-    return Layout(name=name, **fields)
+@functools.cache
+def _counters() -> tuple[str, ...]:
+    return tuple(_document()["counters"])
+
+
+def families() -> dict[str, dict[str, Any]]:
+    """What keys and shapes of a family's networks leave open, with the value that its common code has.
+
+    A value of None has none: the layout, the file's settings or the user must state it.
+    """
+    return dict(_document()["families"])
+
+
+def undetermined(layout: Layout, family: str) -> dict[str, Fact]:
+    """The facts that the keys of a layout's files leave open, and what the layout says about each.
+
+    Args:
+        layout: The layout.
+        family: One of its ``network``.
+
+    Returns:
+        For each fact its value, None where the file's settings or the user must state it, and its source.
+    """
+    common = families()[family]
+    own = {**layout.options, **({"stem": layout.stem} if layout.stem else {})}
+    if "head_dim" in own:
+        own["heads"] = f"one for {own['head_dim']} channels"
+    return {
+        name: Fact(own[name], f"layout {layout.name}")
+        if name in own
+        else Fact(value, f"layout {layout.name} ({common['code']})")
+        for name, value in common["open"].items()
+    }
+
+
+def _entry(name: str, entry: Mapping[str, Any], renames: Mapping[str, Any], where: str) -> Layout:
+    fields = {"name": name, "title": name, "source": where, **entry}
+    if isinstance(rename := fields.get("rename"), str):
+        fields["rename"] = renames[rename]
+    constants = fields.pop("normalization", {})
+    layout = build(Layout, fields, where=f"{where}, {name}")
+    # Its numbers stand in passports as the file has them: 0 and not 0.0.
+    return replace(layout, normalization=Normalization.from_json({**Normalization().to_json(), **constants}))
 
 
 def get(name: str) -> Layout:
-    """A layout by name; ``name:variant`` takes another copy of the weights, such as ``moco:ema``.
+    """A layout by name, or the one in a YAML file; ``name:variant`` takes another copy, such as ``moco:ema``.
 
     Raises:
         UserError: If there is no such layout or variant.
     """
     base, _, variant = name.partition(":")
-    if base not in table():
+    if Path(base).suffix in (".yaml", ".yml"):
+        layout = _entry(Path(base).stem, read_yaml(Path(base)), _document()["renames"], base)
+    elif base in table():
+        layout = table()[base]
+    else:
         raise unknown("layout", base, table())
-    layout = table()[base]
     if not variant:
         return layout
     if variant not in layout.variants:
@@ -174,11 +238,14 @@ def _keys(tree: Mapping[Any, Any], paths: tuple[str, ...], result: Extract) -> d
     """Tensors at the given places by name, without the wrappers' parts."""
     keys: dict[str, Any] = {}
     for path in paths:
-        part = _follow(tree, path)
+        part = follow(tree, path)
         if not isinstance(part, Mapping) or not part:
             return {}
-        for key, value in _flatten(part):
-            short = ".".join(p for p in key.split(".") if p not in _WRAPPERS)
+        for key, value in flatten(part):
+            short = unwrapped(key)
+            if short in _counters():
+                result.dropped[short] = "a counter of averaged weights"
+                continue
             if short in keys:
                 result.unexpected.append(f"{key} (twice, under different wrappers)")
             keys[short] = value
@@ -227,7 +294,17 @@ def _readable(rule: str) -> str:
     return rule.replace("\\", "")
 
 
-def _follow(tree: Any, path: str) -> Any:
+def unwrapped(key: str) -> str:
+    """A key without the parts that wrappers put in.
+
+    >>> unwrapped("module.encoder.conv1.weight")
+    'encoder.conv1.weight'
+    """
+    return ".".join(part for part in key.split(".") if part not in _WRAPPERS)
+
+
+def follow(tree: Any, path: str) -> Any:
+    """What lies at a dotted path, or None; an empty path is the whole."""
     for part in filter(None, path.split(".")):
         if not isinstance(tree, Mapping) or part not in tree:
             return None
@@ -235,7 +312,7 @@ def _follow(tree: Any, path: str) -> Any:
     return tree
 
 
-def _flatten(tree: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
+def flatten(tree: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
     """Arrays and tensors with their dotted names; numbers, text and lists are not weights."""
     seen: set[int] = set()
 
@@ -278,8 +355,8 @@ def _beside_the_weights(tree: Mapping[Any, Any], paths: tuple[str, ...], result:
             )
             if reason:
                 result.dropped[name] = reason
-            elif isinstance(value, Mapping) and any(True for _ in _flatten(value)):
-                result.unexpected += [f"{name}.{inner}" for inner, _ in _flatten(value)]
+            elif isinstance(value, Mapping) and any(True for _ in flatten(value)):
+                result.unexpected += [f"{name}.{inner}" for inner, _ in flatten(value)]
 
     walk(tree, ())
 

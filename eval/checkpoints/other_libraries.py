@@ -12,6 +12,8 @@ from torch.nn import functional as F
 
 from mast.model import Arch
 
+from .backbone import Backbone
+
 Maps = dict[str, Tensor]
 
 
@@ -20,7 +22,7 @@ def version(package: str) -> str:
     return f"{package} {importlib.metadata.version(package)}"
 
 
-def torchvision_network(backbone: nn.Module) -> nn.Module | None:
+def torchvision_network(backbone: Backbone) -> nn.Module | None:
     """Torchvision's own network of a backbone's architecture, if it has that one."""
     import torchvision.models
 
@@ -41,7 +43,7 @@ def _standard(arch: Any) -> bool:
     return isinstance(arch, Arch) and arch == Arch(arch.depth) and arch.depth != 10
 
 
-def timm_network(backbone: nn.Module) -> nn.Module | None:
+def timm_network(backbone: Backbone) -> nn.Module | None:
     """timm's network of a backbone's architecture, if timm is there and has that one."""
     arch: Any = getattr(backbone, "arch", None)
     if not _standard(arch):

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from ..errors import UserError
+from .facts import ASSUMED
+from .normalization import Normalization
 
 
 @dataclass(frozen=True)
@@ -28,8 +26,7 @@ class Passport:
         dropped: Key or prefix of what was left out, with the reason.
         missing: Keys that the backbone wants and the file lacks (only ``num_batches_tracked`` can be here).
         unexpected: Keys without an explanation; always empty, they are an error.
-        normalization: ``mean``, ``std`` (three numbers each, in the units of ``range``), ``range`` (``0..1``
-            or ``0..255``) and ``channels`` (``RGB`` or ``BGR``: the order that the network wants).
+        normalization: How pixels become the network's input.
         input_size: Side in pixels of the images the backbone was evaluated at.
         interpolation: ``bicubic`` or ``bilinear``.
         encoder: Which of several copies was taken: ``online`` or ``ema``.
@@ -40,6 +37,9 @@ class Passport:
         feature_dim: D.
         stride_in_1x1: Bottlenecks stride in the first 1x1 convolution (Caffe's, MSRA's) and not in the 3x3.
         extra: More facts, such as the recipe of MAST's own checkpoints or a changed padding.
+        provenance: Where each fact that the tensors do not determine was read: ``--heads``, ``config.json``,
+            ``hyper_parameters``, a published name, ``layout moco-v3``; ``assumed`` if nobody states it.
+        network: What the network computes otherwise than the usual one of its keys and shapes, such as ``heads``.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Passport:
     sha256: str
     weights_sha256: str
     mapped: int
-    normalization: dict[str, Any]
+    normalization: Normalization
     input_size: int
     interpolation: str
     feature_dim: int
@@ -63,37 +63,27 @@ class Passport:
     trusted_pickle: bool = False
     stride_in_1x1: bool = False
     extra: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, str] = field(default_factory=dict)
+    network: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def normalization_assumed(self) -> bool:
+        """Whether mean, standard deviation, range and order of the channels are a guess."""
+        return self.provenance.get("normalization") == ASSUMED
+
+    def refuse_guesses(self) -> None:
+        """Refuse to measure anything with a normalisation that nobody states: a guess costs ten points and more.
+
+        Raises:
+            UserError: If it is a guess.
+        """
+        if self.normalization_assumed:
+            raise UserError(
+                f"{self.name}: the file does not say how images were normalised",
+                remedy="say it: --normalization imagenet (or MEAN STD), or name the file's origin with --layout",
+                code=2,
+            )
 
     def to_json(self) -> dict[str, Any]:
         """The fields as a dict of plain values."""
-        return dataclasses.asdict(self)
-
-
-def normalization(
-    mean: tuple[float, ...] = IMAGENET_MEAN,
-    std: tuple[float, ...] = IMAGENET_STD,
-    *,
-    range: str = "0..1",
-    channels: str = "RGB",
-) -> dict[str, Any]:
-    """Build a passport's ``normalization``; ImageNet's constants unless told otherwise."""
-    return {"mean": list(mean), "std": list(std), "range": range, "channels": channels}
-
-
-def normalize(images: Tensor, constants: dict[str, Any]) -> Tensor:
-    """Prepare images for a backbone as its passport says.
-
-    Args:
-        images: ``(B, 3, H, W)``, RGB in ``0..1``.
-        constants: A passport's ``normalization``.
-
-    Returns:
-        Normalised images, ``(B, 3, H, W)``, in the channel order the backbone wants.
-    """
-    if constants["channels"] == "BGR":
-        images = images.flip(1)
-    if constants["range"] == "0..255":
-        images = images * 255
-    mean = images.new_tensor(constants["mean"]).view(1, 3, 1, 1)
-    std = images.new_tensor(constants["std"]).view(1, 3, 1, 1)
-    return (images - mean) / std
+        return dataclasses.asdict(self) | {"normalization": self.normalization.to_json()}

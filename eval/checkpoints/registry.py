@@ -5,10 +5,8 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import yaml
-
+from ..definitions import build, read_yaml
 from ..errors import UserError, unknown
 
 
@@ -50,14 +48,14 @@ class Entry:
 
 
 def path() -> Path:
-    """The registry's file: in the source tree, or beside the installed package."""
-    here = Path(__file__).resolve()
-    for folder in (here.parents[2] / "pretrained", here.parents[1] / "pretrained"):
+    """The registry's file: inside an installed package, or in the source tree beside it."""
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package / "pretrained", package.parent / "pretrained"):
         if (folder / "registry.yaml").is_file():
             return folder / "registry.yaml"
     raise UserError(
-        "pretrained/registry.yaml is not there",
-        remedy="run from a source checkout or give the file's path",
+        f"{package / 'pretrained' / 'registry.yaml'} is not there",
+        remedy="install the package again: its build left the known checkpoints out",
         code=2,
     )
 
@@ -65,14 +63,14 @@ def path() -> Path:
 @functools.cache
 def entries() -> dict[str, Entry]:
     """All entries by name, in the order of the file."""
-    document: dict[str, dict[str, Any]] = yaml.safe_load(path().read_text("utf-8"))
     found: dict[str, Entry] = {}
-    for family, facts in document.items():
+    for family, facts in read_yaml(path()).items():
         common = {key: value for key, value in facts.items() if key != "entries"}
         for name, entry in facts["entries"].items():
             if name in found:
-                raise ValueError(f"{path()}: {name} twice")
-            found[name] = Entry(name=name, family=family, **{**common, **entry})
+                raise UserError(f"{path()}: the checkpoint '{name}' is defined twice", code=2)
+            fields = {"name": name, "family": family, **common, **entry}
+            found[name] = build(Entry, fields, where=f"{path()}, {name}")
     return found
 
 

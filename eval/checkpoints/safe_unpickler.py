@@ -8,10 +8,11 @@ whatever index a damaged file writes.
 
 from __future__ import annotations
 
+import importlib
 import math
 import pickle
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -23,6 +24,8 @@ ITEM_SIZE = {
 }  # fmt: skip
 """Bytes for one element of torch's storage classes."""
 
+# The one list of names that a file may ask for and that torch may then build, under old and new spellings. All are
+# plain data; torch has its own list for its own.
 _SAFE = re.compile(
     r"""
     collections\.(OrderedDict|defaultdict)
@@ -54,6 +57,38 @@ _SAFE_WHEN_INERT = re.compile(
     """,
     re.VERBOSE,
 )
+
+
+_MOVED = {
+    "numpy.core.": "numpy._core.",
+    "pathlib._local.": "pathlib.",
+    "__builtin__.": "builtins.",
+}
+"""Spellings of other versions and where the same thing is today."""
+
+
+def resolve(names: Iterable[str]) -> list[Any]:
+    """What is behind names of plain data, as `torch.serialization.safe_globals` takes it.
+
+    Args:
+        names: What a file asks for. Torch's own names are left to torch.
+
+    Raises:
+        ValueError: For a name that is not on the list: nothing is imported for it.
+    """
+    found: list[Any] = []
+    for name in sorted(names):
+        if not _SAFE.fullmatch(name):
+            raise ValueError(f"{name} is not plain data")
+        if not name.startswith("torch."):
+            today = next(
+                (name.replace(old, new, 1) for old, new in _MOVED.items() if name.startswith(old)), name
+            )
+            module, _, attribute = today.rpartition(".")
+            found.append((getattr(importlib.import_module(module), attribute), name))
+        if name == "numpy.dtype":  # an instance belongs to a class of its own, which torch looks at
+            found += [getattr(np.dtypes, kind) for kind in np.dtypes.__all__]
+    return found
 
 
 @dataclass(frozen=True)

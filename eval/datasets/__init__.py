@@ -2,35 +2,42 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from mast.images import decode
 
 from ..definitions import build, read_yaml
 from ..errors import UserError, unknown
-from .base import ImageDataset, Labels, Pool, Split, carve, decode
+from .base import ImageDataset, Labels, Pool, Split, carve
 from .factors import derive
 from .folders import LAYOUTS, any_layout
+from .lists import listed
 
 __all__ = [
     "ImageDataset",
     "Known",
     "Labels",
+    "Place",
     "Pool",
     "Split",
     "carve",
     "decode",
     "download",
     "known",
+    "listed",
     "load",
     "official_counts",
 ]
 
 
-@dataclass(frozen=True)
-class Known:
+class Known(BaseModel):
     """A data set that has a name.
 
     Attributes:
@@ -44,11 +51,13 @@ class Known:
         download: torchvision's class that downloads it, where its layout is not read through that class.
     """
 
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
     folder: str
-    layout: str
+    layout: Literal["folders", "voc", "torchvision", "unsplit", "imagenet", "cub200", "listed"]
     source: str
-    options: dict[str, Any] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
+    options: dict[str, Any] = {}
+    counts: dict[Literal["train", "val", "test"], int] = {}
     classes: int = 0
     otherwise: str = ""
     download: str = ""
@@ -58,6 +67,10 @@ class Known:
         """torchvision's class with a working download for it, or nothing."""
         kind = self.download or str(self.options.get("class", ""))
         return "" if kind == "StanfordCars" else kind  # its server is gone
+
+
+KINDS = {"folder": "folder:DIR, with class folders or splits in it", "csv": "csv:FILE, a line an image"}
+"""What may stand before a colon in place of a name, and what it means."""
 
 
 @cache
@@ -75,13 +88,51 @@ def _entry(name: str, data_root: Path) -> Known | None:
     return entry
 
 
+@dataclass(frozen=True)
+class Place:
+    """A data set named by where it lies: ``folder:DIR`` or ``csv:FILE``, with ``,test=val`` or ``,label=COLUMN``.
+
+    Attributes:
+        path: The folder or file.
+        test: Which split is tested on.
+        label: The column to predict.
+    """
+
+    path: Path
+    test: str = "test"
+    label: str | None = None
+
+    @classmethod
+    def read(cls, name: str) -> Place | None:
+        """The place that a name gives, or None for another name.
+
+        Raises:
+            UserError: If an option is unknown or has a value that does not exist.
+        """
+        kind, colon, rest = name.partition(":")
+        if kind not in KINDS or not colon:
+            return None
+        path, *given = re.split(r",(?=[a-z]+=)", rest)
+        options = dict(item.split("=", 1) for item in given)
+        for key in options:
+            if key not in ("test", "label"):
+                wrong = unknown("option", key, ("test", "label"))
+                raise UserError(f"{name}: {wrong.message}", remedy=wrong.remedy, code=2)
+        if options.get("test", "test") not in ("test", "val"):
+            raise UserError(f"{name}: test={options['test']}", remedy="test=val, or leave it out", code=2)
+        if not path:
+            raise UserError(f"{name}: names no place", remedy=f"{kind}:PATH", code=2)
+        return cls(Path(path).expanduser(), options.get("test", "test"), options.get("label"))
+
+
 def load(
     name: str, data_root: str | Path, *, label: str | None = None, derived: Sequence[str] = ()
 ) -> ImageDataset:
     """Read a data set's lists and labels; images are decoded later.
 
     Args:
-        name: A known name, or a folder (or CSV file) under the data root with class folders or labels.csv.
+        name: A known name; a folder (or CSV file) under the data root with class folders or labels.csv; or
+            ``folder:DIR`` or ``csv:FILE``, see `Place`.
         data_root: Where the data sets lie.
         label: The column to predict, for a CSV manifest.
         derived: Steps that make another data set of it, see `derived.derive`.
@@ -92,7 +143,16 @@ def load(
     Raises:
         UserError: If it is not there or its layout is broken; the message names the file and the remedy.
     """
-    return derive(_read(name, Path(data_root), label), derived)
+    place = Place.read(name)
+    found = _at(name, place, label) if place else _read(name, Path(data_root), label)
+    return derive(found, derived)
+
+
+def _at(name: str, place: Place, label: str | None) -> ImageDataset:
+    wants = "file" if name.startswith("csv:") else "folder"
+    if not (place.path.is_file() if wants == "file" else place.path.is_dir()):
+        raise UserError(f"{place.path}: no such {wants}", remedy=f"{KINDS[name.partition(':')[0]]}", code=2)
+    return any_layout(name, place.path, place.label or label, test=place.test)
 
 
 def _read(name: str, data_root: Path, label: str | None) -> ImageDataset:

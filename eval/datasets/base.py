@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,11 @@ import numpy.typing as npt
 from PIL import Image
 
 from mast.files import canonical_json
+from mast.images import decode
 
 from ..errors import UserError
+from .checks import Findings, look
 
-IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"))
 # Above this many bytes a pool is identified by names and sizes: hashing ImageNet takes longer than a probe.
 HASH_LIMIT = 4 << 30
 
@@ -38,25 +39,6 @@ def _sha256(path: Path, status: os.stat_result) -> str:
     return _hashes[key]
 
 
-def decode(path: Path) -> Image.Image:
-    """Read an image as RGB.
-
-    Raises:
-        UserError: If the file is not an image or is damaged.
-    """
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{path}: the image is gone", remedy="restore it or take it out of the list"
-        ) from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(
-            f"{path}: cannot be decoded as an image: {error}", remedy="replace or delete the file"
-        ) from error
-
-
 @dataclass(frozen=True)
 class Pool:
     """The images of one folder or archive, in a fixed order: the unit in which features are stored.
@@ -67,6 +49,7 @@ class Pool:
         root: What paths are relative to in the digest, so that a moved data set keeps its features.
         reader: Reads image ``i`` as RGB; decodes ``paths[i]`` when None.
         archive_digest: The content's hash when the images come from an archive.
+        fingerprint: Gives one text an image, the same for equal ones, where its file's hash does not.
     """
 
     name: str
@@ -74,6 +57,7 @@ class Pool:
     root: Path
     reader: Callable[[int], Image.Image] | None = field(default=None, compare=False)
     archive_digest: str | None = None
+    fingerprint: Callable[[int], str] | None = field(default=None, compare=False)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -94,6 +78,24 @@ class Pool:
         if sum(status.st_size for status in statuses) > HASH_LIMIT:
             return tuple(f"size:{status.st_size}" for status in statuses)
         return tuple(_sha256(path, status) for path, status in zip(self.paths, statuses, strict=True))
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether every image is a file of its own."""
+        return self.reader is None
+
+    @property
+    def hashed(self) -> bool:
+        """Whether the images are told apart by their content."""
+        return not (self.on_disk and len(self) > 0 and self.identities[0].startswith("size:"))
+
+    @cached_property
+    def contents(self) -> tuple[str, ...]:
+        """One text an image, the same for equal images; empty where that is not known."""
+        if self.fingerprint is not None:
+            return tuple(self.fingerprint(index) for index in range(len(self)))
+        known = self.on_disk and self.hashed
+        return self.identities if known else ("",) * len(self)
 
     def relative(self, index: int) -> str:
         """The path of image ``index`` below the root, with forward slashes."""
@@ -147,6 +149,31 @@ class Split:
     def __len__(self) -> int:
         return len(self.paths)
 
+    def limited(self, number: int) -> Split:
+        """At most ``number`` images, in the split's order, as a split whose pool holds nothing else.
+
+        Of single labels, the first classes only, so many that each can have four images; they take turns.
+        """
+        if len(self) <= number:
+            return self
+        turns = np.arange(len(self))
+        if self.labels.ndim == 1:
+            turns = np.full(len(self), len(self))
+            for label in np.unique(self.labels)[: max(2, number // 4)]:
+                places = np.flatnonzero(self.labels == label)
+                turns[places] = np.arange(len(places))
+        keep = np.sort(np.lexsort((np.arange(len(self)), turns))[:number])
+        source, rows = self.pool, self.rows[keep]
+        pool = Pool(
+            f"{source.name}, {number} images",
+            tuple(source.paths[int(row)] for row in rows),
+            source.root,
+            source.reader and (lambda index: source.read(int(rows[index]))),
+            source.archive_digest
+            and hashlib.sha256(f"{source.archive_digest} {rows.tolist()}".encode()).hexdigest(),
+        )
+        return Split(self.name, tuple(self.paths[int(index)] for index in keep), self.labels[keep], pool)
+
     def subset(self, keep: npt.NDArray[Any], name: str | None = None) -> Split:
         """The images at the positions ``keep`` (integers), in that order."""
         keep = np.asarray(keep, dtype=np.int64)
@@ -163,12 +190,34 @@ class ImageDataset:
         classes: Class names in label order.
         splits: "train", "val" and "test".
         notes: How the splits came to be, part of the manifest.
+        remarks: What lies there and was not read; no part of the manifest.
     """
 
     name: str
     classes: tuple[str, ...]
     splits: dict[str, Split]
     notes: dict[str, str] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
+
+    @cached_property
+    def findings(self) -> Findings:
+        """What is odd about it, looked for once; see `checks.look`."""
+        return look(self)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a reader of a number should know."""
+        return (*self.remarks, *self.findings.warnings)
+
+    def check(self) -> None:
+        """Whether a number can be had from it; called before anything is trained.
+
+        Raises:
+            UserError: If images cannot be read.
+        """
+        if problems := self.findings.problems:
+            more = f"; and {len(problems) - 1} more such images" if len(problems) > 1 else ""
+            raise UserError(f"{problems[0]}{more}", remedy=f"`mast data verify {self.name}` lists all")
 
     @property
     def num_classes(self) -> int:
@@ -179,6 +228,11 @@ class ImageDataset:
     def counts(self) -> dict[str, int]:
         """Number of images in each split."""
         return {name: len(split) for name, split in self.splits.items()}
+
+    def limited(self, number: int) -> ImageDataset:
+        """At most ``number`` images of each split, noted in the manifest, for a smoke test."""
+        splits = {name: split.limited(number) for name, split in self.splits.items()}
+        return replace(self, splits=splits, notes={**self.notes, "limit": f"{number} images of each split"})
 
     @cached_property
     def manifest(self) -> str:
@@ -233,13 +287,58 @@ def carve(train: Split, fraction: float, *, seed: int = 0) -> tuple[Split, Split
 
 
 def complete(
-    name: str, classes: Sequence[str], splits: dict[str, Split], *, fraction: float = 0.2
+    name: str,
+    classes: Sequence[str],
+    splits: dict[str, Split],
+    *,
+    fraction: float = 0.2,
+    where: str = "",
+    test: str = "test",
+    remarks: Sequence[str] = (),
 ) -> ImageDataset:
-    """A data set from the splits that were found; a missing val is cut from train and noted in the manifest."""
-    notes: dict[str, str] = {}
+    """A data set from the splits that were found; a missing val is cut from train and noted in the manifest.
+
+    Args:
+        name: Its name.
+        classes: Class names in label order.
+        splits: What was found.
+        fraction: Share of train that becomes a missing val.
+        where: What to name in an error.
+        test: ``val``: val is tested on, and a new val is cut from train.
+        remarks: What was not read.
+
+    Raises:
+        UserError: If train or test is missing.
+    """
+    splits, notes = dict(splits), dict[str, str]()
+    if test == "val":
+        if "val" not in splits:
+            raise UserError(f"{where}: has no split 'val' to test on", remedy="leave test=val out", code=2)
+        splits["test"] = replace(splits.pop("val"), name="test")
+        notes["test"] = "val is tested on"
+    for required in ("train", "test"):
+        if required not in splits:
+            found = ", ".join(splits) or "nothing"
+            remedy = f"add it; found: {found}"
+            if required == "test" and "val" in splits:
+                remedy = (
+                    "add it, or say that val is to be tested on: folder:DIR,test=val or csv:FILE,test=val"
+                )
+            raise UserError(f"{where}: the split '{required}' is missing", remedy=remedy)
     if "val" not in splits:
-        splits = dict(splits)
         splits["train"], splits["val"] = carve(splits["train"], fraction)
         notes["val"] = f"{fraction:.0%} of train, stratified, seed 0"
     ordered = {part: splits[part] for part in ("train", "val", "test")}
-    return ImageDataset(name, tuple(classes), ordered, notes)
+    return ImageDataset(name, tuple(classes), ordered, notes, tuple(remarks))
+
+
+def cut_test(
+    name: str, classes: Sequence[str], whole: Split, fraction: float = 0.2, *, remarks: Sequence[str] = ()
+) -> ImageDataset:
+    """A data set whose splits nobody gave: the same share of every class is tested on, always the same images."""
+    train, test = carve(whole, fraction)
+    test = replace(test, name="test")
+    note = f"{fraction:.0%} of all images for test, stratified, seed 0"
+    told = f"{name}: has no splits; {fraction:.0%} of each class is tested on, seed 0"
+    data = complete(name, classes, {"train": train, "test": test}, remarks=[*remarks, told])
+    return replace(data, notes={**data.notes, "test": note})

@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from mast.images import header
+
 from ..errors import UserError
-from .values import TOLERANCE, Tally, class_name, flag, image_size, number, whole
+from .values import TOLERANCE, Tally, class_name, flag, number, whole
 
 MARGIN = 0.1  # share of the image's sides that a polygon may stick out
 DISAGREES = 0.5  # intersection over union below which a box contradicts the polygon beside it
@@ -31,13 +33,15 @@ class CocoFile:
         content: What the file says, in order: ids are whole numbers, annotation ids start at 1, every annotation has
             ``bbox``, ``area`` and ``iscrowd``, every image its size.
         image_ids: From an image's id in the file to its id in ``content``.
-        warnings: What was put in order.
+        changed: Whether ``content`` is other than what the file says.
+        warnings: What was put in order, or is odd.
     """
 
     path: Path
     images: Path
     content: dict[str, Any]
     image_ids: dict[Any, int]
+    changed: bool = False
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -80,8 +84,8 @@ class _CocoReader:
         categories, category_ids = self._categories(content["categories"])
         pictures, image_ids = self._pictures(content["images"])
         annotations = self._annotations(content["annotations"], image_ids, category_ids)
-        content = {**content, "images": pictures, "annotations": annotations, "categories": categories}
-        return CocoFile(self.path, self.images, content, image_ids, self.tally.lines(self.path))
+        tidy = {**content, "images": pictures, "annotations": annotations, "categories": categories}
+        return CocoFile(self.path, self.images, tidy, image_ids, tidy != content, self.tally.lines(self.path))
 
     def _refuse(self, entry: str, found: str, remedy: str) -> UserError:
         return UserError(f"{self.path}, {entry}: {found}", remedy=remedy)
@@ -100,15 +104,18 @@ class _CocoReader:
                     where, f"its id or its name '{class_name(name)}' stands twice", "merge the two"
                 )
             names.add(class_name(name))
-            ids[_key(entry["id"])] = key
+            ids[key_of(entry["id"])] = key
             found.append({**entry, "id": key, "name": class_name(name)})
         return found, ids
 
     def _pictures(self, entries: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[Any, int]]:
-        keys = [_key(entry.get("id")) for entry in entries]
+        keys = [key_of(entry.get("id")) for entry in entries]
         renumber = any(whole(key) is None for key in keys)
         if renumber:
-            self.tally.add("images: ids are no whole numbers, images were numbered from 1", repr(keys[0]))
+            first = next(key for key in keys if whole(key) is None)
+            self.tally.add(
+                "image ids are no whole numbers, images were numbered from 1", repr(first), len(keys)
+            )
         found, ids, by_file = [], dict[Any, int](), dict[str, Any]()
         for position, (entry, key) in enumerate(zip(entries, keys, strict=True), start=1):
             where = f"image {entry.get('id')!r}"
@@ -156,7 +163,7 @@ class _CocoReader:
         given = [entry.get("width"), entry.get("height")]
         if given == [None, None]:
             self.tally.add("images have no width and height, read from the pictures", name)
-            return image_size(self.images / name)
+            return header(self.images / name).shown
         width, height = (whole(side) for side in given)
         if width is None or height is None or width < 1 or height < 1:
             raise self._refuse(
@@ -174,21 +181,19 @@ class _CocoReader:
             raise self._refuse(f"annotation {twice}", "the id is used twice", "number the annotations")
         renumber = len(given) < len(ids) or min(given) < 1
         if renumber:
-            what = "annotations were numbered from 1: some have no id above 0, which COCO's evaluator needs"
-            self.tally.add(
-                what,
-                f"id {next(e.get('id') for e, n in zip(entries, ids, strict=True) if n is None or n < 1)!r}",
-            )
+            first = next(e.get("id") for e, n in zip(entries, ids, strict=True) if n is None or n < 1)
+            what = "annotations were numbered from 1, since some have no id above 0, which COCO's evaluator needs"
+            self.tally.add(what, f"id {first!r}", len(entries))
         found, seen = [], set[tuple[object, ...]]()
         objects = 0
         for position, (entry, key) in enumerate(zip(entries, ids, strict=True), start=1):
             where = f"annotation {entry['id']!r}" if "id" in entry else f"annotations, entry {position}"
-            image = image_ids.get(_key(entry.get("image_id")))
+            image = image_ids.get(key_of(entry.get("image_id")))
             if image is None:
                 raise self._refuse(
                     where, f"image {entry.get('image_id')} is not listed", "list it or drop this"
                 )
-            category = category_ids.get(_key(entry.get("category_id")))
+            category = category_ids.get(key_of(entry.get("category_id")))
             if category is None:
                 what = f"category {entry.get('category_id')} is not listed"
                 raise self._refuse(where, what, "list it under categories")
@@ -265,7 +270,7 @@ class _CocoReader:
             entry.pop("segmentation", None)
             return None
         if isinstance(given, dict):
-            self._run_lengths(where, given, size)
+            check_run_lengths(f"{self.path}, {where}", given, size)
             return None
         if not isinstance(given, list):
             raise self._refuse(
@@ -319,24 +324,6 @@ class _CocoReader:
         if max(beyond) > TOLERANCE:
             self.tally.add("polygons stick out of their pictures", where)
 
-    def _run_lengths(self, where: str, given: dict[str, Any], size: tuple[int, int]) -> None:
-        stated, counts = given.get("size"), given.get("counts")
-        if not isinstance(counts, list | str) or not isinstance(stated, list | tuple):
-            raise self._refuse(where, "its run lengths lack 'counts' or 'size'", "write them as COCO does")
-        if [whole(side) for side in stated] != [size[1], size[0]]:
-            raise self._refuse(
-                where,
-                f"its run lengths are for {stated} (height, width), the image is {size[1]} x {size[0]}",
-                "encode the mask at the image's size",
-            )
-        if isinstance(counts, list):
-            runs = [whole(run) for run in counts]
-            known = [run for run in runs if run is not None and run >= 0]
-            if len(known) != len(runs) or sum(known) != size[0] * size[1]:
-                raise self._refuse(where, "its run lengths do not cover the image", "encode the mask anew")
-        elif _decoded_pixels(counts) != size[0] * size[1]:
-            raise self._refuse(where, "its run lengths do not cover the image", "encode the mask anew")
-
     def _area(self, where: str, entry: dict[str, Any], box: Sequence[float], size: tuple[int, int]) -> None:
         """Keep a possible area; compute one that is missing, or impossible for its box."""
         given, of_box = number(entry.get("area")), box[2] * box[3]
@@ -371,7 +358,31 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _key(value: Any) -> Any:
+def check_run_lengths(where: str, given: Mapping[str, Any], size: tuple[int, int]) -> None:
+    """Whether run lengths are those of an image of ``size``, width and height.
+
+    Raises:
+        UserError: If they are not, or do not cover it; ``where`` names the entry.
+    """
+    stated, counts = given.get("size"), given.get("counts")
+    if not isinstance(counts, list | str) or not isinstance(stated, list | tuple):
+        raise UserError(f"{where}: its run lengths lack 'counts' or 'size'", remedy="write them as COCO does")
+    if [whole(side) for side in stated] != [size[1], size[0]]:
+        raise UserError(
+            f"{where}: its run lengths are for {stated} (height, width), the image is {size[1]} x {size[0]}",
+            remedy="encode the mask at the image's size",
+        )
+    if isinstance(counts, list):
+        runs = [whole(run) for run in counts]
+        known = [run for run in runs if run is not None and run >= 0]
+        covered = sum(known) if len(known) == len(runs) else -1
+    else:
+        covered = _decoded_pixels(counts)
+    if covered != size[0] * size[1]:
+        raise UserError(f"{where}: its run lengths do not cover the image", remedy="encode the mask anew")
+
+
+def key_of(value: Any) -> Any:
     """An id to look things up by: 7, 7.0 and "7" are one."""
     found = whole(value)
     return found if found is not None else value if isinstance(value, str) else None

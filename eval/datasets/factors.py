@@ -84,7 +84,7 @@ def development(dataset: ImageDataset) -> ImageDataset:
         "test": replace(dataset.splits["val"], name="test", source=dataset.splits["val"].pool),
     }
     notes = dataset.notes | {"development": "val is tested on; a new val of 20% of train, stratified, seed 1"}
-    return ImageDataset(f"{dataset.name}-development", dataset.classes, splits, notes)
+    return replace(dataset, name=f"{dataset.name}-development", splits=splits, notes=notes)
 
 
 def factor(dataset: ImageDataset, name: str) -> ImageDataset:
@@ -102,11 +102,21 @@ def factor(dataset: ImageDataset, name: str) -> ImageDataset:
             levels = np.random.default_rng(0).permutation(np.arange(len(source)) % len(classes))
             content = hashlib.sha256(f"{source.digest} {name} {_VERSION}".encode()).hexdigest()
             read = partial(_picture, source, levels, apply)
-            pool = replace(source, name=f"{source.name}, {name}", reader=read, archive_digest=content)
+            pool = replace(
+                source,
+                name=f"{source.name}, {name}",
+                reader=read,
+                archive_digest=content,
+                fingerprint=partial(_content, source),
+            )
             made[id(source)] = pool, levels
         pool, levels = made[id(source)]
         splits[part] = Split(part, split.paths, levels[split.rows].astype(np.int64), pool, split.rows)
     return ImageDataset(f"{dataset.name}-{name}", classes, splits, dataset.notes | {"factor": name})
+
+
+def _content(source: Pool, index: int) -> str:
+    return source.contents[index]
 
 
 def _picture(

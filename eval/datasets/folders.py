@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import xml.etree.ElementTree
-from collections.abc import Callable
+import unicodedata
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from mast import images
+
 from ..errors import UserError, unknown
-from .base import IMAGE_SUFFIXES, ImageDataset, Pool, Split, complete
+from .base import ImageDataset, Pool, Split, complete, cut_test
+from .checks import unread
+from .csv_manifest import csv_manifest, split_of
+from .values import class_name, flag
+from .voc import parse_xml
 
 SPLITS = ("train", "val", "test")
 VOC_CLASSES = (
@@ -19,129 +24,136 @@ VOC_CLASSES = (
 )  # fmt: skip
 
 
-def _folders(path: Path) -> list[Path]:
-    return sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-
-
-def class_folders(name: str, root: Path) -> ImageDataset:
+def class_folders(name: str, root: Path, *, test: str = "test") -> ImageDataset:
     """Read ``root/{train,val,test}/<class>/**/<image>``; a missing val is cut from train.
+
+    Where the folder holds the class folders themselves, test and val are cut from each class, always the same.
+
+    Args:
+        name: The data set's name.
+        root: Its folder.
+        test: ``val``: val is tested on, and a new val is cut from train.
 
     Raises:
         UserError: If train or test is missing, a class folder holds no image, or classes differ.
     """
-    for required in ("train", "test"):
-        if not (root / required).is_dir():
-            raise UserError(
-                f"{root}: the split '{required}' is missing",
-                remedy=f"put class folders under {root / required}",
-            )
-    classes = [folder.name for folder in _folders(root / "train")]
+    places, besides = _places(root)
+    if not places:
+        return _unsplit(name, root)
+    if "train" not in places:
+        raise UserError(
+            f"{root}: the split 'train' is missing", remedy=f"put class folders under {root / 'train'}"
+        )
+    found = {part: images.class_folders(place) for part, place in places.items()}
+    classes = found["train"].classes
     if not classes:
         raise UserError(
-            f"{root / 'train'}: holds no class folders", remedy="one folder a class, images inside"
+            f"{places['train']}: holds no class folders", remedy="one folder a class, images inside"
         )
+    forms = _forms(places["train"], classes)
+    remarks = [
+        f"{folder}: is no split (train, val, test) and is not read"
+        for folder in besides
+        if images.walk(folder).images
+    ]
     splits: dict[str, Split] = {}
-    for part in SPLITS:
-        if not (root / part).is_dir():
-            continue
-        paths: list[Path] = []
-        labels: list[int] = []
-        for folder in _folders(root / part):
-            if folder.name not in classes:
-                error = unknown("class", folder.name, classes)
-                raise UserError(f"{folder}: a class that train does not have", remedy=error.remedy)
-            images = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-            if not images:
+    for part, listed in found.items():
+        remarks += unread(places[part], listed.others, listed.loose)
+        _filled(places[part], listed)
+        numbers = []
+        for own in _forms(places[part], listed.classes):
+            if own not in forms:
+                error = unknown("class", own, forms)
                 raise UserError(
-                    f"{folder}: the class '{folder.name}' holds no images in split '{part}'",
-                    remedy="add images or delete the folder",
+                    f"{places[part] / own}: a class that train does not have", remedy=error.remedy
                 )
-            paths += images
-            labels += [classes.index(folder.name)] * len(images)
-        if not paths:
-            raise UserError(
-                f"{root / part}: holds no class folders", remedy="one folder a class, images inside"
-            )
-        pool = Pool(f"{name}/{part}", tuple(paths), root)
-        splits[part] = Split(part, pool.paths, np.array(labels, dtype=np.int64), pool)
-    return complete(name, classes, splits)
+            numbers.append(forms[own])
+        pool = Pool(f"{name}/{part}", listed.paths, root)
+        labels = np.array(numbers, dtype=np.int64)[listed.labels]
+        splits[part] = Split(part, pool.paths, labels, pool)
+    return complete(name, classes, splits, where=str(root), test=test, remarks=remarks)
 
 
-def csv_manifest(name: str, path: Path, label: str | None) -> ImageDataset:
-    """Read a CSV file with the columns path, split, and one or more label columns; paths are relative to it.
+def _unsplit(name: str, root: Path) -> ImageDataset:
+    """A folder of class folders."""
+    listed = images.class_folders(root)
+    if len(listed.classes) < 2 or not listed.paths:
+        raise UserError(
+            f"{root}: holds neither splits (train, val, test) nor class folders",
+            remedy=f"put class folders under {root / 'train'} and {root / 'test'}, or in {root} itself",
+        )
+    _filled(root, listed)
+    _forms(root, listed.classes)
+    pool = Pool(f"{name}/all", listed.paths, root)
+    whole = Split("all", pool.paths, listed.labels, pool)
+    return cut_test(name, listed.classes, whole, remarks=unread(root, listed.others, listed.loose))
 
-    Args:
-        name: The data set's name.
-        path: The CSV file.
-        label: The column to predict; may be left out where there is only one.
+
+def _filled(place: Path, listed: images.ClassFolders) -> None:
+    """Raise for a class without an image, or no class."""
+    if listed.empty:
+        raise UserError(
+            f"{place / listed.empty[0]}: the class '{listed.empty[0]}' holds no images",
+            remedy="add images or delete the folder",
+        )
+    if not listed.paths:
+        raise UserError(f"{place}: holds no class folders", remedy="one folder a class, images inside")
+
+
+def _places(root: Path) -> tuple[dict[str, Path], list[Path]]:
+    """The folders of the splits, by what people call them, and the folders beside them.
 
     Raises:
-        UserError: If a column, a split or an image is missing.
+        UserError: If two folders could be the same split.
     """
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            columns = list(reader.fieldnames or ())
-            rows = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: cannot be read: {error}", remedy="write it as UTF-8 CSV") from error
-    factors = [column for column in columns if column not in ("path", "split")]
-    if len(factors) == len(columns) or "path" not in columns or "split" not in columns or not factors:
-        raise UserError(
-            f"{path}: the columns are {', '.join(columns) or 'missing'}",
-            remedy="it needs path, split and at least one label column",
-        )
-    if label is None:
-        if len(factors) > 1:
+    places: dict[str, Path] = {}
+    besides: list[Path] = []
+    for folder in images.subfolders(root):
+        part = split_of(folder.name)
+        if part is None:
+            besides.append(folder)
+        elif part in places:
             raise UserError(
-                f"{path}: several label columns", remedy=f"choose one of {', '.join(factors)}", code=2
+                f"{root}: both {places[part].name} and {folder.name} could be the split '{part}'",
+                remedy="rename or remove one",
             )
-        label = factors[0]
-    elif label not in factors:
-        wrong = unknown("label column", label, factors)
-        raise UserError(f"{path}: {wrong.message}", remedy=wrong.remedy, code=2)
-    for number, row in enumerate(rows, start=2):
-        if row["split"] not in SPLITS:
+        else:
+            places[part] = folder
+    return {part: places[part] for part in SPLITS if part in places}, besides
+
+
+def _forms(folder: Path, classes: Sequence[str]) -> dict[str, int]:
+    """Class numbers by their names in Unicode's composed form: file systems and archives write accents differently.
+
+    Raises:
+        UserError: If two folders' names are the same text.
+    """
+    forms: dict[str, int] = {}
+    for number, given in enumerate(classes):
+        form = unicodedata.normalize("NFC", given)
+        if form in forms:
             raise UserError(
-                f"{path}, line {number}: unknown split '{row['split']}'", remedy="use train, val or test"
+                f"{folder}: two class folders are called '{form}', written in two ways", remedy="merge them"
             )
-        if not row[label]:
-            raise UserError(f"{path}, line {number}: the column '{label}' is empty", remedy="fill it in")
-    classes = sorted({row[label] for row in rows})
-    splits: dict[str, Split] = {}
-    for part in SPLITS:
-        chosen = sorted((row for row in rows if row["split"] == part), key=lambda row: row["path"])
-        if not chosen:
-            continue
-        paths = tuple(path.parent / row["path"] for row in chosen)
-        for image in paths:
-            if not image.is_file():
-                raise UserError(
-                    f"{image}: named in {path} but missing", remedy="restore it or delete its line"
-                )
-        labels = np.array([classes.index(row[label]) for row in chosen], dtype=np.int64)
-        pool = Pool(f"{name}/{part}", paths, path.parent)
-        splits[part] = Split(part, paths, labels, pool)
-    for required in ("train", "test"):
-        if required not in splits:
-            raise UserError(f"{path}: no line has the split '{required}'", remedy="add such lines")
-    return complete(name, classes, splits)
+        forms[form] = number
+    return forms
 
 
 def _voc_labels(path: Path) -> list[float]:
     """Presence of the twenty classes: 1 present, 0 absent, -1 where every instance is marked difficult."""
-    try:
-        root = xml.etree.ElementTree.parse(path).getroot()
-    except (OSError, xml.etree.ElementTree.ParseError) as error:
-        raise UserError(f"{path}: cannot be read: {error}", remedy="restore the annotation") from error
     labels = [0.0] * len(VOC_CLASSES)
-    for instance in root.iter("object"):
-        text = (instance.findtext("name") or "").strip()
+    for instance in parse_xml(path).findall("object"):
+        text = class_name(instance.findtext("name", ""))
         if text not in VOC_CLASSES:
             wrong = unknown("class", text, VOC_CLASSES)
             raise UserError(f"{path}: {wrong.message}", remedy=wrong.remedy)
         index = VOC_CLASSES.index(text)
-        if (instance.findtext("difficult") or "0").strip() != "1":
+        difficult = flag(instance.findtext("difficult"))
+        if difficult is None:
+            raise UserError(
+                f"{path}: <difficult> is {instance.findtext('difficult')!r}", remedy="write 0 or 1"
+            )
+        if not difficult:
             labels[index] = 1.0
         elif labels[index] == 0.0:
             labels[index] = -1.0
@@ -166,7 +178,14 @@ def voc_classification(name: str, root: Path) -> ImageDataset:
     for part, file in parts.items():
         if not file.is_file():
             raise UserError(f"{file}: the image list is missing", remedy="restore it from the VOC devkit")
-        keys = [line.split()[0] for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        keys = [line.split()[0] for line in lines if line.strip()]
+        if (
+            twice := [key for key in dict.fromkeys(keys) if keys.count(key) > 1]
+            if len(set(keys)) < len(keys)
+            else []
+        ):
+            raise UserError(f"{file}: {twice[0]} is listed twice", remedy="delete one of its lines")
         paths = tuple(root / "JPEGImages" / f"{key}.jpg" for key in keys)
         for image in paths:
             if not image.is_file():
@@ -177,15 +196,21 @@ def voc_classification(name: str, root: Path) -> ImageDataset:
     return complete(name, VOC_CLASSES, splits)
 
 
-def any_layout(name: str, root: Path, label: str | None) -> ImageDataset:
+def any_layout(name: str, root: Path, label: str | None, *, test: str = "test") -> ImageDataset:
     """Read a folder of the user's: labels.csv where a label column is asked for or it is all there is."""
-    manifest = root if root.suffix == ".csv" else root / "labels.csv"
-    has_folders = (root / "train").is_dir() and bool(_folders(root / "train"))
-    if manifest.is_file() and (label is not None or not has_folders):
-        return csv_manifest(name, manifest, label)
+    if root.is_file():
+        return csv_manifest(name, root, label, test=test)
+    manifest = root / "labels.csv"
+    if manifest.is_file() and (label is not None or not _holds_classes(root)):
+        return csv_manifest(name, manifest, label, test=test)
     if label is not None:
         raise UserError(f"{manifest}: missing, and the task wants its column '{label}'", remedy="write it")
-    return class_folders(name, root)
+    return class_folders(name, root, test=test)
+
+
+def _holds_classes(root: Path) -> bool:
+    places, besides = _places(root)
+    return bool(images.subfolders(places["train"])) if "train" in places else len(besides) > 1
 
 
 Reader = Callable[[str, Path, str | None], ImageDataset]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from mast.images import class_folders
+
 from ..errors import UserError
-from .base import IMAGE_SUFFIXES, ImageDataset, Pool, Split, carve, complete
+from .base import ImageDataset, Pool, Split, complete, cut_test
 
 # How torchvision's classes call our splits.
 SPLIT_NAMES: dict[str, dict[str, str]] = {
@@ -30,7 +33,14 @@ def _array_split(name: str, part: str, root: Path, images: npt.NDArray[np.uint8]
     """A split of images (N, H, W, 3) held in memory."""
     digest = hashlib.sha256(np.ascontiguousarray(images).tobytes()).hexdigest()
     paths = tuple(root / f"{name}-{part}#{index}" for index in range(len(images)))
-    pool = Pool(f"{name}/{part}", paths, root, lambda index: Image.fromarray(images[index]), digest)
+    pool = Pool(
+        f"{name}/{part}",
+        paths,
+        root,
+        lambda index: Image.fromarray(images[index]),
+        digest,
+        lambda index: hashlib.sha256(images[index].tobytes()).hexdigest(),
+    )
     return Split(part, paths, np.asarray(labels, dtype=np.int64), pool)
 
 
@@ -101,22 +111,13 @@ def torchvision_classes(
 
 def _listing(root: Path) -> tuple[list[str], list[Path], npt.NDArray[np.int64]]:
     """Classes, images and labels of ``root/<class>/**/<image>``."""
-    classes = sorted(
-        entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")
-    )
-    paths: list[Path] = []
-    labels: list[int] = []
-    for label, item in enumerate(classes):
-        found = sorted(path for path in (root / item).rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-        if not found:
-            raise UserError(
-                f"{root / item}: the class '{item}' holds no images", remedy="add images or delete it"
-            )
-        paths += found
-        labels += [label] * len(found)
-    if not paths:
+    found = class_folders(root)
+    if found.empty:
+        where = root / found.empty[0]
+        raise UserError(f"{where}: the class holds no images", remedy="add images or delete the folder")
+    if not found.paths:
         raise UserError(f"{root}: holds no class folders", remedy="one folder a class, images inside")
-    return classes, paths, np.array(labels, dtype=np.int64)
+    return list(found.classes), list(found.paths), found.labels
 
 
 def unsplit(name: str, root: Path, options: dict[str, Any]) -> ImageDataset:
@@ -148,9 +149,7 @@ def unsplit(name: str, root: Path, options: dict[str, Any]) -> ImageDataset:
         )
         note = f"{options['per_class']} images a class for train, seed 0"
     else:
-        train, test = carve(whole, float(options["test"]))
-        test = test.subset(np.arange(len(test)), "test")
-        note = f"{float(options['test']):.0%} of all images for test, stratified, seed 0"
+        return replace(cut_test(name, classes, whole, float(options["test"])), remarks=())
     data = complete(name, classes, {"train": train, "test": test})
     return ImageDataset(name, data.classes, data.splits, {**data.notes, "test": note})
 
@@ -216,16 +215,23 @@ def listed(name: str, root: Path, options: dict[str, Any]) -> ImageDataset:
     for part in ("train", "test"):
         file = root / str(options[part])
         try:
-            lines = [line.split() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-        except OSError as error:
-            raise UserError(
-                f"{file}: cannot be read: {error.strerror}", remedy="restore the official list"
-            ) from error
+            lines = [
+                line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()
+            ]
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{file}: cannot be read: {error}", remedy="restore the official list") from error
         rows[part] = []
-        for fields in lines:
-            path = base / fields[0].lstrip("/")
-            label = fields[1] if len(fields) > 1 else Path(fields[0]).parent.as_posix().lstrip("/")
-            rows[part].append((path, label))
+        for line in lines:
+            path, _, label = line.rpartition(" ")
+            if (
+                not path or not label.removeprefix("-").isdigit()
+            ):  # a list without labels: the folders are the classes
+                path, label = line, Path(line).parent.as_posix().lstrip("/")
+            elif label.startswith("-"):
+                raise UserError(
+                    f"{file}: the class number {label} of {path}", remedy="restore the official list"
+                )
+            rows[part].append((base / path.strip().lstrip("/"), label))
     classes = sorted({label for pairs in rows.values() for _, label in pairs})
     if all(label.isdigit() for label in classes):
         classes = sorted(classes, key=int)

@@ -8,13 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from ..errors import UserError
-
 TOLERANCE = 1.0  # pixels that a box may stick out: rounding, in the official files too
-_ORIENTATION = 274  # the EXIF tag
-_TURNED = (5, 6, 7, 8)  # its values that swap the sides
 
 
 class Tally:
@@ -24,33 +18,16 @@ class Tally:
         self.counts: Counter[str] = Counter()
         self.examples: dict[str, str] = {}
 
-    def add(self, kind: str, example: object) -> None:
-        """One more of a kind."""
-        self.counts[kind] += 1
+    def add(self, kind: str, example: object, number: int = 1) -> None:
+        """One more of a kind, or several."""
+        self.counts[kind] += number
         self.examples.setdefault(kind, str(example))
 
     def lines(self, file: Path) -> list[str]:
-        """A sentence a kind: the file, how many, what, and one example."""
+        """A line a kind: the file, what, how many, and one example."""
         return [
-            f"{file}: {count} {kind} (such as {self.examples[kind]})" for kind, count in self.counts.items()
+            f"{file}: {kind}: {count} (such as {self.examples[kind]})" for kind, count in self.counts.items()
         ]
-
-
-def image_size(path: Path) -> tuple[int, int]:
-    """Width and height of a picture as Detectron2 shows it to a detector: turned as its EXIF tag says.
-
-    Raises:
-        UserError: If it cannot be read.
-    """
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            turned = image.getexif().get(_ORIENTATION) in _TURNED
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(
-            f"{path} is not a readable image: {error}", remedy="restore the file or take it out of its list"
-        ) from error
-    return (height, width) if turned else (width, height)
 
 
 def number(value: Any) -> float | None:

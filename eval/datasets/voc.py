@@ -13,8 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mast.images import header
+
 from ..errors import UserError, unknown
-from .values import TOLERANCE, Tally, class_name, flag, image_size, number, whole
+from .values import TOLERANCE, Tally, class_name, flag, number, whole
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,7 @@ def _voc_size(xml: Path, root: ElementTree.Element, picture: Path, tally: Tally)
         return width, height
     if all(not (side or "").strip() or number(side) == 0 for side in given):
         tally.add("images have no size, read from the pictures", xml)
-        return image_size(picture)
+        return header(picture).shown
     raise UserError(
         f"{xml}: <size> is {given[0]!r} x {given[1]!r}, not two whole numbers", remedy="correct the file"
     )

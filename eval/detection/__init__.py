@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .run_cell import forecast, run
 
 __all__ = ["Gallery", "forecast", "prepare", "run"]
-_HOMES = {"run": "cell", "forecast": "cell", "prepare": "data", "Gallery": "pictures"}
+_HOMES = {"run": "run_cell", "forecast": "run_cell", "prepare": "data", "Gallery": "pictures"}
 
 
 def __getattr__(name: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -51,8 +51,6 @@ def certify_features(
     transformer = model_kind(model) == "vit"
     height, width = 2 * (cfg.MODEL.VIT.GRID * vit.PATCH,) if transformer else _IMAGE
     pixels = torch.randint(0, 256, (2, 3, height, width), generator=generator)  # RGB
-    norm = passport.normalization
-    wanted = pixels.flip(1) if norm["channels"] == "BGR" else pixels
     given = pixels.flip(1) if cfg.INPUT.FORMAT == "BGR" else pixels  # what Detectron2's mapper hands over
     differences: dict[str, dict[str, float]] = {}
     for name, dtype in (("float64", torch.float64), ("float32", torch.float32)):
@@ -62,10 +60,8 @@ def certify_features(
             for values in (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD)
         )
         theirs = copy.deepcopy(backbone).cpu().to(dtype).eval()
-        mean, std = (torch.tensor(norm[key], dtype=dtype).view(3, 1, 1) for key in ("mean", "std"))
-        scale = 255.0 if norm["range"] == "0..1" else 1.0
         with torch.no_grad():
-            normalised = (wanted.to(dtype) / scale - mean) / std
+            normalised = passport.normalization.apply_to_bytes(pixels, dtype)
             if transformer:
                 ours.backbone._square_pad = 0  # to a size that need not be the checkpoint's
             inputs = ours.preprocess_image([{"image": image.to(dtype)} for image in given]).tensor
@@ -186,7 +182,7 @@ def certify_training(model: nn.Module, cfg: CfgNode, freeze: str) -> dict[str, A
     }
 
 
-def certify_rest(model: nn.Module, state: dict[str, Tensor], conversion: Conversion, freeze: str) -> int:
+def certify_rest(model: nn.Module, state: Mapping[str, Tensor], conversion: Conversion, freeze: str) -> int:
     """After training: every frozen tensor is still the checkpoint's, bit by bit.
 
     Returns:

@@ -6,12 +6,13 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from detectron2 import model_zoo
 from detectron2.config import CfgNode, get_cfg
 
 from mast.model import Arch
 
+from ..checkpoints import Normalization
+from ..device import device
 from ..errors import UserError, unknown
 from . import backbone, vit
 from .options import options_of
@@ -33,7 +34,7 @@ def resolve(
     overrides: Mapping[str, Any],
     *,
     arch: Arch | vit.VitArch,
-    normalization: Mapping[str, Any],
+    normalization: Normalization,
     stride_in_1x1: bool,
     num_classes: int,
     masks: bool,
@@ -49,7 +50,7 @@ def resolve(
         params: A detection protocol's ``params``.
         overrides: Detectron2 keys (``SOLVER.BASE_LR``) or the options of `options.OPTIONS`.
         arch: The checkpoint's architecture.
-        normalization: The passport's: mean and std per channel, range, channels.
+        normalization: The passport's.
         stride_in_1x1: The passport's; of ResNets.
         num_classes: Classes of the data.
         masks: Whether masks are trained and measured.
@@ -57,8 +58,7 @@ def resolve(
         seed: Goes into ``SEED``.
 
     Raises:
-        UserError: For an option or key that does not exist, a normalisation that is not known, or a freeze level
-            that the architecture does not have.
+        UserError: For an option or key that does not exist, or a freeze level that the architecture does not have.
     """
     cfg = defaults()
     cfg.merge_from_file(model_zoo.get_config_file(params["base"]))
@@ -76,13 +76,14 @@ def resolve(
         vit.set_arch(cfg, arch)
     else:
         backbone.set_arch(cfg, arch, stride_in_1x1=stride_in_1x1)
-    _set_normalization(cfg, normalization)
+    cfg.INPUT.FORMAT = normalization.channels
+    cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = normalization.pixel_mean, normalization.pixel_std
     cfg.MODEL.WEIGHTS = ""  # loaded by `convert.load_backbone`, never by matching suffixes
     cfg.MODEL.MASK_ON = masks
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = num_classes
     cfg.MODEL.RETINANET.NUM_CLASSES = num_classes
     cfg.INPUT.MASK_FORMAT = "bitmask" if bitmasks else "polygon"
-    cfg.MODEL.DEVICE = options.get("device", "cuda" if torch.cuda.is_available() else "cpu")
+    cfg.MODEL.DEVICE = options.get("device", str(device()))
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("train",), ("test",)
     cfg.SEED = seed
     if "workers" in options:
@@ -125,22 +126,6 @@ def _stretch(cfg: CfgNode, factor: float) -> None:
         setattr(cfg.SOLVER, key, max(1, round(getattr(cfg.SOLVER, key) * factor)))
     steps = {round(step * factor) for step in cfg.SOLVER.STEPS}
     cfg.SOLVER.STEPS = tuple(sorted(step for step in steps if 0 < step < cfg.SOLVER.MAX_ITER))
-
-
-def _set_normalization(cfg: CfgNode, normalization: Mapping[str, Any]) -> None:
-    """Write the passport's constants in Detectron2's terms: values 0..255, in the order of the channels."""
-    mean, std = normalization.get("mean"), normalization.get("std")
-    channels, scale = normalization.get("channels"), {"0..1": 255.0, "0..255": 1.0}
-    span = normalization.get("range")
-    if mean is None or std is None or channels not in ("RGB", "BGR") or span not in scale:
-        raise UserError(
-            f"the checkpoint's normalisation is not known (mean {mean}, std {std}, range {span}, "
-            f"channels {channels})",
-            remedy="name its layout, or give mean, std, range and channels in the registry",
-        )
-    cfg.INPUT.FORMAT = channels
-    cfg.MODEL.PIXEL_MEAN = [float(value) * scale[span] for value in mean]
-    cfg.MODEL.PIXEL_STD = [float(value) * scale[span] for value in std]
 
 
 def _set(cfg: CfgNode, values: Mapping[str, Any]) -> None:

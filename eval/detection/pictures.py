@@ -16,8 +16,7 @@ from detectron2.structures import Boxes, BoxMode, pairwise_iou
 from PIL import Image
 from pycocotools import mask as rle
 
-from .. import tasks
-from .data import prepare, register
+from .data import DetectionData, register
 from .evaluate import Evaluation, evaluate
 from .intervals import paired
 
@@ -46,36 +45,37 @@ class Picture:
 
 
 class Gallery:
-    """The test split of a detection task, against which kept detections are held.
+    """The test split of a detection data set, against which kept detections are held.
 
     Args:
-        task: Name of a detection task.
-        data_root: Where its images lie.
+        data: The data set, as ``tasks.get(name).open(data_root)`` gives it.
         side: Longest side of the pictures in pixels; larger images are reduced.
         score: Detections below it do not count as failures and are not drawn, but for the best ones, as many as
             there are objects.
     """
 
-    def __init__(self, task: str, data_root: Path, *, side: int = SIDE, score: float = SCORE) -> None:
-        about = tasks.get(task)
-        self.side, self.score = side, score
-        self.masks = about.kind == "instance_segmentation"
-        self._folder = (
-            tempfile.TemporaryDirectory()
-        )  # as long as the data: a completed annotation file lies there
-        self.data = prepare(about.dataset, data_root, masks=self.masks, work_dir=Path(self._folder.name))
+    def __init__(self, data: DetectionData, *, side: int = SIDE, score: float = SCORE) -> None:
+        self.data, self.side, self.score = data, side, score
+        self.masks = data.masks
+        # As long as the data: a completed annotation file lies there.
+        self._folder = tempfile.TemporaryDirectory()
+
+    def fits(self, outcome: Outcome) -> bool:
+        """Whether kept detections are of this test split and its classes."""
+        known = sorted(str(entry["image_id"]) for entry in self.data.test.dicts)
+        kept = sorted(str(entry["image_id"]) for entry in outcome["images"])
+        return kept == known and list(outcome["classes"]) == list(self.data.classes)
 
     def evaluate(self, outcome: Outcome) -> Evaluation:
         """The numbers of kept detections, computed anew.
 
         Raises:
-            ValueError: If they are not of this task's test split.
+            ValueError: If they are not of this test split.
         """
-        known = {str(entry["image_id"]): entry["image_id"] for entry in self.data.test.dicts}
-        kept = [str(entry["image_id"]) for entry in outcome["images"]]
-        if sorted(kept) != sorted(known) or list(outcome["classes"]) != list(self.data.classes):
+        if not self.fits(outcome):
             raise ValueError("these detections are of other test images or classes")
-        register(self.data)
+        known = {str(entry["image_id"]): entry["image_id"] for entry in self.data.test.dicts}
+        register(self.data, Path(self._folder.name))
         predictions = [{**entry, "image_id": known[str(entry["image_id"])]} for entry in outcome["images"]]
         return evaluate(predictions, self.data, masks=self.masks)
 

@@ -48,12 +48,11 @@ class DetectionResult:
     losses: list[float]
     seconds: dict[str, float]
 
-    def write(self, folder: Path, request: dict[str, Any]) -> None:
+    def write(self, folder: Path) -> None:
         """Write the three files; ``metrics.json`` comes last and makes the run a finished one.
 
         Args:
             folder: The run's ``work_dir``.
-            request: What was asked for; `read` refuses a folder that holds the answer to something else.
         """
         write_predictions(folder / PREDICTIONS, self.per_image)
         with atomic_write(folder / CONFIG) as file:
@@ -64,29 +63,21 @@ class DetectionResult:
             if name not in ("per_image", "config")
         }
         with atomic_write(folder / RESULT) as file:
-            json.dump({"request": request, **values}, file, indent=1, sort_keys=True, allow_nan=False)
+            json.dump(values, file, indent=1, sort_keys=True, allow_nan=False)
             file.write("\n")
 
 
-def read(folder: Path, request: dict[str, Any]) -> DetectionResult | None:
+def read(folder: Path) -> DetectionResult | None:
     """The finished run in a folder, or None if there is none.
 
     Raises:
-        UserError: If the folder holds another run, or a damaged one.
+        UserError: If it is damaged.
     """
     path = folder / RESULT
     if not path.is_file():
         return None
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        found = values.pop("request")
-        if found != request:
-            differing = sorted(key for key in request if found.get(key) != request[key])
-            raise UserError(
-                f"{folder} holds another run (it differs in {', '.join(differing)})",
-                remedy="give every run its own folder",
-                code=2,
-            )
         return DetectionResult(
             per_image=read_predictions(folder / PREDICTIONS),
             config=(folder / CONFIG).read_text(encoding="utf-8"),

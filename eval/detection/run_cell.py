@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import itertools
-import json
 import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,18 +23,17 @@ from detectron2.engine.defaults import create_ddp_model
 from detectron2.evaluation import inference_context, inference_on_dataset
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
-from filelock import FileLock, Timeout
 from torch import nn
 from torch.multiprocessing.spawn import ProcessException
 
-from mast.files import atomic_write, canonical_json
-
+from .. import claims
 from ..errors import UserError
-from . import certify, config, data, result, vit
+from . import certify, config, result, vit
 from .convert import Conversion, load_backbone
+from .data import DetectionData, register
 from .evaluate import Collector, Prediction, coco_evaluator, evaluate
 from .intervals import intervals
-from .result import DetectionResult
+from .result import RESULT, DetectionResult
 from .train import CHECKPOINT, Trainer, quiet_logs
 
 if TYPE_CHECKING:
@@ -50,11 +48,10 @@ def run(
     loaded: Loaded,
     task: Task,
     protocol: Protocol,
+    data: DetectionData,
     *,
     seed: int,
-    data_root: Path,
     work_dir: Path,
-    overrides: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> DetectionResult:
     """Fine-tune a detector from a checkpoint and measure it.
@@ -65,12 +62,11 @@ def run(
     Args:
         loaded: A checkpoint with a ResNet backbone, or a ViT for ViTDet's protocols.
         task: A task of kind ``detection`` or ``instance_segmentation``.
-        protocol: A protocol of kind ``detection``.
+        protocol: A protocol of kind ``detection``, overrides applied.
+        data: The task's data, with the training part that is to be used.
         seed: Of the heads' weights, the data's order and augmentation, and the sampling of proposals.
-        data_root: Where the official folders lie.
         work_dir: This run's own folder: ``config.yaml``, ``metrics.json``, ``predictions.json.gz``,
             ``checkpoint.pth``, ``train.jsonl``, ``log.txt``.
-        overrides: Detectron2 keys, or options of `eval.detection.options.OPTIONS`.
         progress: Called with ``("train" | "test", done, total)``.
 
     Raises:
@@ -78,62 +74,61 @@ def run(
             loss stops being finite; if the folder holds or is used by another run.
     """
     report: Progress = progress or _silent
-    overrides = dict(overrides or {})
     _arch(loaded, protocol)
-    request = {
-        "checkpoint": loaded.passport.weights_sha256,
-        "task": [task.name, task.version],
-        "protocol": [protocol.name, protocol.version, canonical_json(protocol.params)],
-        "overrides": overrides,
-        "seed": seed,
-    }
     work_dir = Path(work_dir)
-    with _folder(work_dir), _quiet(work_dir):
-        finished = result.read(work_dir, request)
+    with claims.locked(work_dir), _quiet(work_dir):
+        cfg = _resolve(loaded, protocol, data, seed, work_dir)
+        identity = {
+            "checkpoint": loaded.passport.weights_sha256,
+            "task": [task.name, task.version],
+            "protocol": [protocol.name, protocol.version, protocol.params],
+            "seed": seed,
+            "manifest": data.manifest,
+            "config": _portable(cfg, hardware=False),
+        }
+        claims.claim(work_dir, identity, keeps=[CHECKPOINT, RESULT])
+        finished = result.read(work_dir)
         if finished is not None:
             return finished
-        found, cfg = _resolve(loaded, task, protocol, overrides, seed, Path(data_root), work_dir)
-        masks = cfg.MODEL.MASK_ON
-        _claim(work_dir, {**request, "manifest": found.manifest, "config": cfg.dump()})
+        register(data, work_dir)
         started = time.monotonic()
 
         def score(model: nn.Module) -> dict[str, float]:
-            return evaluate(predict(model, cfg, _silent), found, masks=masks).metrics
+            return evaluate(predict(model, cfg, _silent), data, masks=data.masks).metrics
+
+        processes = _processes(protocol)
 
         def elsewhere() -> None:
-            _launch(
-                overrides["processes"], loaded, task, protocol, overrides, seed, Path(data_root), work_dir
-            )
+            _launch(processes, loaded, protocol, data, seed, work_dir)
 
-        many = overrides.get("processes", 1) > 1
         model, losses, certificate = _train(
-            loaded, cfg, protocol.params["freeze"], report, score, elsewhere if many else None
+            loaded, cfg, protocol.settings.freeze, report, score, elsewhere if processes > 1 else None
         )
         trained = time.monotonic()
         predictions = predict(model, cfg, report)
-        evaluation = evaluate(predictions, found, masks=masks)
+        evaluation = evaluate(predictions, data, masks=data.masks)
         outcome = DetectionResult(
             metrics=evaluation.metrics,
             per_image=predictions,
-            counts=found.counts,
-            manifest=found.manifest,
+            counts=data.counts,
+            manifest=data.manifest,
             config=_portable(cfg),
             certificate={
                 **certificate,
-                "normalisation_layers": _norm_note(cfg, overrides.get("processes", 1)),
-                "data_warnings": found.warnings,
-                "evaluator": coco_evaluator() if found.layout == "coco" else "detectron2",
+                "normalisation_layers": _norm_note(cfg, processes),
+                "data_warnings": data.warnings,
+                "evaluator": coco_evaluator() if data.layout == "coco" else "detectron2",
             },
             intervals=intervals(evaluation.curves),
             per_class=evaluation.per_class,
-            classes=list(found.classes),
+            classes=list(data.classes),
             losses=losses,
             seconds={
                 "train": round(trained - started, 3),
                 "test": round(time.monotonic() - trained, 3),
             },
         )
-        outcome.write(work_dir, request)
+        outcome.write(work_dir)
         return outcome
 
 
@@ -149,9 +144,8 @@ def forecast(
     loaded: Loaded,
     task: Task,
     protocol: Protocol,
+    data: DetectionData,
     *,
-    data_root: Path,
-    overrides: Mapping[str, Any] | None = None,
     iterations: int = 3,
 ) -> dict[str, float]:
     """What a run would cost here, from a few timed iterations of it; nothing is kept.
@@ -160,8 +154,7 @@ def forecast(
         loaded: As for `run`.
         task: As for `run`.
         protocol: As for `run`.
-        data_root: As for `run`.
-        overrides: As for `run`.
+        data: As for `run`.
         iterations: How many are timed, after one that is not.
 
     Returns:
@@ -169,7 +162,8 @@ def forecast(
         ``gpu_bytes`` (peak, 0 on the CPU).
     """
     with tempfile.TemporaryDirectory() as folder, _quiet(Path(folder)):
-        found, cfg = _resolve(loaded, task, protocol, dict(overrides or {}), 0, Path(data_root), Path(folder))
+        cfg = _resolve(loaded, protocol, data, 0, Path(folder))
+        register(data, Path(folder))
 
         def prepare(model: nn.Module) -> None:
             load_backbone(model, loaded.backbone.state_dict())
@@ -200,7 +194,7 @@ def forecast(
         "iterations": cfg.SOLVER.MAX_ITER,
         "train_seconds": train * cfg.SOLVER.MAX_ITER,
         "seconds_per_test_image": test,
-        "test_seconds": test * found.counts["test_images"],
+        "test_seconds": test * data.counts["test_images"],
         "gpu_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0,
     }
 
@@ -214,39 +208,24 @@ def _wait() -> None:
         torch.cuda.synchronize()
 
 
-def _resolve(
-    loaded: Loaded,
-    task: Task,
-    protocol: Protocol,
-    overrides: dict[str, Any],
-    seed: int,
-    data_root: Path,
-    work_dir: Path,
-) -> tuple[data.DetectionData, CfgNode]:
-    """The checked data and the config of a run."""
-    arch = _arch(loaded, protocol)
-    masks = task.kind == "instance_segmentation"
-    found = data.prepare(
-        task.dataset,
-        data_root,
-        masks=masks,
-        work_dir=work_dir,
-        train_images=overrides.get("train_images"),
-        shots=overrides.get("shots"),
-        seed=seed,
-    )
+def _processes(protocol: Protocol) -> int:
+    return int(protocol.settings.overrides.get("processes", 1))
+
+
+def _resolve(loaded: Loaded, protocol: Protocol, data: DetectionData, seed: int, work_dir: Path) -> CfgNode:
+    """The config of a run."""
     cfg = config.resolve(
         protocol.params,
-        overrides,
-        arch=arch,
+        protocol.settings.overrides | protocol.runtime,
+        arch=_arch(loaded, protocol),
         normalization=loaded.passport.normalization,
         stride_in_1x1=loaded.passport.stride_in_1x1,
-        num_classes=len(found.classes),
-        masks=masks,
-        bitmasks=found.bitmasks,
+        num_classes=len(data.classes),
+        masks=data.masks,
+        bitmasks=data.bitmasks,
         seed=seed,
     )
-    return found, _localise(cfg, work_dir, overrides.get("processes", 1))
+    return _localise(cfg, work_dir, _processes(protocol))
 
 
 def _train(
@@ -322,18 +301,11 @@ def _launch(processes: int, *arguments: Any) -> None:
         ) from error
 
 
-def _worker(
-    loaded: Loaded,
-    task: Task,
-    protocol: Protocol,
-    overrides: dict[str, Any],
-    seed: int,
-    data_root: Path,
-    work_dir: Path,
-) -> None:
+def _worker(loaded: Loaded, protocol: Protocol, data: DetectionData, seed: int, work_dir: Path) -> None:
     """What each process does: the same as `_train` without certificates, on its share of every batch."""
     with _quiet(work_dir, f"log-{comm.get_rank()}.txt"):
-        _, cfg = _resolve(loaded, task, protocol, overrides, seed, data_root, work_dir)
+        cfg = _resolve(loaded, protocol, data, seed, work_dir)
+        register(data, work_dir)
         state = loaded.backbone.state_dict()
 
         def prepare(model: nn.Module) -> None:
@@ -350,14 +322,8 @@ def _worker(
 
 def _arch(loaded: Loaded, protocol: Protocol) -> Any:
     """The architecture in the terms of the protocol's detector: a ResNet's, or a vision transformer's."""
-    for doubt in loaded.passport.warnings:
-        if "how images were normalised" in doubt:  # a guess is not worth hours of training
-            raise UserError(
-                f"{loaded.passport.name}: {doubt.split(':')[0]}",
-                remedy="name its layout: --layout torchvision for ImageNet's constants; `mast inspect` shows them",
-                code=2,
-            )
-    if any(part.get("MODEL.BACKBONE.NAME") == vit.NAME for part in protocol.params["set"]):
+    loaded.passport.refuse_guesses()
+    if any(part.get("MODEL.BACKBONE.NAME") == vit.NAME for part in protocol.settings.set):
         if importlib.util.find_spec("shapely") is None:
             raise UserError(
                 f"{protocol.name} crops polygons, which needs shapely",
@@ -400,11 +366,13 @@ def _localise(cfg: CfgNode, work_dir: Path, processes: int = 1) -> CfgNode:
     return cfg
 
 
-def _portable(cfg: CfgNode) -> str:
-    """The whole config as YAML, without the folder of this machine."""
+def _portable(cfg: CfgNode, *, hardware: bool = True) -> str:
+    """The whole config as YAML, without the folder of this machine and, where asked, without its device."""
     cfg = cfg.clone()
     cfg.defrost()
     cfg.OUTPUT_DIR = "."
+    if not hardware:
+        cfg.MODEL.DEVICE, cfg.DATALOADER.NUM_WORKERS = "any", 0
     return str(cfg.dump())
 
 
@@ -413,37 +381,6 @@ def _norm_note(cfg: CfgNode, processes: int) -> str:
     if norm == "BN" and processes == 1:
         return f"BN over the {cfg.SOLVER.IMS_PER_BATCH} images of the one process (what SyncBN is there)"
     return f"{norm}, {processes} processes"
-
-
-def _claim(work_dir: Path, identity: dict[str, Any]) -> None:
-    """Write down what a folder's training checkpoint belongs to, or refuse to go on from another run's."""
-    path = work_dir / "run.json"
-    identity = json.loads(canonical_json(identity))
-    if (work_dir / CHECKPOINT).is_file() and path.is_file():
-        held = json.loads(path.read_text(encoding="utf-8"))
-        if held != identity:
-            differing = sorted(key for key in identity if held.get(key) != identity[key])
-            raise UserError(
-                f"{work_dir} holds another unfinished run (it differs in {', '.join(differing)})",
-                remedy="give every run its own folder, or delete this one",
-                code=2,
-            )
-    with atomic_write(path) as file:
-        file.write(canonical_json(identity))
-
-
-@contextlib.contextmanager
-def _folder(work_dir: Path) -> Iterator[None]:
-    try:
-        work_dir.mkdir(parents=True, exist_ok=True)
-        with FileLock(work_dir / ".lock", timeout=0):
-            yield
-    except Timeout:
-        raise UserError(f"{work_dir} is in use by another run", remedy="wait for it to end") from None
-    except PermissionError as error:
-        raise UserError(
-            f"cannot write to {work_dir}: {error.strerror}", remedy="choose another --out"
-        ) from error
 
 
 @contextlib.contextmanager

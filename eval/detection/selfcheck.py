@@ -18,6 +18,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..device import device
+
 SIZE = 96  # side of the images, in pixels
 BOXES = ((8, 8, 56, 48), (30, 40, 90, 88))  # x0, y0, x1, y1, one of each class
 CLASSES = ("first", "second")
@@ -53,7 +55,7 @@ def _model() -> Any:
 
     cfg = model_zoo.get_config("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml")
     cfg.MODEL.WEIGHTS = ""
-    cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+    cfg.MODEL.DEVICE = str(device())
     cfg.MODEL.RESNETS.DEPTH = 18
     cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
     cfg.MODEL.FPN.OUT_CHANNELS = 16

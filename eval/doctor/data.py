@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from mast.files import sha256_file
+from mast.images import is_image
 
 from .. import datasets, scenes
 from ..datasets import ImageDataset
-from ..datasets.base import IMAGE_SUFFIXES
+from ..datasets.checks import by_pool
+from ..detection.names import Named, table
 from ..errors import UserError
 
 SHOWN = 20  # problems told one by one
@@ -27,20 +27,18 @@ def verify(name: str, data_root: Path, *, workers: int = 4) -> dict[str, Any]:
     """Look a data set over, whole.
 
     Args:
-        name: A name from ``mast list data``, a folder under the data root, or a detection data set of
-            ``eval/detection/datasets.yaml``.
+        name: A name from ``mast list data``, a folder under the data root, ``folder:DIR`` or ``csv:FILE``, or a
+            detection data set of ``eval/detection/datasets.yaml``.
         data_root: Where it lies.
         workers: Decoding threads.
 
     Returns:
-        ``name``, ``ok``, ``problems`` (one sentence each), ``against`` (what it was held against, beside itself),
-        ``classes`` (their number), ``counts`` (of each split), ``manifest`` (SHA-256).
+        ``name``, ``ok``, ``problems`` (one sentence each), ``warnings`` (what a run says too), ``against`` (what it
+        was held against, beside itself), ``classes`` (their number), ``counts`` (of each split), ``manifest``.
     """
-    detection = yaml.safe_load(
-        (Path(__file__).parents[1] / "detection" / "datasets.yaml").read_text(encoding="utf-8")
-    )["datasets"]
+    detection = table().datasets
     if name in detection and name not in datasets.known():
-        return _detection(name, data_root, detection[name]["layout"])
+        return _detection(name, data_root, detection[name])
     dataset = datasets.load(name, data_root)
     against, problems = list[str](), list[str]()
     for what, found in (
@@ -51,13 +49,14 @@ def verify(name: str, data_root: Path, *, workers: int = 4) -> dict[str, Any]:
         if found is not None:
             against.append(what)
             problems += found
-    problems += _without_images(dataset) + _undecodable(dataset, workers) + _overlaps(dataset)
+    problems += _without_images(dataset) + _undecodable(dataset, workers) + list(dataset.findings.overlaps)
     if len(problems) > SHOWN:
         problems = [*problems[:SHOWN], f"and {len(problems) - SHOWN} more"]
     return {
         "name": name,
         "ok": not problems,
         "problems": problems,
+        "warnings": list(dataset.warnings),
         "against": against,
         "classes": dataset.num_classes,
         "counts": dataset.counts,
@@ -65,20 +64,25 @@ def verify(name: str, data_root: Path, *, workers: int = 4) -> dict[str, Any]:
     }
 
 
-def _detection(name: str, data_root: Path, layout: str) -> dict[str, Any]:
+def _detection(name: str, data_root: Path, entry: Named) -> dict[str, Any]:
     """Detection data is checked before every training in just this way; an error names file and remedy."""
     from ..detection import prepare
 
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            data = prepare(name, data_root, masks=layout == "coco", work_dir=Path(folder))
-        except UserError as error:
-            return {"name": name, "ok": False, "problems": [str(error)]}
+    try:
+        data = prepare(name, data_root, masks=entry.layout == "coco").drawn()
+    except UserError as error:
+        return {"name": name, "ok": False, "problems": [str(error)]}
+    problems = [
+        f"{name} {part.removesuffix('_images')}: {data.counts[part]:,} images, officially {count:,}"
+        for part, count in (entry.counts or {}).items()
+        if data.counts[part] != count
+    ]
     return {
         "name": name,
-        "ok": True,
-        "problems": [],
+        "ok": not problems,
+        "problems": problems,
         "warnings": data.warnings,
+        "against": ["official counts"] if entry.counts else [],
         "classes": len(data.classes),
         "counts": data.counts,
         "manifest": data.manifest,
@@ -91,7 +95,7 @@ def _listed(dataset: ImageDataset, workers: int) -> list[str] | None:
     Images and label files that are missing or changed, and images that the list lacks, are told by folder; other
     files of the list, such as a description, are no data.
     """
-    pools = {id(split.pool): split.pool for split in dataset.splits.values()}.values()
+    pools = by_pool(dataset)
     root = next(iter(pools)).root
     if not (root / SUMS).is_file():
         return None
@@ -99,7 +103,7 @@ def _listed(dataset: ImageDataset, workers: int) -> list[str] | None:
     for number, line in enumerate((root / SUMS).read_text(encoding="utf-8").splitlines(), start=1):
         if not (match := re.fullmatch(r"([0-9a-f]{64}) [ *](?:\./)?(.+)", line)):
             raise UserError(f"{root / SUMS}:{number}: not a line of sha256sum", remedy="restore the file")
-        if Path(match[2]).suffix.lower() in IMAGE_SUFFIXES | {".csv"}:
+        if is_image(Path(match[2]).name) or match[2].endswith(".csv"):
             sums[match[2]] = match[1]
 
     def state(path: str) -> str:
@@ -139,7 +143,7 @@ def _changed(data_root: Path, name: str) -> list[str] | None:
 
 
 def _undecodable(dataset: ImageDataset, workers: int) -> list[str]:
-    pools = {id(split.pool): split.pool for split in dataset.splits.values()}.values()
+    pools = by_pool(dataset)
 
     def problem(job: tuple[Any, int]) -> str | None:
         pool, index = job
@@ -152,18 +156,3 @@ def _undecodable(dataset: ImageDataset, workers: int) -> list[str]:
     with ThreadPoolExecutor(workers) as executor:
         found = executor.map(problem, [(pool, index) for pool in pools for index in range(len(pool))])
         return [text for text in found if text is not None]
-
-
-def _overlaps(dataset: ImageDataset) -> list[str]:
-    """Images whose content stands in more than one split: what is tested on was trained on."""
-    where: dict[str, dict[str, str]] = defaultdict(dict)
-    for name, split in dataset.splits.items():
-        for row, path in zip(split.rows, split.paths, strict=True):
-            identity = split.pool.identities[int(row)]
-            if not identity.startswith("size:"):  # pools too large to hash are not compared
-                where[identity].setdefault(name, str(path))
-    return [
-        f"the same image in {' and '.join(f'{split} ({path})' for split, path in places.items())}"
-        for places in where.values()
-        if len(places) > 1
-    ]

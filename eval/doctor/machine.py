@@ -45,6 +45,10 @@ _REMEDIES = (
         "install the torchvision of this torch: pip install --force-reinstall torch torchvision",
     ),
     ("CUDA", "check the driver with `nvidia-smi`; CUDA_VISIBLE_DEVICES= runs on the CPU meanwhile"),
+    (
+        "No usable temporary directory",
+        "point TMPDIR at a writable folder, or mount one (docker: --tmpfs /tmp)",
+    ),
     ("No space left", "free some disk space, or point TMPDIR at a larger disk"),
     ("not 100", "python -m eval.doctor.install --check"),
 )
@@ -72,8 +76,9 @@ def report(quick: bool = False) -> dict[str, Any]:
     ]
     if checks[-1]["status"] == "failed" and install.locate() is None:
         checks += [_result(f"Detectron2 {name}", "skipped", "no Detectron2") for name in selfcheck.CHECKS]
-    elif quick:
-        checks += [_result(f"Detectron2 {name}", "skipped", "quick") for name in selfcheck.CHECKS]
+    elif quick or not _temporary():
+        why = "quick" if quick else "no temporary folder"
+        checks += [_result(f"Detectron2 {name}", "skipped", why) for name in selfcheck.CHECKS]
     else:
         checks += _detectron2_checks()
     return {
@@ -226,6 +231,14 @@ def _torchvision() -> str:
     if kept != [0, 2]:
         raise RuntimeError(f"torchvision::nms keeps {kept} instead of [0, 2]")
     return "its compiled operators work"
+
+
+def _temporary() -> str | None:
+    """The folder for temporary files; None where none can be written to."""
+    try:
+        return tempfile.gettempdir()
+    except FileNotFoundError:
+        return None
 
 
 def _temporary_folder() -> str:
@@ -393,8 +406,8 @@ def _memory() -> dict[str, int | None]:
 
 
 def _disk() -> dict[str, dict[str, Any]]:
-    folders = {"working folder": os.getcwd(), "temporary folder": tempfile.gettempdir()}
-    usage = {name: (folder, shutil.disk_usage(folder)) for name, folder in folders.items()}
+    folders = {"working folder": os.getcwd(), "temporary folder": _temporary()}
+    usage = {name: (folder, shutil.disk_usage(folder)) for name, folder in folders.items() if folder}
     return {
         name: {"path": folder, "free": disk.free, "total": disk.total}
         for name, (folder, disk) in usage.items()

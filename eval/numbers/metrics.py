@@ -70,10 +70,17 @@ def mean_per_class(scores: Array, labels: Array) -> float:
     return float(np.mean([hits[labels == label].mean() for label in np.unique(labels)]))
 
 
-def _precision_recall(scores: Array, positive: Array, weights: Array | None = None) -> tuple[Array, Array]:
-    """Precision and recall at every distinct threshold, descending. With weights (..., N), one curve a row."""
-    order = np.argsort(-scores, kind="stable")
-    last = np.append(np.diff(scores[order]) != 0, True)  # equal scores share one threshold
+def _precision_recall(
+    scores: Array, positive: Array, weights: Array | None = None, ties: str = "together"
+) -> tuple[Array, Array]:
+    """Precision and recall at every threshold, descending. With weights (..., N), one curve a row."""
+    if ties not in ("together", "devkit", "vissl"):
+        raise ValueError(f"ties is '{ties}', it can be 'together', 'devkit' or 'vissl'")
+    # VISSL reverses numpy's ascending order, which is another order of equal scores than a descending one.
+    order = np.argsort(scores)[::-1] if ties == "vissl" else np.argsort(-scores, kind="stable")
+    last = np.ones(len(scores), dtype=bool)
+    if ties == "together":
+        last[:-1] = np.diff(scores[order]) != 0
     weight = np.ones(len(scores)) if weights is None else weights[..., order]
     hits = np.cumsum(weight * positive[order], axis=-1)
     seen = np.cumsum(weight, axis=-1)
@@ -83,9 +90,9 @@ def _precision_recall(scores: Array, positive: Array, weights: Array | None = No
     return precision[..., last], recall[..., last]
 
 
-def _interpolated(scores: Array, positive: Array, weights: Array | None) -> tuple[Array, Array]:
+def _interpolated(scores: Array, positive: Array, weights: Array | None, ties: str) -> tuple[Array, Array]:
     """Precision made non-increasing in recall, and recall."""
-    precision, recall = _precision_recall(scores, positive, weights)
+    precision, recall = _precision_recall(scores, positive, weights, ties)
     return np.maximum.accumulate(precision[..., ::-1], axis=-1)[..., ::-1], recall
 
 
@@ -96,6 +103,7 @@ def average_precision(
     points: int | None = None,
     difficult: str = "drop",
     start: float = 0.0,
+    ties: str = "together",
     weights: Array | None = None,
 ) -> Array:
     """Average precision of one class.
@@ -108,6 +116,8 @@ def average_precision(
         difficult: "drop" leaves difficult examples out (VISSL, the devkit); "negative" counts them as absent
             (ssl-transfer).
         start: Precision at recall 0 at least; matters with ``points`` only.
+        ties: Equal scores share one threshold ("together"), which no order of the examples can move; or come one by
+            one, in the order of the examples ("devkit", VOC's Matlab code) or as VISSL's code sorts them ("vissl").
         weights: (..., N) weights of the examples, for resampling.
 
     Returns:
@@ -121,7 +131,7 @@ def average_precision(
         raise ValueError(f"difficult is '{difficult}', it can be 'drop' or 'negative'")
     if not (labels > 0).any():
         return np.full(() if weights is None else weights.shape[:-1], np.nan)
-    precision, recall = _interpolated(scores, (labels > 0).astype(np.float64), weights)
+    precision, recall = _interpolated(scores, (labels > 0).astype(np.float64), weights, ties)
     none = np.isnan(recall[..., -1])
     if points is None:
         steps = np.diff(recall, axis=-1, prepend=0.0)
@@ -147,7 +157,7 @@ def _mean_ap(scores: Array, labels: Array, **options: Any) -> float:
 
 def map11(scores: Array, labels: Array) -> float:
     """11-point mean average precision (VOC2007), difficult examples dropped, classes without positives left out."""
-    return _mean_ap(scores, labels, points=11)
+    return _mean_ap(scores, labels, **_AP_OPTIONS["map11"])
 
 
 def map11_ericsson2021(scores: Array, labels: Array) -> float:
@@ -155,12 +165,22 @@ def map11_ericsson2021(scores: Array, labels: Array) -> float:
 
     The latter comes from scikit-learn's `precision_recall_curve`, which appends the point (recall 0, precision 1).
     """
-    return _mean_ap(scores, labels, points=11, difficult="negative", start=1.0)
+    return _mean_ap(scores, labels, **_AP_OPTIONS["map11_ericsson2021"])
+
+
+def map11_devkit(scores: Array, labels: Array) -> float:
+    """`map11` with equal scores one by one, as VOC2007's development kit has them."""
+    return _mean_ap(scores, labels, **_AP_OPTIONS["map11_devkit"])
 
 
 def map_area(scores: Array, labels: Array) -> float:
-    """Mean average precision as the area under the interpolated curve, difficult examples dropped (VISSL)."""
+    """Mean average precision as the area under the interpolated curve, difficult examples dropped."""
     return _mean_ap(scores, labels)
+
+
+def map_area_vissl(scores: Array, labels: Array) -> float:
+    """`map_area` with equal scores one by one, in the order of VISSL's `get_precision_recall`."""
+    return _mean_ap(scores, labels, **_AP_OPTIONS["map_area_vissl"])
 
 
 def softmax(scores: Array) -> npt.NDArray[np.float64]:
@@ -196,7 +216,16 @@ METRICS: dict[str, Callable[[Array, Array], float]] = {
     "mean_per_class": mean_per_class,
     "map11": map11,
     "map11_ericsson2021": map11_ericsson2021,
+    "map11_devkit": map11_devkit,
     "map_area": map_area,
+    "map_area_vissl": map_area_vissl,
+}
+_AP_OPTIONS: dict[str, dict[str, Any]] = {
+    "map11": {"points": 11},
+    "map11_ericsson2021": {"points": 11, "difficult": "negative", "start": 1.0},
+    "map11_devkit": {"points": 11, "ties": "devkit"},
+    "map_area": {},
+    "map_area_vissl": {"ties": "vissl"},
 }
 
 
@@ -226,11 +255,8 @@ def resampled(name: str, scores: Array, labels: Array, weights: Array) -> npt.ND
         return result
     if name not in METRICS:
         raise ValueError(f"unknown metric '{name}': known {', '.join(METRICS)}")
-    options: dict[str, Any] = {"points": None if name == "map_area" else 11}
-    if name == "map11_ericsson2021":
-        options |= {"difficult": "negative", "start": 1.0}
     columns = [
-        average_precision(scores[:, c], labels[:, c], weights=weights, **options)
+        average_precision(scores[:, c], labels[:, c], weights=weights, **_AP_OPTIONS[name])
         for c in range(scores.shape[1])
     ]
     occurs = [column for column in columns if not np.isnan(column).all()]

@@ -1,37 +1,58 @@
-"""Comparisons: paired tests, corrections for their number, and how far ranks move."""
+"""Comparisons: one test for each kind of outcome, corrections for their number, ranks, and what could be detected.
+
+Every test gives an interval and a p value from one and the same statistic: the interval leaves out zero exactly where
+the p value lies below one minus its level. ``docs/statistics.md`` says which method was chosen and why.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
+import scipy.optimize
 import scipy.stats
 
-from .intervals import Array, Interval, percentile, t_interval
+from .intervals import Array, Interval, NoInterval, check_level
 
 
 @dataclass(frozen=True)
 class Paired:
-    """Two checkpoints on the same examples or episodes.
+    """Two checkpoints on the same examples, episodes or seeds.
 
     Attributes:
-        difference: Mean of a - b.
-        interval: For that difference, over what the values are over.
-        p_value: Two-sided: exact McNemar for 0/1 values, else a t test of the differences.
-        wins: Number of entries where a is better.
-        losses: Number of entries where b is better.
+        difference: Of the first over the second.
+        interval: For that difference; its kind says what varies.
+        p_value: Two-sided, from the statistic that the interval inverts; None where there is no interval.
+        wins: Number of entries where the first is better; None where entries have no value of their own.
+        losses: Number of entries where the second is better.
+        detectable: The smallest true difference that the test would have found in four of five cases.
     """
 
     difference: float
-    interval: Interval
-    p_value: float
-    wins: int
-    losses: int
+    interval: Interval | NoInterval
+    p_value: float | None
+    wins: int | None = None
+    losses: int | None = None
+    detectable: float | None = None
+
+    @property
+    def differs(self) -> bool:
+        """Whether the interval leaves out zero."""
+        return isinstance(self.interval, Interval) and (self.interval.low > 0 or self.interval.high < 0)
+
+    @property
+    def ends(self) -> tuple[float | None, float | None]:
+        """The ends of the interval; None without one."""
+        return (
+            (self.interval.low, self.interval.high) if isinstance(self.interval, Interval) else (None, None)
+        )
 
 
 def paired(a: Sequence[float] | Array, b: Sequence[float] | Array, *, level: float = 0.95) -> Paired:
-    """Compare two checkpoints on the same examples (0/1 correctness) or episodes (accuracies).
+    """Compare two checkpoints entry by entry: `proportions` where all values are 0 or 1, else `means`.
 
     Args:
         a: (N,) values of one checkpoint.
@@ -45,57 +66,208 @@ def paired(a: Sequence[float] | Array, b: Sequence[float] | Array, *, level: flo
     if first.shape != second.shape or first.ndim != 1 or len(first) < 2:
         raise ValueError(f"paired values of shapes {first.shape} and {second.shape}: need the same N >= 2")
     delta = first - second
-    wins, losses = int((delta > 0).sum()), int((delta < 0).sum())
-    base = t_interval(delta, level)
-    interval = Interval(base.low, base.high, "paired-t", level)
     if np.isin(first, (0, 1)).all() and np.isin(second, (0, 1)).all():
-        p_value = float(scipy.stats.binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
-    elif delta.std() == 0:
-        p_value = 1.0 if delta[0] == 0 else 0.0
-    else:
-        p_value = float(scipy.stats.ttest_1samp(delta, 0.0).pvalue)
-    return Paired(float(delta.mean()), interval, p_value, wins, losses)
+        return proportions(int((delta > 0).sum()), int((delta < 0).sum()), len(delta), level)
+    return means(delta, level)
+
+
+def proportions(wins: int, losses: int, trials: int, level: float = 0.95) -> Paired:
+    """The difference of two proportions over the same examples: McNemar's score test and Tango's interval.
+
+    Tango 1998 inverts the score test of the difference; at zero it is McNemar's chi square without correction, so
+    that interval and p value always decide alike.
+
+    Args:
+        wins: Examples that only the first has right.
+        losses: Examples that only the second has right.
+        trials: All examples.
+        level: Confidence level.
+    """
+    check_level(level)
+    if min(wins, losses) < 0 or trials < 1 or wins + losses > trials:
+        raise ValueError(f"{wins} wins and {losses} losses out of {trials}")
+    z = float(scipy.stats.norm.ppf(0.5 + level / 2))
+    difference = (wins - losses) / trials
+    high = _tango_upper(wins, losses, trials, z)
+    low = -_tango_upper(losses, wins, trials, z)
+    discordant = (wins + losses) / trials
+    return Paired(
+        difference,
+        Interval(low, high, "tango-paired", level),
+        mcnemar(wins, losses),
+        wins,
+        losses,
+        detectable_proportions(discordant, trials, level),
+    )
+
+
+def _tango_upper(wins: int, losses: int, trials: int, z: float) -> float:
+    """The largest difference that the score test does not reject."""
+
+    def beyond(difference: float) -> float:
+        # The share of losses that is likeliest under this difference, Tango 1998, equation 5.
+        b = -wins - losses + (2 * trials - wins + losses) * difference
+        c = -losses * difference * (1 - difference)
+        share = (math.sqrt(max(b * b - 8 * trials * c, 0.0)) - b) / (4 * trials)
+        variance = trials * (2 * share + difference * (1 - difference))
+        return trials * difference - wins + losses - z * math.sqrt(max(variance, 0.0))
+
+    value = (wins - losses) / trials
+    if wins == trials:
+        return 1.0
+    return float(scipy.optimize.brentq(beyond, value, 1.0, xtol=1e-12))
+
+
+def mcnemar(wins: int, losses: int, kind: Literal["score", "exact", "mid-p"] = "score") -> float:
+    """Two-sided p value of McNemar's test, which looks at the examples that only one of two has right.
+
+    "score" is the chi square without correction, which `proportions` inverts; "exact" the binomial test, never too
+    small but rarely near its level; "mid-p" counts half of what was seen (Fagerland, Lydersen and Laake 2013).
+    """
+    number = wins + losses
+    if number == 0:
+        return 1.0
+    if kind == "score":
+        return float(2 * scipy.stats.norm.sf(abs(wins - losses) / math.sqrt(number)))
+    tail = 2 * float(scipy.stats.binom.cdf(min(wins, losses), number, 0.5))
+    if kind == "mid-p":
+        tail -= float(scipy.stats.binom.pmf(min(wins, losses), number, 0.5))
+    elif kind != "exact":
+        raise ValueError(f"kind is '{kind}', it can be 'score', 'exact' or 'mid-p'")
+    return min(1.0, tail)
+
+
+def means(differences: Sequence[float] | Array, level: float = 0.95) -> Paired:
+    """The mean of differences over examples, episodes or pretraining seeds: Student's paired t.
+
+    Without any spread, as when every difference is the same, there is no interval: a few equal differences do not
+    show that all others would be equal.
+
+    Args:
+        differences: (N,) of the first over the second.
+        level: Confidence level.
+    """
+    check_level(level)
+    data = np.asarray(differences, dtype=np.float64)
+    if data.ndim != 1 or len(data) < 2:
+        raise ValueError(f"paired means need at least two differences, got {data.shape}")
+    mean, number = float(data.mean()), len(data)
+    wins, losses = int((data > 0).sum()), int((data < 0).sum())
+    sd = float(data.std(ddof=1))
+    if sd <= 1e-12 * max(1.0, abs(mean)):
+        reason = NoInterval(f"all {number} differences are the same")
+        return Paired(mean, reason, None, wins, losses)
+    return _student(mean, sd / math.sqrt(number), number - 1, "paired-t", level, wins, losses)
+
+
+def _student(
+    difference: float,
+    error: float,
+    df: float,
+    kind: str,
+    level: float,
+    wins: int | None = None,
+    losses: int | None = None,
+) -> Paired:
+    half = float(scipy.stats.t.ppf(0.5 + level / 2, df)) * error
+    p_value = float(2 * scipy.stats.t.sf(abs(difference) / error, df))
+    interval = Interval(difference - half, difference + half, kind, level)
+    return Paired(difference, interval, p_value, wins, losses, detectable(error, df, level))
+
+
+def resampled(
+    difference: float, drawn: Array, df: float = math.inf, *, kind: str, level: float = 0.95
+) -> Paired:
+    """The difference of two statistics whose resamples are paired: Student's t of the bootstrap's standard error.
+
+    Args:
+        difference: Of the first over the second, on all examples.
+        drawn: (R,) differences on the same resamples of both; undefined ones (NaN) are left out.
+        df: Degrees of freedom: of what varies, positives for average precision.
+        kind: What to call the interval.
+        level: Confidence level.
+    """
+    check_level(level)
+    defined = np.asarray(drawn, dtype=np.float64)
+    defined = defined[~np.isnan(defined)]
+    if len(defined) < 2:
+        raise ValueError("fewer than two resamples have a defined value")
+    error = float(defined.std(ddof=1))
+    if error <= 1e-12:
+        return Paired(difference, NoInterval("the difference is the same on every resample"), None)
+    return _student(difference, error, df, kind, level)
+
+
+def crossed(differences: Array, seeds: Sequence[float] | Array, level: float = 0.95) -> Paired:
+    """The mean difference over examples and evaluation seeds, both of which vary.
+
+    The variance of a mean over both is at most the sum of its variance over examples and its variance over seeds,
+    which is what is taken; the degrees of freedom are Satterthwaite's (1946).
+
+    Args:
+        differences: (N,) of each example, the mean over seeds.
+        seeds: (S,) of each seed, the mean over examples, S >= 2.
+        level: Confidence level.
+    """
+    check_level(level)
+    examples, runs = np.asarray(differences, dtype=np.float64), np.asarray(seeds, dtype=np.float64)
+    parts = [float(data.var(ddof=1)) / len(data) for data in (examples, runs)]
+    error = math.sqrt(sum(parts))
+    wins, losses = int((examples > 0).sum()), int((examples < 0).sum())
+    if error <= 1e-12:
+        return Paired(float(examples.mean()), NoInterval("nothing varies"), None, wins, losses)
+    df = sum(parts) ** 2 / (parts[0] ** 2 / (len(examples) - 1) + parts[1] ** 2 / (len(runs) - 1))
+    return _student(float(examples.mean()), error, df, "t-examples-and-seeds", level, wins, losses)
+
+
+def detectable(error: float, df: float = math.inf, level: float = 0.95, power: float = 0.8) -> float:
+    """The smallest true difference that a test with this standard error finds with the given probability.
+
+    For the mean over seeds ``df`` is their number minus one, and the power is that of the noncentral t.
+    """
+    check_level(level)
+    if math.isinf(df):
+        return float(scipy.stats.norm.ppf(0.5 + level / 2) + scipy.stats.norm.ppf(power)) * error
+    critical = float(scipy.stats.t.ppf(0.5 + level / 2, df))
+
+    def lacking(shift: float) -> float:
+        return float(scipy.stats.nct.sf(critical, df, shift)) - power
+
+    return float(scipy.optimize.brentq(lacking, 0.0, 2 * critical + 10)) * error
+
+
+def detectable_proportions(
+    discordant: float, trials: int, level: float = 0.95, power: float = 0.8
+) -> float | None:
+    """The smallest true difference of two paired proportions that McNemar's test finds (Connor 1987).
+
+    Args:
+        discordant: Share of the examples that only one of the two has right.
+        trials: Number of examples.
+        level: Confidence level of the test's interval.
+        power: Probability of finding it.
+
+    Returns:
+        A difference in [0, 1]; None where even all discordant examples on one side would not be enough.
+    """
+    check_level(level)
+    z = float(scipy.stats.norm.ppf(0.5 + level / 2))
+    beta = float(scipy.stats.norm.ppf(power))
+
+    def lacking(difference: float) -> float:
+        spread = math.sqrt(max(discordant - difference**2, 0.0))
+        return math.sqrt(trials) * difference - z * math.sqrt(discordant) - beta * spread
+
+    if lacking(discordant) <= 0:
+        return None
+    return float(scipy.optimize.brentq(lacking, 0.0, discordant))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values adjusted for their number (Holm 1979), in the given order."""
+    """P-values adjusted for their number (Holm 1979), in the given order: no false find at all with their level."""
     values = np.asarray(p_values, dtype=np.float64)
     order = np.argsort(values)
     steps = values[order] * (len(values) - np.arange(len(values)))
     adjusted = np.empty(len(values))
     adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
     return [float(value) for value in adjusted]
-
-
-def rank_intervals(
-    values: Mapping[str, Array], *, level: float = 0.95, resamples: int = 2000, seed: int = 0
-) -> dict[str, Interval]:
-    """How far the rank of each checkpoint moves when the examples are redrawn; 1 is the highest mean.
-
-    Args:
-        values: For each checkpoint (N,) values on the same examples or episodes.
-        level: Confidence level.
-        resamples: Number of resamples.
-        seed: Seed of the resampling; all checkpoints see the same resamples.
-    """
-    names = list(values)
-    table = np.stack([np.asarray(values[name], dtype=np.float64) for name in names])  # (checkpoints, N)
-    generator = np.random.default_rng(seed)
-    ranks = np.empty((resamples, len(names)))
-    for index in range(resamples):
-        means = table[:, generator.integers(table.shape[1], size=table.shape[1])].mean(1)
-        ranks[index] = scipy.stats.rankdata(-means, method="average")
-    return {name: percentile(ranks[:, i], level, "bootstrap-rank") for i, name in enumerate(names)}
-
-
-def seed_ranks(
-    values: Mapping[str, Sequence[float]], *, level: float = 0.95, resamples: int = 2000, seed: int = 0
-) -> dict[str, Interval]:
-    """`rank_intervals` where pretraining seeds are redrawn, independently for each method."""
-    generator = np.random.default_rng(seed)
-    means = np.empty((resamples, len(values)))
-    for column, runs in enumerate(values.values()):
-        data = np.asarray(runs, dtype=np.float64)
-        means[:, column] = data[generator.integers(len(data), size=(resamples, len(data)))].mean(1)
-    ranks = scipy.stats.rankdata(-means, axis=1, method="average")
-    return {name: percentile(ranks[:, i], level, "bootstrap-rank-seeds") for i, name in enumerate(values)}

@@ -1,203 +1,102 @@
-"""Few-shot episodes on stored features: all heads see the same pinned episodes, thousands are solved together."""
+"""Few-shot classification: episodes drawn from a pool of splits, one head for all of them."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from ..errors import UserError
-from .base import Array, Labelled, Params
+from ..numbers import intervals
+from . import base
+from .base import Context, Count, Estimate, Kind, Labelled, Listed, Measured, Positive
 
-CHUNK = 64  # episodes solved together
 
-
-@dataclass(frozen=True)
-class Episodes:
-    """Pinned episodes over a pool.
+class Params(base.Params):
+    """Parameters of few-shot episodes.
 
     Attributes:
-        support: (E, way, shots) int64 rows of the pool.
-        query: (E, way, queries) int64 rows of the pool.
+        head: What classifies the queries of an episode.
+        way: Classes in an episode.
+        shots: Labelled images a class.
+        queries: Images a class that are classified.
+        episodes: Their number.
+        transform: Of the features.
+        C: Cost of the logistic head.
+        ridge: Penalty of the ridge head.
+        interval: ``t``, or the papers' ``normal``: 1.96 standard errors over episodes.
+        splits: What the pool holds.
+        short: Classes with fewer images than shots and queries: left out, or, where they have more than the shots,
+            with queries drawn with replacement (``resample``).
     """
 
-    support: npt.NDArray[np.int64]
-    query: npt.NDArray[np.int64]
+    head: Literal["prototype", "cosine", "ridge", "logistic"]
+    way: Annotated[int, base.Field(ge=2)]
+    shots: Count
+    queries: Count
+    episodes: Count
+    transform: Literal["none", "l2"]
+    C: Positive
+    ridge: Positive
+    interval: Literal["t", "normal"]
+    splits: Annotated[tuple[Literal["train", "val", "test"], ...], Listed]
+    short: Literal["leave out", "resample"] = "leave out"
 
-    @property
-    def sha256(self) -> str:
-        """SHA-256 over the rows: equal hashes are the same episodes."""
-        digest = hashlib.sha256(repr((self.support.shape, self.query.shape)).encode())
-        digest.update(self.support.astype("<i8").tobytes())
-        digest.update(self.query.astype("<i8").tobytes())
-        return digest.hexdigest()
+    @classmethod
+    def smoke(cls, limit: int) -> dict[str, Any]:
+        """Episodes that a few images of two classes can fill."""
+        return {"way": 2, "shots": 1, "queries": 1, "episodes": limit}
 
 
-def draw(labels: Array, *, way: int, shots: int, queries: int, num_episodes: int, seed: int) -> Episodes:
-    """Draw episodes from the labels alone, so that every checkpoint and head meets the same ones.
+def outcomes(pool: Labelled, params: Params, seed: int) -> dict[str, npt.NDArray[np.generic]]:
+    """What happened in every episode, with the head of ``params.head``.
 
-    Classes, then images within each class, are drawn without replacement; classes with too few images are left out.
+    Returns:
+        ``episodes`` (E,) accuracies; ``asked`` and ``right`` (N,) int32: how often each image of the pool was a
+        query, and how often the answer was right. With them two checkpoints are compared over images, which episodes
+        share, and not over episodes alone.
 
     Raises:
-        UserError: If fewer than ``way`` classes have ``shots + queries`` images.
+        UserError: If images have several labels, or too few classes have enough images.
     """
-    need = shots + queries
-    groups = [np.flatnonzero(labels == label) for label in np.unique(labels)]
-    groups = [group for group in groups if len(group) >= need]
-    if len(groups) < way:
-        raise UserError(
-            f"{way}-way {shots}-shot episodes need {way} classes of {need} images, {len(groups)} have them",
-            remedy="use fewer ways, shots or queries, or pool more splits",
-            code=2,
-        )
-    generator = np.random.default_rng(seed)
-    rows = np.empty((num_episodes, way, need), dtype=np.int64)
-    for episode in range(num_episodes):
-        for position, index in enumerate(generator.choice(len(groups), way, replace=False)):
-            rows[episode, position] = generator.choice(groups[int(index)], need, replace=False)
-    return Episodes(rows[:, :, :shots], rows[:, :, shots:])
+    from .episodes import answers, draw
 
-
-# A head takes support (E, way, shots, D) and query (E, Q, D) and returns scores (E, Q, way).
-Head = Callable[[Tensor, Tensor, Params], Tensor]
-
-
-def _unit(x: Tensor) -> Tensor:
-    unit: Tensor = torch.nn.functional.normalize(x, dim=-1)
-    return unit
-
-
-def prototype(support: Tensor, query: Tensor, params: Params) -> Tensor:
-    """Negative squared distance to the class means (Snell et al. 2017, equation 2)."""
-    return -(torch.cdist(query, support.mean(2), compute_mode="donot_use_mm_for_euclid_dist") ** 2)
-
-
-def cosine(support: Tensor, query: Tensor, params: Params) -> Tensor:
-    """Cosine similarity to the mean of the unit features of a class."""
-    scores: Tensor = _unit(query) @ _unit(_unit(support).mean(2)).transpose(1, 2)
-    return scores
-
-
-def _kernel(support: Tensor, query: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Gram matrices of support (E, S, S) and query (E, Q, S) with support, and one-hot labels (S, way)."""
-    way, shots = support.shape[1:3]
-    flat = support.flatten(1, 2)
-    hot = torch.eye(way, dtype=flat.dtype, device=flat.device).repeat_interleave(shots, 0)
-    return flat @ flat.transpose(1, 2), query @ flat.transpose(1, 2), hot
-
-
-def ridge(support: Tensor, query: Tensor, params: Params) -> Tensor:
-    """Ridge regression on centred one-hot labels with features centred on the support; penalty in ``ridge``."""
-    mean = support.mean((1, 2), keepdim=True)
-    gram, cross, hot = _kernel(support - mean, query - mean[:, 0])
-    system = gram + float(params["ridge"]) * torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
-    dual = torch.linalg.solve(system, (hot - hot.mean(0)).expand(len(gram), -1, -1))
-    scores: Tensor = cross @ dual
-    return scores
-
-
-def logistic(support: Tensor, query: Tensor, params: Params) -> Tensor:
-    """One-vs-rest logistic regression, the bias penalised as a constant feature: liblinear's problem.
-
-    min over w of 1/2 |w|^2 + C sum log(1 + exp(-y w.[x, 1])), solved by Newton's method in the span of the
-    support, so that an episode costs matrices of way * shots rows whatever the width of the features.
-    """
-    gram, cross, hot = _kernel(support, query)
-    gram, cross = gram + 1, cross + 1
-    cost = float(params["C"])
-    e, s, _ = gram.shape
-    way = hot.shape[1]
-    k = gram[:, None].expand(e, way, s, s)
-    target = hot.T[None, :, :].expand(e, way, s)
-    a = torch.zeros(e, way, s, dtype=gram.dtype, device=gram.device)  # w = sum a_i [x_i, 1]
-    eye = torch.eye(s, dtype=gram.dtype, device=gram.device)
-
-    def value(a: Tensor) -> Tensor:
-        f = (k @ a[..., None])[..., 0]
-        loss = (torch.nn.functional.softplus(f) - target * f).sum(-1)
-        return 0.5 * (a * f).sum(-1) + cost * loss
-
-    current = value(a)
-    for _ in range(50):
-        f = (k @ a[..., None])[..., 0]
-        p = torch.sigmoid(f)
-        residual = a + cost * (p - target)  # the gradient is K times this
-        norm = (residual * (k @ residual[..., None])[..., 0]).sum(-1)
-        if bool((norm <= 1e-16 * (1 + current)).all()):
-            break
-        # Newton: (I + C diag(p (1 - p)) K) step = -residual
-        step = -torch.linalg.solve(eye + cost * (p * (1 - p))[..., None] * k, residual[..., None])[..., 0]
-        t = torch.ones_like(current)
-        for _ in range(30):
-            trial = value(a + t[..., None] * step)
-            worse = trial > current + 1e-12 * current.abs()
-            if not bool(worse.any()):
-                break
-            t = torch.where(worse, t / 2, t)
-        t = torch.where(trial > current + 1e-12 * current.abs(), torch.zeros_like(t), t)
-        a = a + t[..., None] * step
-        current = value(a)
-    return cross @ a.transpose(1, 2)
-
-
-HEADS: dict[str, Head] = {"prototype": prototype, "cosine": cosine, "ridge": ridge, "logistic": logistic}
-
-
-def draw_for(pool: Labelled, params: Params, seed: int) -> Episodes:
-    """The episodes of a protocol over a pool."""
     if pool.multilabel:
         raise UserError(
             "few-shot episodes need one class an image", remedy="choose a classification task", code=2
         )
-    return draw(
+    chosen = draw(
         pool.labels,
-        way=int(params["way"]),
-        shots=int(params["shots"]),
-        queries=int(params["queries"]),
-        num_episodes=int(params["episodes"]),
+        way=params.way,
+        shots=params.shots,
+        queries=params.queries,
+        num_episodes=params.episodes,
         seed=seed,
+        resample=params.short == "resample",
+    )
+    right = answers(np.asarray(pool.features), chosen, params)
+    images = chosen.query.reshape(right.shape)
+    number = len(pool.labels)
+    return {
+        "episodes": right.mean(1),
+        "asked": np.bincount(images.ravel(), minlength=number).astype(np.int32),
+        "right": np.bincount(images[right], minlength=number).astype(np.int32),
+    }
+
+
+def measure(context: Context) -> Measured:
+    """Mean accuracy over episodes, with an interval over episodes."""
+    params: Params = context.params
+    found = outcomes(context.labelled(*params.splits), params, context.seed)
+    values = np.asarray(found["episodes"], dtype=np.float64)
+    over = intervals.normal_legacy if params.interval == "normal" else intervals.episodes
+    counts = {split: len(context.data.splits[split]) for split in params.splits}
+    return Measured(
+        {context.metric: Estimate(float(values.mean()), over(values))},
+        counts | {"episodes": len(values)},
+        arrays=found,
     )
 
 
-def accuracies(features: Array, chosen: Episodes, head: str, params: Params) -> npt.NDArray[np.float64]:
-    """Accuracy of one head in every episode, (E,).
-
-    Args:
-        features: (N, D) the pool's features.
-        chosen: The episodes.
-        head: A key of `HEADS`.
-        params: The heads' own parameters, and ``transform``: "none" or "l2".
-
-    Raises:
-        UserError: If the head or the transform is unknown.
-    """
-    if head not in HEADS:
-        raise UserError(f"unknown few-shot head '{head}'", remedy=f"known: {', '.join(HEADS)}", code=2)
-    kind = params.get("transform", "none")
-    if kind not in ("none", "l2"):
-        raise UserError(f"unknown transform '{kind}'", remedy="few-shot knows none and l2", code=2)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = torch.float64 if head in ("ridge", "logistic") else torch.float32
-    total, way, queries = chosen.query.shape
-    truth = torch.arange(way, device=device).repeat_interleave(queries)
-    result = np.empty(total)
-    for start in range(0, total, CHUNK):
-        part = slice(start, start + CHUNK)
-
-        def take(rows: npt.NDArray[np.int64]) -> Tensor:
-            x = torch.as_tensor(features[rows.reshape(-1)], dtype=dtype, device=device)
-            return (_unit(x) if kind == "l2" else x).view(*rows.shape, -1)
-
-        scores = HEADS[head](take(chosen.support[part]), take(chosen.query[part]).flatten(1, 2), params)
-        result[part] = (scores.argmax(-1) == truth).double().mean(1).cpu().numpy()
-    return result
-
-
-def episodes(pool: Labelled, params: Params, seed: int) -> npt.NDArray[np.float64]:
-    """Accuracy in every episode, (E,), with the head of ``params["head"]``."""
-    return accuracies(np.asarray(pool.features), draw_for(pool, params, seed), str(params["head"]), params)
+KIND = Kind(Params, ("classification",), measure, images=False)

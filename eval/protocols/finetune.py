@@ -7,30 +7,43 @@ published rate needs no choice, and train and val are trained on together from t
 
 from __future__ import annotations
 
-import copy
-import hashlib
-import math
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor, nn
+from pydantic import Field
 
-from mast.checkpoint import load_state, save_state
-from mast.files import canonical_json
-
-from ..datasets import Split
+from .. import claims
 from ..errors import UserError
-from ..features import RESAMPLING, Passport, Preprocess
-from .base import Array, Params, metric, select
-from .sgd import Heads
+from ..numbers.metrics import softmax
+from . import scoring
+from .base import Array, Context, Kind, Listed, Measured, metric, select
+from .heads import HeadParams, Share
 
-Progress = Callable[[str, int, int], None]
+if TYPE_CHECKING:
+    from ..datasets import Split
+    from .training import Images, Trainer
+
+Rates = Annotated[tuple[Share, Share], Field(strict=False)]
+
+
+class Params(HeadParams):
+    """Parameters of training on images.
+
+    Attributes:
+        schedule: Of `HeadParams`, by epoch; or ``cosine-by-step``.
+        drop_last: Whether an epoch leaves out the images that fill no whole batch.
+        lr: Pairs of rates, of backbone and head, for a batch of 256, scaled linearly; of several, val chooses one.
+        freeze: Whether the backbone stays as it is.
+        subset: The labelled part of train and val: None for all, a share, or a list of file names.
+    """
+
+    schedule: Literal["cosine", "cosine-by-step", "step"]  # type: ignore[assignment]
+    drop_last: bool = False
+    lr: Annotated[tuple[Rates, ...], Listed]
+    freeze: bool
+    subset: float | str | None
 
 
 @dataclass(frozen=True)
@@ -50,287 +63,98 @@ class Finetuned:
     counts: dict[str, int]
 
 
-def crop_box(width: int, height: int, generator: np.random.Generator) -> tuple[int, int, int, int]:
-    """Left, top, width and height of torchvision's RandomResizedCrop: area 8% to 100%, ratio 3/4 to 4/3."""
-    for _ in range(10):
-        area = width * height * generator.uniform(0.08, 1.0)
-        ratio = math.exp(generator.uniform(math.log(3 / 4), math.log(4 / 3)))
-        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        if 0 < w <= width and 0 < h <= height:
-            return int(generator.integers(width - w + 1)), int(generator.integers(height - h + 1)), w, h
-    ratio = min(max(width / height, 3 / 4), 4 / 3)
-    w, h = min(width, round(height * ratio)), min(height, round(width / ratio))
-    return (width - w) // 2, (height - h) // 2, w, h
-
-
-def augment(image: Image.Image, size: int, interpolation: str, generator: np.random.Generator) -> Array:
-    """A random resized crop of side ``size``, flipped half the time: (size, size, 3) uint8."""
-    left, top, w, h = crop_box(*image.size, generator)
-    box = (left, top, left + w, top + h)
-    pixels = np.asarray(image.crop(box).resize((size, size), RESAMPLING[interpolation]), dtype=np.uint8)
-    return pixels[:, ::-1] if generator.random() < 0.5 else pixels
-
-
-def subset(split: Split, wanted: float | str | None, seed: int = 0) -> Split:
-    """The labelled part of train.
-
-    Args:
-        split: Train.
-        wanted: None for all; a fraction, the same share of every class and at least one image; or the path of a list
-            of file names, such as SimCLR's ``imagenet_subsets/1percent.txt``.
-        seed: Seed of the draw.
-
-    Raises:
-        UserError: If the list cannot be read or names a file that train lacks.
-    """
-    if wanted is None:
-        return split
-    if isinstance(wanted, str):
-        try:
-            names = Path(wanted).read_text(encoding="utf-8").split()
-        except OSError as error:
-            raise UserError(
-                f"{wanted}: cannot be read: {error.strerror}",
-                remedy="download imagenet_subsets from google-research/simclr",
-            ) from error
-        where = {path.name: index for index, path in enumerate(split.paths)}
-        for name in names:
-            if name not in where:
-                raise UserError(
-                    f"{wanted} names {name}, which train lacks", remedy="use the list of this data set"
-                )
-        return split.subset(np.array([where[name] for name in names]))
-    if not 0 < float(wanted) <= 1:
-        raise UserError(
-            f"subset is {wanted}", remedy="give a share in (0, 1] or a list of file names", code=2
-        )
-    generator = np.random.default_rng(seed)
-    rows = [
-        generator.permutation(group)[: max(1, round(float(wanted) * len(group)))]
-        for group in (np.flatnonzero(split.labels == label) for label in np.unique(split.labels))
-    ]
-    return split.subset(np.sort(np.concatenate(rows)))
-
-
-def joined(first: Split, second: Split) -> list[tuple[Split, int]]:
-    """Every image of two splits."""
-    return [(split, index) for split in (first, second) for index in range(len(split))]
-
-
-def _learning_share(params: Params, epoch: int) -> float:
-    if params["schedule"] == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * epoch / int(params["epochs"])))
-    if params["schedule"] == "step":
-        return float(float(params["gamma"]) ** sum(epoch >= int(m) for m in params["milestones"]))
-    raise UserError(f"unknown schedule '{params['schedule']}'", remedy="known: cosine, step", code=2)
-
-
-class _Trainer:
-    """One training run over a list of images; a checkpoint an epoch."""
-
-    def __init__(
-        self,
-        backbone: nn.Module,
-        preprocess: Preprocess,
-        images: list[tuple[Split, int]],
-        num_classes: int,
-        params: Params,
-        rates: list[tuple[float, float]],
-        seed: int,
-        state: Path,
-        progress: Progress,
-    ) -> None:
-        self.backbone = copy.deepcopy(backbone)
-        self.preprocess, self.images, self.params, self.rates = preprocess, images, params, rates
-        self.seed, self.state, self.progress = seed, state, progress
-        self.frozen = bool(params["freeze"])
-        self.device = next(self.backbone.parameters()).device
-        dim = int(self.backbone.feature_dim)  # type: ignore[arg-type]
-        scale = int(params["batch_size"]) / 256
-        heads = [head * scale for _, head in rates]
-        self.heads = Heads(heads, dim, num_classes, params, seed)
-        self.head = nn.Linear(dim, num_classes).to(self.device)
-        with torch.no_grad():
-            self.head.weight.copy_(self.heads.weight[0].T)
-            self.head.bias.zero_()
-        self.optimizer = torch.optim.SGD(
-            [
-                {"params": list(self.backbone.parameters()), "peak": rates[0][0] * scale},
-                {"params": list(self.head.parameters()), "peak": heads[0]},
-            ],
-            lr=0.0,
-            momentum=float(params["momentum"]),
-            weight_decay=float(params["weight_decay"]),
-            nesterov=bool(params["nesterov"]),
-        )
-
-    def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.images))
-        size, crop = int(self.params["batch_size"]), self.preprocess.crop
-
-        def one(index: int) -> tuple[Array, int]:
-            split, row = self.images[index]
-            image = split.pool.read(int(split.rows[row]))
-            generator = np.random.default_rng([self.seed, epoch, index])
-            return augment(image, crop, self.preprocess.interpolation, generator), int(split.labels[row])
-
-        with ThreadPoolExecutor(2) as executor:
-            for start in range(0, len(order), size):
-                pairs = list(executor.map(one, [int(i) for i in order[start : start + size]]))
-                if len(pairs) == 1 and not self.frozen:
-                    continue  # batch normalisation has no statistics of one image
-                pixels = torch.from_numpy(np.stack([pixel for pixel, _ in pairs])).to(self.device)
-                yield (
-                    self.preprocess.normalise(pixels),
-                    torch.tensor([y for _, y in pairs], device=self.device),
-                )
-
-    def _modules(self) -> dict[str, Any]:
-        heads = {"weight": self.heads.weight, "bias": self.heads.bias, "mean": self.heads.mean}
-        heads |= {
-            "std": self.heads.std,
-            "momentum0": self.heads.momenta[0],
-            "momentum1": self.heads.momenta[1],
-        }
-        model = {} if self.frozen else self.backbone.state_dict()
-        return {
-            "heads": heads,
-            "backbone": model,
-            "head": self.head.state_dict(),
-            "sgd": self.optimizer.state_dict(),
-        }
-
-    def _resume(self) -> int:
-        if not self.state.is_file():
-            return 0
-        saved = load_state(self.state)
-        if not self.frozen:
-            self.backbone.load_state_dict(saved["backbone"])
-        self.head.load_state_dict(saved["head"])
-        self.optimizer.load_state_dict(saved["sgd"])
-        heads = saved["heads"]
-        self.heads.weight, self.heads.bias = heads["weight"].to(self.device), heads["bias"].to(self.device)
-        self.heads.mean, self.heads.std = heads["mean"].to(self.device), heads["std"].to(self.device)
-        self.heads.momenta = [heads["momentum0"].to(self.device), heads["momentum1"].to(self.device)]
-        return int(saved["epoch"])
-
-    def train(self) -> None:
-        """Train to the last epoch, from the last finished one where there is one."""
-        epochs, start = int(self.params["epochs"]), self._resume()
-        steps = -(-len(self.images) // int(self.params["batch_size"]))
-        for epoch in range(start, epochs):
-            share = _learning_share(self.params, epoch)
-            self.backbone.train(not self.frozen)
-            for group in self.optimizer.param_groups:
-                group["lr"] = group["peak"] * share
-            for step, (images, labels) in enumerate(self._batches(epoch)):
-                if self.frozen:
-                    with torch.no_grad():
-                        self.heads.step(self.backbone.features(images), labels, share)  # type: ignore[operator]
-                else:
-                    self.optimizer.zero_grad()
-                    logits = self.head(self.backbone.features(images))  # type: ignore[operator]
-                    loss = nn.functional.cross_entropy(logits, labels)
-                    if not bool(torch.isfinite(loss)):
-                        raise UserError(
-                            f"fine-tuning diverged in epoch {epoch}", remedy="lower the learning rates"
-                        )
-                    loss.backward()  # type: ignore[no-untyped-call]
-                    self.optimizer.step()
-                self.progress("fine-tuning", epoch * steps + step + 1, epochs * steps)
-            save_state(self.state, {"epoch": epoch + 1, **self._modules()})
-        self.backbone.eval()
-
-    def scores(self, split: Split) -> Array:
-        """Logits (heads, N, C) on centre crops; one head unless the backbone is frozen."""
-        found = []
-        for start in range(0, len(split), 64):
-            rows = split.rows[start : start + 64]
-            pixels = np.stack([self.preprocess.image(split.pool.read(int(row))) for row in rows])
-            with torch.inference_mode():
-                x = self.backbone.features(  # type: ignore[operator]
-                    self.preprocess.normalise(torch.from_numpy(pixels).to(self.device))
-                )
-                if self.frozen:
-                    x = self.heads.normalise(x, train=False)
-                    logits = torch.einsum("bd,hdc->hbc", x, self.heads.weight) + self.heads.bias[:, None]
-                else:
-                    logits = self.head(x)[None]
-            found.append(logits.cpu().numpy())
-        return np.concatenate(found, 1)
-
-
-def run(
-    backbone: nn.Module,
-    passport: Passport,
-    train: Split,
-    val: Split,
-    num_classes: int,
-    params: Params,
-    *,
-    seed: int,
-    work: Path,
-    extraction: dict[str, Any] | None = None,
-    metric_name: str = "top1",
-    progress: Progress = lambda what, done, total: None,
-) -> Finetuned:
+def run(context: Context) -> Finetuned:
     """Train on images, choose on val where there is a choice, and return what scores test images.
 
-    Args:
-        backbone: Not changed: a copy is trained. It has ``features`` and ``feature_dim``.
-        passport: Its passport.
-        train: Training images, of which ``params["subset"]`` is used.
-        val: For the choice of learning rates.
-        num_classes: Number of classes.
-        params: See finetune.yaml.
-        seed: Of initial head, order and crops.
-        work: A folder for checkpoints; the same call goes on from the last finished epoch.
-        extraction: Resizing for evaluation, as `Preprocess.of` takes it.
-        metric_name: What the choice maximises.
-        progress: Called with what is done, how much of it, and of how much.
+    The checkpoint's backbone is not changed: copies are trained. Test images are not looked at.
 
     Raises:
         UserError: If training diverges, an image cannot be decoded, or the parameters make no sense.
     """
+    from ..features import Preprocess
+    from .training import Trainer, joined, subset
+
+    params: Params = context.params
+    train, val = context.data.splits["train"], context.data.splits["val"]
     if train.labels.ndim != 1:
         raise UserError("fine-tuning needs one class an image", remedy="choose a classification task", code=2)
-    rates = [(float(body), float(head)) for body, head in params["lr"]]
-    if not rates:
-        raise UserError("lr holds no pair", remedy="give [[backbone, head], ...]", code=2)
-    preprocess = Preprocess.of(passport, **(extraction or {}))
-    labelled = subset(train, params["subset"])
-    whole = params["subset"] is None  # with a subset, val's labels must not be trained on
-    warnings: tuple[str, ...] = ()
+    loaded = context.loaded
+    preprocess = Preprocess.of(loaded.passport, **params.extraction.pixels())
+    everything = joined(train, val)
+    # A share of the labels is drawn from all of them, as SimCLR's lists are; what it leaves is never trained on.
+    whole = params.subset is None
+    labelled = everything if params.subset is None else subset(everything, params.subset)
+    own = joined(train) if whole else labelled
+    held_out = val if whole else _without(val, labelled)
+    identity = {
+        "checkpoint": loaded.passport.weights_sha256,
+        "params": context.protocol.params,
+        "seed": context.seed,
+        "images": [train.pool.digest, val.pool.digest, len(train), len(val)],
+    }
+    claims.claim(context.work, identity, keeps=["*.pt"])
 
-    def trained(name: str, images: list[tuple[Split, int]], chosen: list[tuple[float, float]]) -> _Trainer:
-        identity = [name, params, chosen, seed, passport.weights_sha256, labelled.pool.digest, len(images)]
-        key = hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:16]
-        trainer = _Trainer(
-            backbone, preprocess, images, num_classes, params, chosen, seed, work / f"{key}.pt", progress
+    def trained(name: str, images: Images, rates: list[tuple[float, float]]) -> Trainer:
+        trainer = Trainer(
+            loaded.backbone,
+            preprocess,
+            images,
+            context.data.num_classes,
+            params,
+            rates,
+            context.seed,
+            context.work / f"{name}.pt",
+            context.progress,
         )
         trainer.train()
         return trainer
 
-    own = [(labelled, index) for index in range(len(labelled))]
-    everything = joined(labelled, val) if whole else own
     selected: dict[str, Any] = {"split": None, "epoch": "last"}
-    index = 0
+    warnings: tuple[str, ...] = ()
+    index, rates = 0, list(params.lr)
     if len(rates) > 1:
-        measure = metric(metric_name)
-        groups = [rates] if params["freeze"] else [[pair] for pair in rates]
-        tables = [trained("select", own, group).scores(val) for group in groups]
-        values = np.array([measure(scores, val.labels) for table in tables for scores in table])
+        measured = metric(context.metric)
+        groups = [rates] if params.freeze else [[pair] for pair in rates]
+        tables = [
+            trained(f"select-{place}", own, group).scores(held_out) for place, group in enumerate(groups)
+        ]
+        values = np.array([measured(scores, held_out.labels) for table in tables for scores in table])
         index, selected, warnings = select(values, np.arange(len(rates), dtype=float), name="lr", edges=False)
         selected |= {
             "grid": [[list(r), float(v)] for r, v in zip(rates, values, strict=True)],
             "epoch": "last",
         }
-    final = trained("final", everything, [rates[index]])
-    selected |= {"lr": list(rates[index]), "refit": "train+val" if whole else "labelled part of train"}
+    final = trained("final", labelled, [rates[index]])
+    selected |= {"lr": list(rates[index]), "refit": "train+val" if whole else "labelled part of train+val"}
 
     def scores(split: Split) -> Array:
         table: Array = final.scores(split)[0]
         return table
 
-    counts = {"labelled": len(labelled), "trained_on": len(everything)}
+    counts = {"labelled": len(own), "trained_on": len(labelled)}
     return Finetuned(scores, selected, warnings, counts)
+
+
+def _without(split: Split, images: Images) -> Split:
+    """A split without some images."""
+    gone = {index for other, index in images if other is split}
+    rest = np.array([index for index in range(len(split)) if index not in gone], dtype=np.int64)
+    return split.subset(rest)
+
+
+def measure(context: Context) -> Measured:
+    """Train, then score the test images."""
+    context.loaded.backbone.to(context.device)
+    tuned = run(context)
+    test = context.data.splits["test"]
+    scores = tuned.scores(test)
+    return Measured(
+        scoring.estimates(context.metric, scores, test.labels, softmax(scores)),
+        context.data.counts | tuned.counts,
+        tuned.selected,
+        warnings=tuned.warnings,
+        arrays=scoring.outcomes(scores, test.labels),
+    )
+
+
+KIND = Kind(Params, ("classification",), measure)

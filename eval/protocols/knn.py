@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
 
-from ..errors import UserError
+from ..device import device as choose_device
 from ..features.matrices import Features
-from .base import Array, Fitted, Labelled, Params, metric, require, select
+from . import base, frozen
+from .base import Array, Count, Fitted, Labelled, Listed, Positive, metric, require, select
 
 CHUNK = 4096  # queries at a time
 BANK = 1 << 16  # labelled examples at a time
+
+
+class Params(base.Params):
+    """Parameters of k-NN.
+
+    Attributes:
+        k: Numbers of neighbours; of several, val chooses one.
+        temperature: T of the weights exp(cosine / T).
+        refit: Whether the bank for test holds val too.
+    """
+
+    k: Annotated[tuple[Count, ...], Listed]
+    temperature: Positive
+    refit: bool
+
+
+def in_logarithms(temperature: float) -> bool:
+    """Whether votes at a temperature are beyond a float (exp(709.8)), so that their logarithms are counted."""
+    return 1 / temperature > 700
 
 
 def votes(bank: Labelled, queries: Features, ks: list[int], temperature: float) -> Array:
@@ -22,11 +44,12 @@ def votes(bank: Labelled, queries: Features, ks: list[int], temperature: float) 
         temperature: T of the weights exp(cosine / T).
 
     Returns:
-        (len(ks), M, C) float64. Classes with equal votes keep their order, so argmax takes the lower index.
+        (len(ks), M, C) float64; logarithms of the votes where exp(1 / T) is beyond a float. Classes with equal votes
+        keep their order, so argmax takes the lower index.
     """
     import torch
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device()
 
     def unit(array: Array) -> torch.Tensor:
         tensor = torch.from_numpy(np.array(array, dtype=np.float32)).to(device)
@@ -55,17 +78,34 @@ def votes(bank: Labelled, queries: Features, ks: list[int], temperature: float) 
             best, index = value, place
         assert best is not None
         assert index is not None
-        weight = (best.double() / temperature).exp()
+        weight = best.double() / temperature
+        logs = in_logarithms(temperature)
+        if not logs:
+            weight = weight.exp()
         counted = torch.zeros(len(query), bank.num_classes, dtype=torch.float64, device=device)
+        if logs:
+            counted -= torch.inf
         done = 0
         for position in sorted(range(len(ks)), key=lambda i: ks[i]):
             span = slice(done, ks[position])
-            if bank.multilabel:
+            if logs:
+                for neighbour in range(*span.indices(k)):
+                    has = labels[index[:, neighbour]]
+                    if not bank.multilabel:
+                        has = torch.nn.functional.one_hot(has, bank.num_classes)
+                    counted = torch.where(
+                        has > 0, torch.logaddexp(counted, weight[:, neighbour, None]), counted
+                    )
+            elif bank.multilabel:
                 counted = counted + (weight[:, span, None] * labels[index[:, span]]).sum(1)
             else:
                 counted = counted.scatter_add(1, labels[index[:, span]], weight[:, span])
             done = ks[position]
-            result[position, start : start + len(query)] = counted.cpu().numpy()
+            table = counted.cpu().numpy()
+            # No neighbour: below the logarithm of any vote, which is at least -1 / T.
+            result[position, start : start + len(query)] = np.where(
+                np.isneginf(table), -1 / temperature - 1, table
+            )
     return result
 
 
@@ -73,16 +113,11 @@ def fit(train: Labelled, val: Labelled, params: Params, seed: int, *, metric_nam
     """Choose k on val where several are given; the bank for test is train and val."""
     require(train, "train")
     require(val, "val")
-    wanted = [int(k) for k in np.atleast_1d(params["k"])]
-    if min(wanted) < 1 or float(params["temperature"]) <= 0:
-        raise UserError(
-            f"k {wanted} and temperature {params['temperature']}", remedy="both must be positive", code=2
-        )
-    temperature = float(params["temperature"])
-    ks = sorted({min(k, len(train)) for k in wanted})
+    temperature = params.temperature
+    ks = sorted({min(k, len(train)) for k in params.k})
     warnings: tuple[str, ...] = ()
-    if max(wanted) > len(train):
-        warnings = (f"k {max(wanted)} is clamped to the {len(train)} training examples",)
+    if max(params.k) > len(train):
+        warnings = (f"k {max(params.k)} is clamped to the {len(train)} training examples",)
     if len(ks) > 1:
         measure = metric(metric_name)
         values = np.array(
@@ -95,7 +130,7 @@ def fit(train: Labelled, val: Labelled, params: Params, seed: int, *, metric_nam
         k, selected = ks[0], {"split": None}
     selected |= {"k": k, "temperature": temperature}
     bank = train
-    if params["refit"]:
+    if params.refit:
         bank = train.joined(val)
         selected["refit"] = "train+val"
 
@@ -105,7 +140,12 @@ def fit(train: Labelled, val: Labelled, params: Params, seed: int, *, metric_nam
 
     def probabilities(features: Array) -> Array:
         table = scores(features)
+        if in_logarithms(temperature):
+            table = np.exp(table - table.max(1, keepdims=True))
         shares: Array = table / table.sum(1, keepdims=True)
         return shares
 
     return Fitted(scores, selected, None, warnings, None if train.multilabel else probabilities)
+
+
+KIND = frozen.kind(Params, fit, tasks=("classification", "multilabel"), family="knn")

@@ -7,47 +7,83 @@ recipes as they are, where they stop included: ``sklearn`` is scikit-learn's L-B
 from __future__ import annotations
 
 import warnings as python_warnings
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
+from pydantic import model_validator
 
+from ..device import device as choose_device
 from ..errors import UserError
 from ..numbers.metrics import softmax
-from .base import Array, Fitted, Labelled, Params, metric, require, select, transform
-from .solver import Solutions, gap, solve
+from . import base, frozen, splits
+from .base import Array, Count, Fitted, Labelled, Listed, Positive, metric, require, select, transform
+
+if TYPE_CHECKING:
+    from .solver import Solutions
 
 LOWEST = float(np.finfo(np.float32).min)  # the score of a class that train lacks
 
 
-def penalties(params: Params) -> Array:
-    """The grid of lambdas: ``penalties: [log10 of the first, log10 of the last, how many]``, all positive."""
-    try:
-        first, last, count = params["penalties"]
-        grid: Array = np.logspace(float(first), float(last), int(count))
-    except (TypeError, ValueError) as error:
-        raise UserError(
-            f"penalties is {params['penalties']!r}", remedy="give [log10 first, log10 last, count]", code=2
-        ) from error
-    if not len(grid):
-        raise UserError("penalties holds no value", remedy="give [log10 first, log10 last, count]", code=2)
+Penalties = Annotated[tuple[float, float, Count], Listed]
+_STOPPING = {  # what tells each solver when to stop
+    "certified": {"tolerance"},
+    "sklearn": {"max_iter", "tol"},
+    "lbfgs": {"max_iter", "tol"},
+    "augself": {"max_iter"},
+}
+
+
+class Params(base.Params):
+    """Parameters of the linear probes.
+
+    Attributes:
+        solver: Who solves the problem, see above.
+        penalties: log10 of the first, log10 of the last, and how many; the grid that val chooses from.
+        transform: Of the features, fitted on training features.
+        refit: Whether val joins train once the penalty is chosen.
+        val: Who cuts val from train where the data set has none, see `splits`.
+        tolerance: ``certified``: |g|^2 / (2 lambda) as a share of the objective.
+        max_iter: The others: iterations after which they stop.
+        tol: ``sklearn`` and ``lbfgs``: the largest gradient at which they stop.
+    """
+
+    solver: Literal["certified", "sklearn", "lbfgs", "augself"]
+    penalties: Penalties
+    transform: Literal["none", "l2", "standard"]
+    refit: bool
+    val: splits.Published = "task"
+    tolerance: Positive = 0.0
+    max_iter: Count = 0
+    tol: Positive = 0.0
+
+    @model_validator(mode="after")
+    def _stopping(self) -> Self:
+        given = self.model_fields_set & {"tolerance", "max_iter", "tol"}
+        if given != (needed := _STOPPING[self.solver]):
+            raise ValueError(
+                f"the solver {self.solver} stops by {' and '.join(sorted(needed))}, "
+                f"and {' and '.join(sorted(given)) or 'nothing'} is given"
+            )
+        return self
+
+
+def penalties(exponents: tuple[float, float, int]) -> Array:
+    """The grid of lambdas, all positive: from log10 of the first, log10 of the last, and how many."""
+    grid: Array = np.logspace(*exponents)
     return grid
 
 
 def fit(train: Labelled, val: Labelled, params: Params, seed: int, *, metric_name: str = "top1") -> Fitted:
-    """Fit the protocol of ``params["solver"]``; see eval/protocols/linear*.yaml for the recipes."""
+    """Fit the protocol of ``params.solver``; see eval/protocols/linear*.yaml for the recipes."""
     require(train, "train")
     require(val, "val")
-    if params["solver"] == "certified":
+    if params.solver == "certified":
         return _certified(train, val, params, metric_name)
-    if params["solver"] == "sklearn":
+    if params.solver == "sklearn":
         return _sklearn(train, val, params, metric_name)
-    if params["solver"] == "lbfgs":
+    if params.solver == "lbfgs":
         return _lbfgs(train, val, params, metric_name)
-    if params["solver"] == "augself":
-        return _augself(train, val, params, seed, metric_name)
-    raise UserError(
-        f"unknown solver '{params['solver']}'", remedy="known: certified, lbfgs, sklearn, augself", code=2
-    )
+    return _augself(train, val, params, seed, metric_name)
 
 
 def _fitted(
@@ -84,16 +120,16 @@ def _describe(solutions: Solutions, grid: Array, tolerance: float) -> dict[str, 
 
 
 def _certified(train: Labelled, val: Labelled, params: Params, metric_name: str) -> Fitted:
-    import torch
+    from .solver import solve
 
     measure = metric(metric_name)
-    grid = penalties(params)
-    tolerance = float(params["tolerance"])
+    grid = penalties(params.penalties)
+    tolerance = params.tolerance
     link = "sigmoid" if train.multilabel else "softmax"
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device()
     options: dict[str, Any] = {"link": link, "tolerance": tolerance, "device": device}
 
-    prepare = transform(params["transform"], train.features)
+    prepare = transform(params.transform, train.features)
     x, held_out = prepare(train.features), prepare(val.features)
     solutions = solve(x, train.targets(), grid, **options)
     values = np.array(
@@ -108,9 +144,9 @@ def _certified(train: Labelled, val: Labelled, params: Params, metric_name: str)
     if solutions.gap[index] > tolerance:
         warnings += (f"the selected lambda {grid[index]:.6g} is not certified",)
     final, last = solutions, index
-    if params["refit"]:
+    if params.refit:
         both = train.joined(val)
-        prepare = transform(params["transform"], both.features)
+        prepare = transform(params.transform, both.features)
         final = solve(prepare(both.features), both.targets(), grid[index : index + 1], **options)
         last = 0
         selected["refit"] = "train+val"
@@ -133,9 +169,8 @@ def _grid_of_torch(params: Params) -> Array:
     """The grid in float32 as torch makes it, so that C shows as 999.99995 and not 1000."""
     import torch
 
-    penalties(params)  # checks it
-    first, last, count = params["penalties"]
-    return torch.logspace(float(first), float(last), int(count)).double().numpy()
+    first, last, count = params.penalties
+    return torch.logspace(first, last, count).double().numpy()
 
 
 def _sklearn(train: Labelled, val: Labelled, params: Params, metric_name: str) -> Fitted:
@@ -143,18 +178,18 @@ def _sklearn(train: Labelled, val: Labelled, params: Params, metric_name: str) -
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
+    from .solver import gap
+
     if train.multilabel:
         raise UserError("this recipe has no form for several labels an image", remedy="use linear", code=2)
     measure = metric(metric_name)
     grid = _grid_of_torch(params)
-    prepare = transform(params["transform"], train.features)
+    prepare = transform(params.transform, train.features)
     iterations: list[int] = []
 
     def run(part: Labelled, cost: float) -> tuple[Array, Array]:
         """Weights (D, C) and bias (C,)."""
-        model: Any = LogisticRegression(
-            C=float(cost), max_iter=int(params["max_iter"]), tol=float(params["tol"])
-        )
+        model: Any = LogisticRegression(C=float(cost), max_iter=params.max_iter, tol=params.tol)
         with python_warnings.catch_warnings():
             python_warnings.simplefilter("ignore", ConvergenceWarning)
             model.fit(prepare(part.features).astype(np.float64), part.labels)
@@ -168,13 +203,13 @@ def _sklearn(train: Labelled, val: Labelled, params: Params, metric_name: str) -
         values.append(measure(held_out @ weights + bias, val.labels))
     index, selected, warnings = select(np.array(values), grid, name="C")
     part = train
-    if params["refit"]:
+    if params.refit:
         part = train.joined(val)
         selected["refit"] = "train+val"
     weights, bias = run(part, grid[index])
     certificate = {
-        "solver": f"scikit-learn lbfgs, {params['max_iter']} iterations, tol {params['tol']:g}",
-        "stopped_early": int(sum(count >= int(params["max_iter"]) for count in iterations)),
+        "solver": f"scikit-learn lbfgs, {params.max_iter} iterations, tol {params.tol:g}",
+        "stopped_early": int(sum(count >= params.max_iter for count in iterations)),
         "fits": len(iterations),
         "gap": gap(prepare(part.features), part.targets(), weights, bias, 1.0 / grid[index], "softmax"),
     }
@@ -258,7 +293,7 @@ class _Path:
             start.ravel(),
             method="L-BFGS-B",
             jac=True,
-            options={"gtol": float(self.params["tol"]), "maxiter": int(self.params["max_iter"])},
+            options={"gtol": self.params.tol, "maxiter": self.params.max_iter},
         )
         self.iterations.append(int(found.nit))
         self._rows = dict(zip(classes, found.x.reshape(len(classes), -1), strict=True))
@@ -267,9 +302,11 @@ class _Path:
 
 def _lbfgs(train: Labelled, val: Labelled, params: Params, metric_name: str) -> Fitted:
     """ssl-transfer's loop with the stopping rules of scikit-learn 0.24: the sum of losses, scipy's own ``ftol``."""
+    from .solver import gap
+
     measure = metric(metric_name)
     grid = _grid_of_torch(params)
-    prepare = transform(params["transform"], train.features)
+    prepare = transform(params.transform, train.features)
     path = _Path(params)
     x, held_out = prepare(train.features), prepare(val.features)
     values = []
@@ -280,15 +317,15 @@ def _lbfgs(train: Labelled, val: Labelled, params: Params, metric_name: str) -> 
     selected["C"] = 1.0 / float(grid[index])
     path.unlearnt.clear()
     part = train
-    if params["refit"]:
+    if params.refit:
         part = train.joined(val)
         selected["refit"] = "train+val"
     weights, bias = path.fit(prepare(part.features), part, float(grid[index]))
     if path.unlearnt:
         warnings += (f"without positive or negative examples, scored alike: classes {sorted(path.unlearnt)}",)
     certificate = {
-        "solver": f"scipy L-BFGS, {params['max_iter']} iterations, gradient {params['tol']:g}",
-        "stopped_early": sum(count >= int(params["max_iter"]) for count in path.iterations),
+        "solver": f"scipy L-BFGS, {params.max_iter} iterations, gradient {params.tol:g}",
+        "stopped_early": sum(count >= params.max_iter for count in path.iterations),
         "fits": len(path.iterations),
     }
     if not part.multilabel:
@@ -309,12 +346,12 @@ def _augself(train: Labelled, val: Labelled, params: Params, seed: int, metric_n
 
     if train.multilabel:
         raise UserError(
-            f"{params['solver']} has no form for several labels an image", remedy="use linear", code=2
+            f"{params.solver} has no form for several labels an image", remedy="use linear", code=2
         )
     measure = metric(metric_name)
     grid = _grid_of_torch(params)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    prepare = transform(params["transform"], train.features)
+    device = choose_device()
+    prepare = transform(params.transform, train.features)
 
     def tensors(part: Labelled) -> tuple[torch.Tensor, torch.Tensor]:
         x = torch.from_numpy(np.array(prepare(part.features))).to(device)
@@ -326,7 +363,7 @@ def _augself(train: Labelled, val: Labelled, params: Params, seed: int, metric_n
         optimizer = torch.optim.LBFGS(
             classifier.parameters(),
             line_search_fn="strong_wolfe",
-            max_iter=int(params["max_iter"]),
+            max_iter=params.max_iter,
             lr=1.0,
             tolerance_grad=1e-10,
             tolerance_change=0,
@@ -355,14 +392,29 @@ def _augself(train: Labelled, val: Labelled, params: Params, seed: int, metric_n
         if values[-1] > best:
             best, kept = values[-1], copy.deepcopy(classifier)
     index, selected, warnings = select(np.array(values), grid, name="lambda")
-    if params["refit"]:
+    if params.refit:
         run(kept, *tensors(train.joined(val)), float(grid[index]))
         selected["refit"] = "train+val"
     weights = kept.weight.detach().cpu().numpy().T.astype(np.float64)
     bias = kept.bias.detach().cpu().numpy().astype(np.float64)
     certificate = {
-        "solver": f"torch L-BFGS, strong Wolfe, {params['max_iter']} iterations",
+        "solver": f"torch L-BFGS, strong Wolfe, {params.max_iter} iterations",
         "fits": len(steps),
-        "stopped_early": int(sum(count >= int(params["max_iter"]) for count in steps)),
+        "stopped_early": int(sum(count >= params.max_iter for count in steps)),
     }
     return _fitted(prepare, weights, bias, False, selected, certificate, warnings)
+
+
+def data(opened: Any, params: Params, seed: int) -> Any:
+    """The data set with val as the protocol's authors cut it."""
+    return splits.cut(opened, params.val)
+
+
+KIND = frozen.kind(
+    Params,
+    fit,
+    tasks=("classification", "multilabel"),
+    family="linear",
+    data=data,
+    caveats=lambda context: splits.caveat(context.data, context.params.val),
+)

@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 
-from ..errors import UserError
+from ..device import device
 from ..features.matrices import blocks
-from .base import Array, Fitted, Labelled, Params, metric, require, select
-from .linear import penalties
+from . import base, frozen
+from .base import Array, Fitted, Labelled, metric, require, select
+from .linear import Penalties, penalties
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Params(base.Params):
+    """Parameters of ridge regression.
+
+    Attributes:
+        penalties: log10 of the first lambda, log10 of the last, and how many.
+        transform: Features are streamed as they are.
+        refit: Whether val joins train once lambda is chosen.
+    """
+
+    penalties: Penalties
+    transform: Literal["none"]
+    refit: bool
 
 
 def _moments(part: Labelled, device: torch.device) -> tuple[torch.Tensor, ...]:
     """Count, sums of x and y, x^T x and x^T y, float64, in one pass over the features."""
+    import torch
+
     d, c = part.features.shape[1], part.num_classes
     sx, sy = (
         torch.zeros(d, dtype=torch.float64, device=device),
@@ -41,6 +60,8 @@ class _Path:
     """The ridge path from moments: one eigendecomposition serves every penalty."""
 
     def __init__(self, moments: tuple[torch.Tensor, ...]) -> None:
+        import torch
+
         n, sx, sy, xx, xy = moments
         self.mean, self.target = sx / n, sy / n
         gram = xx - torch.outer(sx, self.mean)
@@ -65,19 +86,20 @@ def fit(train: Labelled, val: Labelled, params: Params, seed: int, *, metric_nam
     """Choose lambda on val, solve again on train and val. Exact up to rounding, so it needs no certificate."""
     require(train, "train")
     require(val, "val")
-    if params["transform"] not in ("none",):
-        raise UserError("ridge streams raw features", remedy="set transform to none", code=2)
     measure = metric(metric_name)
-    grid = penalties(params)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    moments = _moments(train, device)
+    grid = penalties(params.penalties)
+    where = device()
+    moments = _moments(train, where)
     path = _Path(moments)
     values = np.array([measure(_scores(val.features, *path.solve(lam)), val.labels) for lam in grid])
     index, selected, warnings = select(values, grid, name="lambda", prefer="last")
-    if params["refit"]:
+    if params.refit:
         # Moments add up: train is not read again.
-        more = _moments(val, device)
+        more = _moments(val, where)
         path = _Path(tuple(a + b for a, b in zip(moments, more, strict=True)))
         selected["refit"] = "train+val"
     weights, bias = path.solve(float(grid[index]))
     return Fitted(lambda features: _scores(features, weights, bias), selected, None, warnings)
+
+
+KIND = frozen.kind(Params, fit, tasks=("classification", "multilabel"))

@@ -1,4 +1,4 @@
-"""Figures, as matplotlib draws them: for files, and as inline SVG that follows a page's colours.
+"""Figures, as matplotlib draws them: for files, and for pages as images that are part of the page.
 
 Every figure is drawn at the width of a phone's column (3.6 inches), so that text stays readable where several
 stand side by side as well as where one fills the screen.
@@ -6,9 +6,8 @@ stand side by side as well as where one fills the screen.
 
 from __future__ import annotations
 
-import html
+import base64
 import io
-import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -24,9 +23,10 @@ from matplotlib.ticker import MaxNLocator
 
 from mast.files import atomic_write
 
-from ..numbers.tests import paired
+from ..numbers.intervals import Interval
+from . import evidence
+from .parts import Column, Row, Section
 from .render import percent
-from .tables import Section, column_key, row_key, section_key
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,14 +35,12 @@ if TYPE_CHECKING:
 
     from ..detection.pictures import Picture
     from .compare import Comparison
-    from .records import Book
+    from .evidence import Witness
 
 WIDTH: Final = 3.6
-# Drawn in these, and replaced by a page's own colours where the figure is inlined.
 INK: Final = "#1f2430"
 LINE: Final = "#d5d9e0"
-FILL: Final = "#fefefd"
-# Legible on white and on near-black, and apart from each other for colour-blind readers (markers differ as well).
+# Legible on white, and apart from each other for colour-blind readers (markers differ as well).
 PALETTE: Final = ("#2f7ed8", "#e0702d", "#1f9e77", "#b052c0", "#c9a227", "#d6455d")
 CONTROL: Final = "#8a93a3"
 MARKERS: Final = ("o", "s", "D", "^", "v", "P")
@@ -75,14 +73,14 @@ STYLE: Final[dict[Any, Any]] = {
 }
 
 
-def looks(section: Section) -> dict[str, tuple[str, str]]:
+def looks(section: Section) -> dict[Row, tuple[str, str]]:
     """A colour and a marker for each row of a section; controls are grey."""
-    trained = [row for row in section.rows if row not in section.controls]
+    trained = [row for row in section.rows if not row.control]
     found = {
         row: (PALETTE[number % len(PALETTE)], MARKERS[number % len(MARKERS)])
         for number, row in enumerate(trained)
     }
-    return found | dict.fromkeys(section.controls, (CONTROL, "X"))
+    return found | {row: (CONTROL, "X") for row in section.rows if row.control}
 
 
 def comparison(section: Section) -> Figure:
@@ -92,25 +90,15 @@ def comparison(section: Section) -> Figure:
         figure, axes = _figure(len(columns), len(section.rows))
         style = looks(section)
         spread = np.linspace(-0.24, 0.24, len(section.rows)) if len(section.rows) > 1 else [0.0]
-        for shift, (row, label) in zip(spread, section.rows.items(), strict=True):
-            colour, marker = style[row]
-            drawn = False
-            for position, column in enumerate(columns):
-                if (cell := section.cells.get((row, column))) is None:
-                    continue
-                if cell.low is not None and cell.high is not None:
-                    ends = [100 * cell.low, 100 * cell.high]
-                    axes.plot(ends, [position + shift] * 2, color=colour, solid_capstyle="round")
-                axes.plot(
-                    100 * cell.value,
-                    position + shift,
-                    marker,
-                    color=colour,
-                    markersize=5,
-                    label=None if drawn else label,
-                )
-                drawn = True
-        _tasks(axes, section, columns)
+        for shift, row in zip(spread, section.rows, strict=True):
+            cells = {
+                position: section.cells[row, column]
+                for position, column in enumerate(columns)
+                if (row, column) in section.cells
+            }
+            points = {position + shift: (cell.value, *cell.span) for position, cell in cells.items()}
+            _points(axes, points, style[row], row.label)
+        _tasks(axes, columns)
         axes.set_xlabel("percent")
         axes.set_xlim(left=max(0.0, axes.get_xlim()[0]))
         _title(figure, section)
@@ -118,25 +106,37 @@ def comparison(section: Section) -> Figure:
         return figure
 
 
-def differences(section: Section, book: Book, reference: str) -> Figure | None:
-    """What every trained checkpoint gains over one of them, on the same examples or episodes.
+def _points(
+    axes: Axes, points: Mapping[float, tuple[float, float, float]], look: tuple[str, str], label: str
+) -> None:
+    """One row's values with their intervals, in percent, at heights of the axes."""
+    if points:
+        colour, marker = look
+        values = 100 * np.array(list(points.values()))
+        heights = list(points)
+        axes.hlines(heights, values[:, 1], values[:, 2], color=colour, capstyle="round")
+        axes.plot(values[:, 0], heights, marker, color=colour, markersize=5, label=label)
+
+
+def differences(section: Section, witness: Witness, reference: Row) -> Figure | None:
+    """What every trained checkpoint gains over one of them, on the same examples or images.
 
     Args:
         section: Whose tasks to show.
-        book: Holds the outcomes that the paired intervals are computed from.
-        reference: Row key of the checkpoint that is compared to.
+        witness: Reads the outcomes that the paired intervals are computed from.
+        reference: The checkpoint that is compared to.
 
     Returns:
-        None if no two checkpoints have outcomes on the same task.
+        None if no two checkpoints pair on any task.
     """
-    others = [row for row in section.rows if row != reference and row not in section.controls]
-    found: dict[tuple[str, str], tuple[float, float, float]] = {}
-    outcomes = _outcomes(section, book)
-    for row in others:
-        for column in section.headline:
-            ours, theirs = outcomes.get((row, column), {}), outcomes.get((reference, column), {})
-            if seeds := ours.keys() & theirs.keys():  # the same seed drew the same episodes
-                result = paired(ours[min(seeds)], theirs[min(seeds)])
+    others = [row for row in section.rows if row != reference and not row.control and not row.published]
+    found: dict[tuple[Row, Column], tuple[float, float, float]] = {}
+    for column in section.headline:
+        theirs = section.cells.get((reference, column))
+        for row in others:
+            ours = section.cells.get((row, column))
+            result = evidence.gain(ours, theirs, column.metric, witness) if ours and theirs else None
+            if result is not None and isinstance(result.interval, Interval):
                 found[row, column] = (result.difference, result.interval.low, result.interval.high)
     columns = [column for column in section.headline if any(where == column for _, where in found)]
     if not found:
@@ -147,16 +147,14 @@ def differences(section: Section, book: Book, reference: str) -> Figure | None:
         spread = np.linspace(-0.2, 0.2, len(others)) if len(others) > 1 else [0.0]
         axes.axvline(0, color=INK, linewidth=0.9)
         for shift, row in zip(spread, others, strict=True):
-            colour, marker = style[row]
-            label: str | None = section.rows[row]
-            for position, column in enumerate(columns):
-                if (row, column) in found:
-                    value, low, high = (100 * number for number in found[row, column])
-                    axes.plot([low, high], [position + shift] * 2, color=colour, solid_capstyle="round")
-                    axes.plot(value, position + shift, marker, color=colour, markersize=5, label=label)
-                    label = None
-        _tasks(axes, section, columns)
-        axes.set_xlabel(f"points more than {section.rows[reference]}, paired 95 %")
+            points = {
+                position + shift: found[row, column]
+                for position, column in enumerate(columns)
+                if (row, column) in found
+            }
+            _points(axes, points, style[row], row.label)
+        _tasks(axes, columns)
+        axes.set_xlabel("points, paired 95 %")
         _title(figure, section)
         _legend(figure, axes, len(others))
         return figure
@@ -165,39 +163,40 @@ def differences(section: Section, book: Book, reference: str) -> Figure | None:
 def paired_differences(comparison: Comparison) -> Figure:
     """Differences of pairs of methods with their intervals: a panel a protocol, a line a task or mean of tasks."""
     protocols = list(dict.fromkeys(line.protocol for line in comparison.lines))
-    lines = {name: [line for line in comparison.lines if line.protocol == name] for name in protocols}
-    heights = [0.35 + 0.26 * len(lines[name]) for name in protocols]
-    titles = {
-        name: name.partition(" (") for name in protocols
-    }  # what is overridden stands small below the name
-    notes = {name: textwrap.wrap(note.rstrip(")"), 62) for name, (_, _, note) in titles.items()}
+    lines = {
+        heading: [line for line in comparison.lines if line.protocol == heading] for heading in protocols
+    }
+    heights = [0.35 + 0.26 * len(lines[heading]) for heading in protocols]
+    # What is overridden stands small below the name.
+    notes = {heading: textwrap.wrap(heading.overrides, 62) for heading in protocols}
     with mpl.rc_context(STYLE):
         above = 0.13 * sum(map(len, notes.values()))
         figure = Figure(figsize=(1.4 * WIDTH, 0.7 + sum(heights) + above), layout="constrained")
         panels = figure.subplots(len(protocols), 1, squeeze=False, height_ratios=heights)[:, 0]
         shifts = np.linspace(-0.22, 0.22, len(comparison.pairs)) if len(comparison.pairs) > 1 else [0.0]
-        for axes, name in zip(panels, protocols, strict=True):
+        for axes, heading in zip(panels, protocols, strict=True):
             axes.axvline(0, color=INK, linewidth=0.9)
             for number, (shift, pair) in enumerate(zip(shifts, comparison.pairs, strict=True)):
                 colour, marker = PALETTE[number % len(PALETTE)], MARKERS[number % len(MARKERS)]
-                for position, line in enumerate(lines[name]):
+                for position, line in enumerate(lines[heading]):
                     if (result := line.results.get(pair)) is None:
                         continue
-                    ends = [100 * result.interval.low, 100 * result.interval.high]
-                    axes.plot(ends, [position + shift] * 2, color=colour, solid_capstyle="round")
+                    if isinstance(result.interval, Interval):
+                        ends = [100 * result.interval.low, 100 * result.interval.high]
+                        axes.plot(ends, [position + shift] * 2, color=colour, solid_capstyle="round")
                     axes.plot(100 * result.difference, position + shift, marker, color=colour, markersize=5)
             labels = [
                 f"{line.task}, {line.tasks} tasks" if line.tasks > 1 else f"{line.task} {line.metric}"
-                for line in lines[name]
+                for line in lines[heading]
             ]
             axes.set_yticks(range(len(labels)), labels)
-            for tick, line in zip(axes.get_yticklabels(), lines[name], strict=True):
+            for tick, line in zip(axes.get_yticklabels(), lines[heading], strict=True):
                 tick.set_weight("bold" if line.tasks > 1 else "normal")
             axes.set_ylim(len(labels) - 0.5, -0.5)
             axes.grid(axis="y", visible=False)
-            axes.set_title(titles[name][0], pad=6 + 9 * len(notes[name]))
+            axes.set_title(heading.name, pad=6 + 9 * len(notes[heading]))
             axes.text(
-                0, 1.03, "\n".join(notes[name]), transform=axes.transAxes, size=7, va="bottom", color=INK
+                0, 1.03, "\n".join(notes[heading]), transform=axes.transAxes, size=7, va="bottom", color=INK
             )
         panels[-1].set_xlabel("difference in points, 95 %")
         handles = [
@@ -318,40 +317,30 @@ def _rectangle(box: Sequence[float], **style: Any) -> Rectangle:
     return Rectangle((left, top), right - left, bottom - top, fill=False, **style)
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write a figure whole, in the format of the path's ending, on white and without a date."""
-    form = path.suffix.removeprefix(".")
-    metadata: dict[str, Any] = {"png": {"Software": None}, "svg": {"Date": None}}.get(form, {})
-    with mpl.rc_context({"svg.hashsalt": path.stem}), atomic_write(path, "wb") as file:
-        figure.savefig(file, format=form, dpi=160, facecolor="white", metadata=metadata)
-
-
-def inline(figure: Figure, name: str, description: str) -> str:
-    """A figure as an ``<svg>`` element for a page: no ids that clash, colours by the page's CSS variables.
+def drawn(figure: Figure, name: str, form: str) -> bytes:
+    """A figure as the content of a file, on white and without a date.
 
     Args:
         figure: The figure.
-        name: Unique on the page.
-        description: What a reader who cannot see it should know.
+        name: Makes the ids in an SVG the same twice.
+        form: ``svg``, ``png`` or ``pdf``.
     """
-    buffer = io.StringIO()
-    with mpl.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
-    text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text)
-    text = re.sub(r' id="([^"]+)"', rf' id="{name}-\1"', text)
-    text = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", text)
-    text = re.sub(r'xlink:href="#([^"]+)"', rf'href="#{name}-\1"', text)
-    text = text.replace("xlink:href", "href")
-    for colour, variable in ((INK, "--ink"), (LINE, "--line"), (FILL, "--page")):
-        text = text.replace(colour, f"var({variable})")
-    text = re.sub(r"font: ([^;\"]*?)'DejaVu Sans'[^;\"]*", r"font: \1system-ui, sans-serif", text)
-    width, height = (float(number) for number in re.findall(r'(?:width|height)="([\d.]+)pt"', text)[:2])
-    label = html.escape(description)
-    head = f'<svg class="figure" viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{label}">'
-    return head + text[text.index(">") + 1 :].strip()
+    metadata: dict[str, Any] = {"png": {"Software": None}, "svg": {"Date": None}}.get(form, {})
+    file = io.BytesIO()
+    with mpl.rc_context({"svg.hashsalt": name}):
+        figure.savefig(file, format=form, dpi=160, facecolor="white", metadata=metadata)
+    return file.getvalue()
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure whole, in the format of the path's ending."""
+    with atomic_write(path, "wb") as file:
+        file.write(drawn(figure, path.stem, path.suffix.removeprefix(".")))
+
+
+def data_uri(svg: bytes) -> str:
+    """An SVG as the ``src`` of an ``<img>``: a page holds it, and no name in it can clash with another."""
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
 
 
 def _figure(tasks: int, rows: int) -> tuple[Figure, Axes]:
@@ -362,14 +351,12 @@ def _figure(tasks: int, rows: int) -> tuple[Figure, Axes]:
 
 def _title(figure: Figure, section: Section) -> None:
     """The protocol without its overrides, which would not fit."""
-    figure.suptitle(section.title.split(" (", 1)[0], x=0.0, ha="left", size=9.5, weight="bold")
+    figure.suptitle(section.heading.name, x=0.0, ha="left", size=9.5, weight="bold")
 
 
-def _tasks(axes: Axes, section: Section, columns: Sequence[str]) -> None:
-    labels = [section.columns[column] for column in columns]
-    metrics = {label.split(" ", 1)[1] for label in labels}
-    if len(metrics) == 1:  # said once, not on every line
-        labels = [label.split(" ", 1)[0] for label in labels]
+def _tasks(axes: Axes, columns: Sequence[Column]) -> None:
+    one_metric = len({column.metric for column in columns}) == 1  # said once, not on every line
+    labels = [column.task if one_metric and not column.note else column.label for column in columns]
     axes.set_yticks(range(len(columns)), labels)
     axes.set_ylim(len(columns) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
@@ -384,17 +371,3 @@ def _legend(figure: Figure, axes: Axes, entries: int) -> None:
             handletextpad=0.4,
             columnspacing=1.2,
         )
-
-
-def _outcomes(section: Section, book: Book) -> dict[tuple[str, str], dict[int, np.ndarray[Any, Any]]]:
-    """By row and column key, and by seed, what happened on every example or episode of a section."""
-    found: dict[tuple[str, str], dict[int, np.ndarray[Any, Any]]] = {}
-    for record in book.counting():
-        if section_key(record) != section.key or not record.outcomes or record.outcomes.path.endswith(".gz"):
-            continue
-        arrays = book.outcomes(record)
-        for name in ("correct", "episodes"):
-            if name in arrays:
-                key = row_key(record), column_key(record, record.task.metric)
-                found.setdefault(key, {})[record.seed] = arrays[name]
-    return found

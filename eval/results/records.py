@@ -7,19 +7,24 @@ code.
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import gzip
 import hashlib
 import io
 import json
+import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal
 
+import msgspec
 import numpy as np
 from filelock import FileLock
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from msgspec import Meta, Raw
 
 from mast.files import atomic_write, canonical_json
 
@@ -27,15 +32,15 @@ from ..errors import UserError
 
 SCHEMA: Final = 1
 
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Text = Annotated[str, Field(min_length=1)]
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+Text = Annotated[str, Meta(min_length=1)]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A part of a record. msgspec checks types, patterns and ranges when a line is read or written."""
 
 
-class CheckpointEntry(_Part):
+class CheckpointEntry(_Part, frozen=True, dict=True):
     """Which weights were measured, and how images are prepared for them."""
 
     name: Text
@@ -46,95 +51,141 @@ class CheckpointEntry(_Part):
     trained: bool | None
     normalization: dict[str, Any] | None
     method: Text | None
-    preprocessing: dict[str, Any] = Field(default_factory=dict)
-    pretraining: dict[str, Any] = Field(default_factory=dict)
+    preprocessing: dict[str, Any] = {}
+    pretraining: dict[str, Any] = {}
+
+    @cached_property
+    def identity(self) -> str:
+        """What decides the numbers, as canonical JSON. Until the weights are known the name stands in."""
+        if self.weights_sha256 is None:
+            return canonical_json({"name": self.name})
+        return canonical_json(
+            {
+                "weights_sha256": self.weights_sha256,
+                "arch": self.arch,
+                "normalization": self.normalization,
+                "preprocessing": self.preprocessing,
+            }
+        )
+
+    @cached_property
+    def key(self) -> str:
+        """SHA-256 of `identity`, a short form for labels."""
+        return hashlib.sha256(self.identity.encode()).hexdigest()
 
 
-class TaskEntry(_Part):
+class TaskEntry(_Part, frozen=True, dict=True):
     """Which data and which headline metric."""
 
     name: Text
     version: int
     metric: Text
 
+    @cached_property
+    def identity(self) -> str:
+        """What decides the numbers, as canonical JSON."""
+        return canonical_json({"name": self.name, "version": self.version})
 
-class ProtocolEntry(_Part):
+
+class ProtocolEntry(_Part, frozen=True, dict=True):
     """How the task was run: a versioned recipe, what was overridden, and the resulting parameters."""
 
     name: Text
     version: int
-    overrides: dict[str, Any] = Field(default_factory=dict)
-    params: dict[str, Any] = Field(default_factory=dict)
+    overrides: dict[str, Any] = {}
+    params: dict[str, Any] = {}
+
+    @cached_property
+    def identity(self) -> str:
+        """What decides the numbers, as canonical JSON."""
+        return canonical_json({"name": self.name, "version": self.version, "params": self.params})
+
+    @cached_property
+    def key(self) -> str:
+        """SHA-256 over name, version and parameters: records share a section of a table if they share it."""
+        return hashlib.sha256(canonical_json([self.name, self.version, self.params]).encode()).hexdigest()
+
+    @cached_property
+    def asked_for(self) -> str:
+        """What was asked for on the command line or in a suite, as canonical JSON."""
+        return canonical_json([self.name, self.overrides])
 
 
-class DataEntry(_Part):
+class DataEntry(_Part, frozen=True):
     """Which images: the data set's manifest hash and how many examples were used of each split."""
 
     manifest: Sha256 | None
-    counts: dict[str, int] = Field(default_factory=dict)
+    counts: dict[str, int] = {}
 
 
-class Metric(_Part):
+class Metric(_Part, frozen=True, gc=False):
     """A fraction with its interval; ``interval`` names the kind, and is null where there is none."""
 
-    value: float = Field(le=1.0)
+    value: Annotated[float, Meta(le=1.0)]
     low: float | None = None
     high: float | None = None
     interval: Text | None = None
-    level: float | None = Field(default=None, gt=0.0, lt=1.0)
+    level: Annotated[float, Meta(gt=0.0, lt=1.0)] | None = None
 
-    @model_validator(mode="after")
-    def _whole_interval(self) -> Self:
-        parts = (self.low, self.high, self.interval, self.level)
-        if any(part is None for part in parts) != all(part is None for part in parts):
+    def __post_init__(self) -> None:
+        low, high = self.low, self.high
+        if not math.isfinite(self.value):
+            raise ValueError(f"value {self.value} is not finite")
+        if low is None or high is None:
+            if low is not None or high is not None or self.interval is not None or self.level is not None:
+                raise ValueError("low, high, interval and level go together")
+        elif self.interval is None or self.level is None:
             raise ValueError("low, high, interval and level go together")
-        if self.low is not None and self.high is not None and self.low > self.high:
-            raise ValueError(f"low {self.low} lies above high {self.high}")
-        return self
+        elif not low <= high:
+            raise ValueError(f"low {low} lies above high {high}")
 
 
-class Outcomes(_Part):
+class Outcomes(_Part, frozen=True, gc=False):
     """Where the outcomes file lies, relative to the folder that holds ``outcomes/``, and its hash."""
 
     path: Text
     sha256: Sha256
 
+    @property
+    def of_detection(self) -> bool:
+        """Whether it holds detections instead of arrays."""
+        return self.path.endswith(".json.gz")
 
-class Failure(_Part):
+
+class Failure(_Part, frozen=True):
     """Why a cell has no result."""
 
     type: Text
     message: str
-    traceback: list[str] = Field(default_factory=list)
+    traceback: list[str] = []
 
 
-class Record(_Part):
+class Record(_Part, frozen=True, kw_only=True):
     """One line of a record file, schema 1."""
 
-    schema_: Literal[1] = Field(default=SCHEMA, alias="schema")
+    schema: Literal[1] = SCHEMA
     run_id: Sha256
     status: Literal["completed", "failed"]
     error: Failure | None = None
     checkpoint: CheckpointEntry
     task: TaskEntry
     protocol: ProtocolEntry
-    seed: int = Field(ge=0)
+    seed: Annotated[int, Meta(ge=0)]
     data: DataEntry
-    metrics: dict[str, Metric] = Field(default_factory=dict)
-    selected: dict[str, Any] = Field(default_factory=dict)
+    metrics: dict[str, Metric] = {}
+    selected: dict[str, Any] = {}
     certificate: dict[str, Any] | None = None
-    warnings: list[str] = Field(default_factory=list)
+    warnings: list[str] = []
     outcomes: Outcomes | None = None
     environment: dict[str, Any]
     started: Text
-    seconds: float = Field(ge=0.0)
+    seconds: Annotated[float, Meta(ge=0.0)]
 
-    @model_validator(mode="after")
-    def _complete(self) -> Self:
+    def __post_init__(self) -> None:
         if self.status == "failed":
             if self.error is None:
                 raise ValueError("a failed record says why in 'error'")
-            return self
+            return
         if self.error is not None:
             raise ValueError("a completed record has no 'error'")
         if self.task.metric not in self.metrics:
@@ -143,11 +194,11 @@ class Record(_Part):
             raise ValueError("a completed record knows its weights and its data")
         if self.run_id != run_id(self.checkpoint, self.task, self.protocol, self.data.manifest, self.seed):
             raise ValueError("run_id does not fit the checkpoint, task, protocol, data and seed beside it")
-        return self
 
     def to_json(self) -> dict[str, Any]:
         """The record as plain values, in the order of the schema."""
-        return self.model_dump(mode="json", by_alias=True)
+        found: dict[str, Any] = msgspec.to_builtins(self)
+        return found
 
 
 def run_id(
@@ -162,47 +213,115 @@ def run_id(
     Returns:
         A SHA-256 in hexadecimal, taken over canonical JSON.
     """
-    weights: dict[str, Any] = {"name": checkpoint.name}
-    if checkpoint.weights_sha256 is not None:
-        weights = {
-            "weights_sha256": checkpoint.weights_sha256,
-            "arch": checkpoint.arch,
-            "normalization": checkpoint.normalization,
-            "preprocessing": checkpoint.preprocessing,
-        }
-    identity = {
-        "checkpoint": weights,
-        "task": {"name": task.name, "version": task.version},
-        "protocol": {"name": protocol.name, "version": protocol.version, "params": protocol.params},
-        "manifest": manifest,
-        "seed": seed,
-    }
-    return hashlib.sha256(canonical_json(identity).encode()).hexdigest()
+    # Canonical JSON put together from parts that keep theirs, since records share them.
+    data = f'"{manifest}"' if manifest else "null"
+    whole = (
+        f'{{"checkpoint":{checkpoint.identity},"manifest":{data},"protocol":{protocol.identity},'
+        f'"seed":{seed},"task":{task.identity}}}'
+    )
+    return hashlib.sha256(whole.encode()).hexdigest()
 
 
-def parse(value: dict[str, Any]) -> Record:
-    """Check a record against its schema; every schema ever written is read here.
+# Parts that many lines share: each distinct one is decoded once, and all records hold the same object.
+_SHARED: Final[dict[str, msgspec.json.Decoder[Any]]] = {
+    name: msgspec.json.Decoder(of)
+    for name, of in {
+        "checkpoint": CheckpointEntry,
+        "task": TaskEntry,
+        "protocol": ProtocolEntry,
+        "data": DataEntry,
+        "environment": dict[str, Any],
+    }.items()
+}
+_LINE: Final = msgspec.json.Decoder(
+    msgspec.defstruct(
+        "Line",
+        [
+            (item.name, Raw if item.name in _SHARED else item.type)
+            if item.required
+            else (
+                item.name,
+                item.type,
+                item.default_factory() if item.default is msgspec.NODEFAULT else item.default,
+            )
+            for item in msgspec.structs.fields(Record)
+        ],
+        forbid_unknown_fields=True,
+        kw_only=True,
+    )
+)
 
-    Raises:
-        ValueError: With the keys that are wrong.
-    """
-    schema = value.get("schema")
-    if schema != SCHEMA:
-        raise ValueError(f"schema {schema!r}; this program reads schema {SCHEMA}: use a newer version")
+
+class MissingOutcomes(UserError):
+    """A record's outcomes file is not there."""
+
+
+class Torn(ValueError):
+    """A line that is not whole JSON, such as a killed process leaves."""
+
+
+class Reader:
+    """Reads lines of record files. Equal parts of what it has read are one object."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, dict[bytes, Any]] = {name: {} for name in _SHARED}
+
+    def read(self, line: bytes) -> Record:
+        """Check a line against the schema; every schema ever written is read here.
+
+        Raises:
+            Torn: If the line is not whole JSON.
+            ValueError: With the key that is wrong.
+        """
+        try:
+            values = msgspec.structs.asdict(_LINE.decode(line))
+            for name, known in self._known.items():
+                part = bytes(values[name])
+                if part not in known:
+                    known[part] = _decode(name, part)
+                values[name] = known[part]
+            return Record(**values)
+        except RecursionError as error:
+            raise ValueError("nested too deeply") from error
+        except msgspec.DecodeError as error:
+            try:
+                value = json.loads(line)
+            except ValueError:  # also bytes that are not UTF-8
+                raise Torn("not whole JSON") from error
+            raise ValueError(_wrong(value, error)) from error
+
+
+def _decode(name: str, part: bytes) -> Any:
     try:
-        return Record.model_validate(value)
-    except ValidationError as error:
-        wrong = ((".".join(map(str, item["loc"])) or "record", item["msg"]) for item in error.errors())
-        found = "; ".join(f"{key}: {message}" for key, message in wrong)
-        raise ValueError(found) from error
+        return _SHARED[name].decode(part)
+    except msgspec.ValidationError as error:
+        raise ValueError(str(error).replace("`$", f"`{name}")) from error
+
+
+def _wrong(value: Any, error: Exception) -> str:
+    """What is wrong with a line, in words that name its key."""
+    if isinstance(value, dict) and value.get("schema") != SCHEMA:
+        return f"schema {value.get('schema')!r}; this program reads schema {SCHEMA}: use a newer version"
+    if "$.metrics[...]" in str(error):  # msgspec does not say which
+        for name, metric in value["metrics"].items():
+            try:
+                msgspec.convert(metric, Metric)
+            except msgspec.ValidationError as found:
+                return f"{found} of metrics.{name}".replace("`$.", f"`metrics.{name}.")
+    return str(error).replace("`$.", "`")
 
 
 def append(path: Path, record: Record) -> None:
     """Add one line to a record file, under a lock and flushed to the disk.
 
     A line that a killed process left unfinished stays as it is; the new record starts on a line of its own.
+
+    Raises:
+        ValueError: If the record is not of the schema; nothing is written.
     """
-    line = canonical_json(parse(record.to_json()).to_json()).encode() + b"\n"
+    line = canonical_json(record.to_json()).encode()
+    Reader().read(line)
+    line += b"\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{path.name}.lock")), open(path, "a+b") as file:
         if file.seek(0, os.SEEK_END):
@@ -222,11 +341,13 @@ class Book:
         records: Every whole record, in reading order.
         problems: One sentence for every line that is not a whole record.
         roots: Folders that hold an ``outcomes`` folder, to look outcomes up in.
+        files: The files that were read, with their number of lines.
     """
 
     records: list[Record] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     roots: list[Path] = field(default_factory=list)
+    files: dict[Path, int] = field(default_factory=dict)
 
     def counting(self) -> list[Record]:
         """The latest completed record of every run id, in order of first appearance."""
@@ -255,23 +376,33 @@ class Book:
             A dict of arrays for ``.npz``, the decoded value for ``.json.gz``.
 
         Raises:
-            UserError: If the record has none, or the file is absent or altered.
+            MissingOutcomes: If the file is absent.
+            UserError: If the record has none, or the file was altered.
+        """
+        path = self.outcomes_file(record)
+        return read_outcomes(path, path.name.partition(".")[0])
+
+    def outcomes_file(self, record: Record) -> Path:
+        """Where a record's outcomes file lies.
+
+        Raises:
+            MissingOutcomes: If it is not there.
+            UserError: If the record has none.
         """
         cell = f"{record.checkpoint.name} on {record.task.name}"
         if record.outcomes is None:
             raise UserError(f"{cell}: the record has no outcomes file")
         for root in self.roots:
             if (path := root / record.outcomes.path).is_file():
-                return read_outcomes(path, record.outcomes.sha256)
-        raise UserError(
+                return path
+        raise MissingOutcomes(
             f"{cell}: the outcomes file {record.outcomes.path} is missing",
             remedy=f"looked in {', '.join(map(str, self.roots))}; copy it there or run the cell again",
         )
 
 
 def _cell(record: Record) -> tuple[object, ...]:
-    overrides = canonical_json(record.protocol.overrides)
-    return record.checkpoint.name, record.task.name, record.protocol.name, overrides, record.seed
+    return record.checkpoint.name, record.task.name, record.protocol.asked_for, record.seed
 
 
 def record_files(place: Path) -> list[Path]:
@@ -295,33 +426,44 @@ def read(places: Iterable[Path]) -> Book:
     Raises:
         UserError: If a line is JSON but no record of a known schema, naming file, line and keys.
     """
-    book = Book()
-    for place in places:
-        for path in record_files(place):
-            _read_file(path, book)
-            for root in path.parents[:3]:
-                if (root / "outcomes").is_dir() and root not in book.roots:
-                    book.roots.append(root)
+    book, reader = Book(), Reader()
+    with _no_collection():
+        for place in places:
+            for path in record_files(place):
+                _read_file(path, reader, book)
+                for root in path.parents[:3]:
+                    if (root / "outcomes").is_dir() and root not in book.roots:
+                        book.roots.append(root)
     return book
 
 
-def _read_file(path: Path, book: Book) -> None:
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-        except ValueError:  # also bytes that are not UTF-8
-            book.problems.append(f"{path}:{number}: not a whole record, left out (was a process killed?)")
-            continue
-        try:
-            if not isinstance(value, dict):
-                raise ValueError("not a JSON object")
-            book.records.append(parse(value))
-        except ValueError as error:
-            raise UserError(
-                f"{path}:{number}: not a valid record: {error}", remedy="mend or remove that line"
-            ) from error
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep the garbage collector from walking over all records again and again while they are read."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _read_file(path: Path, reader: Reader, book: Book) -> None:
+    book.files[path] = 0
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            book.files[path] = number
+            if not line.strip():
+                continue
+            try:
+                book.records.append(reader.read(line))
+            except Torn:
+                book.problems.append(f"{path}:{number}: not a whole record, left out (was a process killed?)")
+            except ValueError as error:
+                raise UserError(
+                    f"{path}:{number}: not a valid record: {error}", remedy="mend or remove that line"
+                ) from error
 
 
 def write_arrays(root: Path, **arrays: np.ndarray[Any, Any]) -> Outcomes:

@@ -3,26 +3,39 @@
 from __future__ import annotations
 
 import csv
-import html
 import io
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from functools import partial
+from typing import Final, Literal
+
+import numpy as np
+from markupsafe import Markup
 
 from ..errors import unknown
-from .tables import Cell, Section, Table
+from . import escape, pages
+from .parts import Cell, Column, Row, Section
+from .standing import Summary
+from .tables import Spread, Table
 
 DASH: Final = "–"
+TIE: Final = "≈"
+DETECTABLE: Final = "detectable"
 ACROSS: Final = 6  # checkpoints beside one another on a terminal
 RANKS: Final = (
-    "Ranks go by the mean; a row has every rank that its interval leaves it. The ends of a mean's interval are the "
-    "means of the ends, and a value without an interval counts as exact."
+    "Rank: the mean over tasks of the rank by value, with the range that the tests leave it (95 %, all rows and "
+    "tasks together)."
 )
 LEGEND: Final = (
-    f"Values in percent. {DASH}: not measured, and such a row has no mean and no rank. Bold: the highest value of a "
-    "column and all whose intervals overlap with its interval; nothing where that is the whole column. "
+    f"Values in percent. {DASH}: not measured; such a row has no mean and no rank. Bold: the highest value of a "
+    f"column. {TIE}: not told from it by paired tests on the same examples, with Holm's correction within the "
+    "column; neither mark where nothing is told apart. Rows that do not pair are told apart only where their "
+    "intervals lie apart, and never by intervals over episodes of one pool. Random controls and published numbers "
+    "are not ranked. "
     f"{RANKS} "
-    "Overlap is cautious: `mast compare` compares checkpoints on the same examples, or over pretraining seeds."
+    "Detectable: the smallest difference that the test would have found in four of five cases, the median over "
+    "pairs. None of this covers another pretraining seed: `mast compare` pairs methods over seeds."
 )
 
 
@@ -44,12 +57,19 @@ def percent(value: float) -> str:
 
 @dataclass(frozen=True)
 class Shown:
-    """A cell as text; ``best`` marks a leader of its column, ``source`` numbers its footnote."""
+    """A cell as text.
+
+    Attributes:
+        value: In percent.
+        rest: Intervals and the number of seeds.
+        source: Number of its footnote.
+        mark: Whether it is the best of its column, or ties with it.
+    """
 
     value: str
     rest: str
     source: int | None
-    best: bool
+    mark: Literal["best", "tie", ""]
 
 
 @dataclass(frozen=True)
@@ -60,44 +80,107 @@ class Line:
     control: bool
     cells: list[Shown | None]
     summary: list[str]
+    cite: str = ""
 
 
-def lines(table: Table, section: Section) -> tuple[list[str], list[Line]]:
-    """A section as text: its headings, without the one over the labels, and a line for each row."""
-    summary, found = section.summary(), []
-    best = {column: section.leaders(column) for column in section.columns}
-    for row, label in section.rows.items():
+def lines(table: Table, section: Section) -> list[Line]:
+    """A section as text, a line for each row; mean and rank follow the columns if `has_summary`."""
+    summary, found = table.standings.summary(section), []
+    marks: dict[tuple[Row, Column], Literal["best", "tie", ""]] = {}
+    for column in section.columns:
+        for number, row in enumerate(table.standings.of(section, column).leaders):
+            marks[row, column] = "tie" if number else "best"
+    sources = {source: number for number, source in enumerate(table.sources, start=1)}
+    for row in section.rows:
         cells = [
-            _shown(table, section.cells.get((row, column)), row in best[column]) for column in section.columns
+            _shown(section.cells.get((row, column)), sources, marks.get((row, column), ""), table.spread)
+            for column in section.columns
         ]
-        ends = [DASH, DASH] if len(section.headline) > 1 else []
-        if row in summary:
-            mean, first, last = summary[row]
-            ends = [percent(mean), str(first) if first == last else f"{first}-{last}"]
-        found.append(Line(label, row in section.controls, cells, ends))
-    return [*section.columns.values(), *(["mean", "rank"] if len(section.headline) > 1 else [])], found
+        ends = _ends(summary.get(row, Summary(math.nan))) if has_summary(section) else []
+        found.append(Line(row.label, row.control, cells, ends, row.cite))
+    return found
 
 
-def _shown(table: Table, cell: Cell | None, best: bool) -> Shown | None:
+def _ends(of: Summary) -> list[str]:
+    mean = DASH if math.isnan(of.mean) else percent(of.mean)
+    if of.rank is None:
+        return [mean, DASH]
+    return [mean, f"{of.rank:.1f} [{of.low:.1f}, {of.high:.1f}]"]
+
+
+def detectable(table: Table, section: Section) -> list[str]:
+    """What each column could have shown, in points; empty where nothing pairs in any of them."""
+    found = [table.standings.of(section, column).detectable for column in section.columns]
+    if all(value is None for value in found):
+        return []
+    ends = ["", ""] if has_summary(section) else []
+    return [*(DASH if value is None else percent(value) for value in found), *ends]
+
+
+def notes(table: Table, section: Section) -> list[str]:
+    """Sentences under a section: its intervals, what pairs over what, and what does not and why."""
+    units: dict[str, list[str]] = {}
+    reasons: dict[str, list[str]] = {}
+    for column in section.columns:
+        found = table.standings.of(section, column)
+        if found.unit:
+            units.setdefault(found.unit, []).append(column.label)
+        for reason, rows in found.unpaired.items():
+            if len(found.rows) > 1:
+                some = "" if len(rows) == len(found.rows) else f" for {', '.join(row.label for row in rows)}"
+                reasons.setdefault(reason, []).append(f"{column.label}{some}")
+    paired = "; ".join(f"{unit} ({', '.join(columns)})" for unit, columns in units.items())
+    return [
+        *filter(None, [intervals(section)]),
+        *([f"Paired over {paired}."] if paired else []),
+        *(f"Not paired: {', '.join(columns)} ({reason})." for reason, columns in reasons.items()),
+    ]
+
+
+def has_summary(section: Section) -> bool:
+    """Whether a section has a mean and ranks: with one column there is nothing to average."""
+    return len(section.headline) > 1
+
+
+def heads(section: Section) -> list[str]:
+    """What stands over the columns and over mean and rank."""
+    return [
+        *(column.label for column in section.columns),
+        *(["mean", "rank"] if has_summary(section) else []),
+    ]
+
+
+def _shown(
+    cell: Cell | None, sources: Mapping[str, int], mark: Literal["best", "tie", ""], spread: Spread
+) -> Shown | None:
     if cell is None:
         return None
-    rest = [] if cell.low is None or cell.high is None else [f"[{percent(cell.low)}, {percent(cell.high)}]"]
-    if cell.seeds > 1:
-        rest.append(f"n={cell.seeds}")
-    source = table.sources.index(cell.source) + 1 if cell.source else None
-    return Shown(percent(cell.value), " ".join(rest), source, best)
+    rest = []
+    if cell.low is not None and cell.high is not None:
+        rest.append(_spread(cell.low, cell.high, spread))
+    if cell.over_seeds is not None:
+        ends = _spread(cell.over_seeds.low, cell.over_seeds.high, spread)
+        rest.append(f"seeds {ends} n={cell.seeds}" if ends else "")
+    return Shown(percent(cell.value), " ".join(filter(None, rest)), sources.get(cell.source or ""), mark)
+
+
+def _spread(low: float, high: float, spread: Spread) -> str:
+    if spread == "interval":
+        return f"[{percent(low)}, {percent(high)}]"
+    return f"± {percent((high - low) / 2)}" if spread == "plus-minus" else ""
 
 
 def intervals(section: Section) -> str:
     """One sentence on a section's intervals: level and kind, and the columns where kinds differ."""
-    kinds: dict[str, list[str]] = {}
+    kinds: dict[str, dict[Column, None]] = {}
     for (_, column), cell in section.cells.items():
         if cell.interval is not None and cell.level is not None:
-            where = kinds.setdefault(f"{100 * cell.level:g} % {cell.interval}", [])
-            if section.columns[column] not in where:
-                where.append(section.columns[column])
-    parts = [kind + (f" ({', '.join(where)})" if len(kinds) > 1 else "") for kind, where in kinds.items()]
-    return f"Intervals: {'; '.join(parts).replace('-', ' ')}." if parts else ""
+            kinds.setdefault(f"{100 * cell.level:g} % {cell.interval.replace('-', ' ')}", {})[column] = None
+    parts = [
+        kind + (f" ({', '.join(column.label for column in where)})" if len(kinds) > 1 else "")
+        for kind, where in kinds.items()
+    ]
+    return f"Intervals: {'; '.join(parts)}." if parts else ""
 
 
 def _failed(table: Table) -> list[str]:
@@ -106,27 +189,28 @@ def _failed(table: Table) -> list[str]:
 
 def text(table: Table) -> str:
     """Tasks down, checkpoints across, for a terminal; more than `ACROSS` checkpoints stand in parts."""
-    heads = list(dict.fromkeys(label for section in table.sections for label in section.rows.values()))
-    parts = [_part(table, heads[at : at + ACROSS]) for at in range(0, len(heads), ACROSS)]
-    notes = dict.fromkeys(filter(None, map(intervals, table.sections)))
-    ranks = [RANKS] if any(len(section.headline) > 1 for section in table.sections) else []
-    return "\n".join(["\n\n".join(parts), *notes, *ranks, *_failed(table)]) + "\n"
+    told = [
+        (section, {row.label: [*map(_in_text, row.cells), *row.summary] for row in lines(table, section)})
+        for section in table.sections
+    ]
+    labels = list(dict.fromkeys(label for _, rows in told for label in rows))
+    parts = [_part(told, labels[at : at + ACROSS]) for at in range(0, len(labels), ACROSS)]
+    below = dict.fromkeys(filter(None, map(intervals, table.sections)))
+    ranks = [RANKS] if any(map(has_summary, table.sections)) else []
+    return "\n".join(["\n\n".join(parts), *map(escape.line, (*below, *ranks, *_failed(table)))]) + "\n"
 
 
-def _part(table: Table, heads: list[str]) -> str:
+def _part(told: Sequence[tuple[Section, dict[str, list[str]]]], labels: list[str]) -> str:
     """Some checkpoints, with the sections that have one of them."""
-    grid = [["", *heads]]
-    for section in table.sections:
-        columns, rows = lines(table, section)
-        across = {row.label: [*map(_in_text, row.cells), *row.summary] for row in rows}
-        if not any(head in across for head in heads):
-            continue
-        grid.append([section.title])
-        grid += [
-            [f"  {column}", *(across[head][at] if head in across else DASH for head in heads)]
-            for at, column in enumerate(columns)
-        ]
-    widths = [max(len(line[at]) for line in grid if len(line) > 1) for at in range(len(heads) + 1)]
+    grid = [["", *map(escape.line, labels)]]
+    for section, rows in told:
+        if any(label in rows for label in labels):
+            grid.append([escape.line(section.title)])
+            grid += [
+                [f"  {escape.line(head)}", *(rows[label][at] if label in rows else DASH for label in labels)]
+                for at, head in enumerate(heads(section))
+            ]
+    widths = [max(len(line[at]) for line in grid if len(line) > 1) for at in range(len(labels) + 1)]
     body = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in grid]
     rule = "-" * max(map(len, body))
     return "\n".join([body[0], rule, *body[1:], rule])
@@ -136,133 +220,203 @@ def _in_text(shown: Shown | None) -> str:
     return DASH if shown is None else f"{shown.value} {shown.rest}".rstrip()
 
 
+def _blocks(table: Table) -> list[list[Section]]:
+    """What shares a grid: every section has its own, or all measured ones share one."""
+    if not table.one:
+        return [[section] for section in table.sections]
+    return [block for block in (table.sections,) if block]
+
+
+def _across(table: Table, block: Sequence[Section]) -> list[tuple[Line, list[Line | None]]]:
+    """Each row of a block, with its line in each of the sections."""
+    found = [{line.label: line for line in lines(table, section)} for section in block]
+    first = {label: line for lines_ in reversed(found) for label, line in lines_.items()}
+    order = dict.fromkeys(label for lines_ in found for label in lines_)
+    return [(first[label], [lines_.get(label) for lines_ in found]) for label in order]
+
+
+def _detectable(table: Table, block: Sequence[Section]) -> list[str]:
+    found = [detectable(table, section) for section in block]
+    if not any(found):
+        return []
+    return [
+        value
+        for section, part in zip(block, found, strict=True)
+        for value in part or [DASH] * len(section.columns) + ["", ""] * has_summary(section)
+    ]
+
+
+def _told(
+    block: Sequence[Section], row: Sequence[Line | None], cell: Callable[[Shown | None], str]
+) -> list[str]:
+    """A row's cells, means and ranks as text, a dash where a section lacks the row."""
+    return [
+        text
+        for section, line in zip(block, row, strict=True)
+        for text in ([*map(cell, line.cells), *line.summary] if line else [cell(None)] * len(heads(section)))
+    ]
+
+
 def markdown(table: Table) -> str:
     """Markdown with a heading and a table for each section, and footnotes for sources."""
-    out = [f"# {table.title}", ""]
-    for section in table.sections:
-        columns, rows = lines(table, section)
-        out += [
-            f"## {section.title}",
-            "",
-            "| | " + " | ".join(columns) + " |",
-            "|:--" + "|--:" * len(columns) + "|",
+    tell = escape.markdown
+    out = [f"# {tell(table.title)}", ""]
+    for block in _blocks(table):
+        columns = [
+            (f"{section.title}: " if table.one else "") + head for section in block for head in heads(section)
         ]
-        for row in rows:
-            label = row.label.replace("|", "\\|") + (" (random control)" if row.control else "")
-            out.append("| " + " | ".join([label, *map(_in_markdown, row.cells), *row.summary]) + " |")
-        out += ["", *([intervals(section), ""] if intervals(section) else [])]
-    out += [LEGEND, "", *(f"- {failure}" for failure in _failed(table)), *([""] if table.failures else [])]
-    out += [f"[^{number}]: {source}" for number, source in enumerate(table.sources, start=1)]
+        out += [] if table.one else [f"## {tell(block[0].title)}", ""]
+        out += ["| | " + " | ".join(map(tell, columns)) + " |", "|:--" + "|--:" * len(columns) + "|"]
+        for line, row in _across(table, block):
+            label = tell(line.label) + (" (random control)" if line.control else "")
+            out.append("| " + " | ".join([label, *_told(block, row, _in_markdown)]) + " |")
+        if found := _detectable(table, block):
+            out.append("| " + " | ".join([f"*{DETECTABLE}*", *found]) + " |")
+        out.append("")
+        for note in _notes(table, block):
+            out += [tell(note), ""]
+    out += [LEGEND, ""]
+    out += [*(f"- {tell(failure)}" for failure in _failed(table)), *([""] if table.failures else [])]
+    out += [f"[^{number}]: {tell(source)}" for number, source in enumerate(table.sources, start=1)]
     return "\n".join(out).rstrip() + "\n"
+
+
+def _notes(table: Table, block: Sequence[Section]) -> list[str]:
+    """The notes of a block; what several sections share says which."""
+    return [
+        (f"{section.title}: {note[0].lower()}{note[1:]}" if len(block) > 1 else note)
+        for section in block
+        for note in notes(table, section)
+    ]
 
 
 def _in_markdown(shown: Shown | None) -> str:
     if shown is None:
         return DASH
-    value = f"**{shown.value}**" if shown.best else shown.value
+    value = {"best": f"**{shown.value}**", "tie": f"{shown.value}{TIE}", "": shown.value}[shown.mark]
     mark = f"[^{shown.source}]" if shown.source else ""
     return f"{value}{mark} {shown.rest}".rstrip()
 
 
+CSV: Final = (
+    *("section", "checkpoint", "column", "value", "low", "high", "interval", "level"),
+    *("seeds", "seeds_low", "seeds_high", "mark", "source"),
+)
+
+
 def comma_separated(table: Table) -> str:
-    """CSV, one line a cell, values as fractions; a cell that was not measured has an empty value."""
+    """CSV, one line a cell, values as fractions; a cell that was not measured has an empty value.
+
+    Means and ranks follow a row's cells, with the columns ``mean`` and ``rank``.
+    """
     file = io.StringIO()
-    out = csv.writer(file, lineterminator="\n")
-    out.writerow(
-        ["section", "checkpoint", "column", "value", "low", "high", "interval", "level", "seeds", "source"]
-    )
+    out = csv.DictWriter(file, CSV, restval="", lineterminator="\n")
+    out.writeheader()
     for section in table.sections:
-        for row, label in section.rows.items():
-            for column, head in section.columns.items():
+        summary = table.standings.summary(section)
+        shown = {line.label: line for line in lines(table, section)}
+        for row in section.rows:
+            place = {
+                "section": escape.csv_text(section.title),
+                "checkpoint": escape.csv_text(row.label),
+            }
+            for column, told in zip(section.columns, shown[row.label].cells, strict=True):
                 cell = section.cells.get((row, column))
-                values: list[object] = [""] * 7
-                if cell is not None:
-                    numbers = [
-                        "" if number is None else f"{number:.6g}"
-                        for number in (cell.value, cell.low, cell.high, cell.level)
-                    ]
-                    values = [*numbers[:3], cell.interval, numbers[3], cell.seeds, cell.source]
-                out.writerow([section.title, label, head, *values])
+                line = place | {"column": escape.csv_text(column.label)}
+                if cell is not None and told is not None:
+                    line |= _numbers(value=cell.value, low=cell.low, high=cell.high, level=cell.level)
+                    line |= {"interval": cell.interval or "", "mark": told.mark}
+                    line |= {"seeds": str(cell.seeds) if cell.seeds else ""}
+                    line |= {"source": escape.csv_text(cell.source or "")}
+                    if cell.over_seeds is not None:
+                        line |= _numbers(seeds_low=cell.over_seeds.low, seeds_high=cell.over_seeds.high)
+                out.writerow(line)
+            if has_summary(section):
+                of = summary.get(row)
+                mean = _numbers(value=of.mean) if of else {}
+                rank = _numbers(value=of.rank, low=of.low, high=of.high) if of else {}
+                out.writerow(place | {"column": "mean"} | mean)
+                out.writerow(place | {"column": "rank"} | rank)
     return file.getvalue()
 
 
+def _numbers(**found: float | None) -> dict[str, str]:
+    return {name: "" if number is None else f"{number:.6g}" for name, number in found.items()}
+
+
 def latex(table: Table) -> str:
-    """LaTeX: a ``tabular`` for each section, with booktabs' rules."""
-    out = [f"% {table.title}. Needs the package booktabs."]
-    for section in table.sections:
-        columns, rows = lines(table, section)
-        out += [f"\\begin{{tabular}}{{l{'r' * len(columns)}}}", "\\toprule"]
-        out += [" & ".join(map(_tex, [section.title, *columns])) + " \\\\", "\\midrule"]
-        for row in rows:
-            label = _tex(row.label) + (" (random control)" if row.control else "")
-            out.append(" & ".join([label, *map(_in_latex, row.cells), *map(_tex, row.summary)]) + " \\\\")
-        out += ["\\bottomrule", "\\end{tabular}", f"% {intervals(section)}".rstrip(), ""]
-    out += [f"% {line}" for line in _failed(table)]
-    out += [f"$^{{{number}}}${_tex(source)}\\\\" for number, source in enumerate(table.sources, start=1)]
+    """LaTeX: a ``tabular`` for each section, or one for all, no wider than the text, with its notes below."""
+    tell = escape.latex
+    out = [
+        f"% {escape.line(table.title)}. Needs the packages booktabs and graphicx.",
+        r"\providecommand{\fit}[1]{\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{#1}}",
+    ]
+    for block in _blocks(table):
+        columns = [head for section in block for head in heads(section)]
+        out += [r"\noindent\fit{%", f"\\begin{{tabular}}{{l{'r' * len(columns)}}}", r"\toprule"]
+        out += _groups(block) if table.one else []
+        corner = "" if table.one else tell(block[0].title)
+        out += [" & ".join([corner, *map(tell, columns)]) + r" \\", r"\midrule"]
+        for line, row in _across(table, block):
+            label = tell(line.label) + (" (random control)" if line.control else "")
+            label += rf"~\cite{{{line.cite}}}" if line.cite else ""
+            told = _told(block, row, partial(_in_latex, cited=bool(line.cite)))
+            out.append(" & ".join([label, *(text.replace(DASH, "--") for text in told)]) + r" \\")
+        if found := _detectable(table, block):
+            out += [r"\midrule", " & ".join([rf"\emph{{{DETECTABLE}}}", *map(tell, found)]) + r" \\"]
+        out += [r"\bottomrule", r"\end{tabular}}"]
+        out += [rf"\par{{\footnotesize {tell(note)}\par}}" for note in _notes(table, block)]
+        out.append("")
+    out.append(rf"\par{{\footnotesize {tell(LEGEND)}\par}}")
+    out += [f"% {escape.line(failed)}" for failed in _failed(table)]
+    out += [
+        rf"\par{{\footnotesize $^{{{number}}}${tell(source)}\par}}"
+        for number, source in enumerate(table.sources, start=1)
+    ]
     return "\n".join(out).rstrip() + "\n"
 
 
-def _tex(value: str) -> str:
-    for sign in "&%$#_{}":
-        value = value.replace(sign, "\\" + sign)
-    return value.replace(DASH, "--")
+def _groups(block: Sequence[Section]) -> list[str]:
+    """The protocols over their columns."""
+    widths = [len(heads(section)) for section in block]
+    titles = [
+        rf"\multicolumn{{{width}}}{{c}}{{{escape.latex(section.title)}}}"
+        for section, width in zip(block, widths, strict=True)
+    ]
+    ends = np.cumsum(widths) + 1
+    rules = [rf"\cmidrule(lr){{{end - width + 1}-{end}}}" for end, width in zip(ends, widths, strict=True)]
+    return [" & ".join(["", *titles]) + r" \\", "".join(rules)]
 
 
-def _in_latex(shown: Shown | None) -> str:
+def _in_latex(shown: Shown | None, cited: bool = False) -> str:
     if shown is None:
         return "--"
-    value = f"\\textbf{{{shown.value}}}" if shown.best else shown.value
-    mark = f"$^{{{shown.source}}}$" if shown.source else ""
-    return f"{value}{mark} {{\\scriptsize {shown.rest}}}" if shown.rest else value + mark
+    value = {"best": rf"\textbf{{{shown.value}}}", "tie": rf"{shown.value}$^\approx$", "": shown.value}
+    mark = f"$^{{{shown.source}}}$" if shown.source and not cited else ""
+    rest = escape.latex(shown.rest)
+    return f"{value[shown.mark]}{mark} {{\\scriptsize {rest}}}" if rest else value[shown.mark] + mark
 
 
-def fragment(table: Table, *, heading: int = 2) -> str:
+def fragment(table: Table, *, heading: int = 2) -> Markup:
     """An HTML fragment: a heading and a table for each section, then failures and sources.
 
     Args:
         table: The table.
         heading: Level of the headings.
     """
-    out = []
-    for number, section in enumerate(table.sections):
-        columns, rows = lines(table, section)
-        heads = "".join(f'<th scope="col">{_words(column)}</th>' for column in columns)
-        out += [
-            f'<h{heading} id="table-{number}">{html.escape(section.title)}</h{heading}>',
-            f"<p><small>{html.escape(intervals(section))}</small></p>" if intervals(section) else "",
-            f'<div class="scroll" role="region" tabindex="0" aria-labelledby="table-{number}">',
-            f'<table aria-labelledby="table-{number}">',
-            f'<thead><tr><th scope="col">checkpoint</th>{heads}</tr></thead><tbody>',
-        ]
-        for row in rows:
-            note = " <small>random control</small>" if row.control else ""
-            cells = "".join(map(_in_html, row.cells)) + "".join(f"<td>{end}</td>" for end in row.summary)
-            out.append(f'<tr><th scope="row">{html.escape(row.label)}{note}</th>{cells}</tr>')
-        out.append("</tbody></table></div>")
-    out.append(f"<p><small>{html.escape(LEGEND)}</small></p>")
-    if table.failures:
-        items = "".join(f"<li>{html.escape(failure)}</li>" for failure in table.failures)
-        out.append(f"<h{heading}>Cells that failed</h{heading}><ul>{items}</ul>")
-    if table.sources:
-        items = "".join(
-            f'<li id="source-{number}">{html.escape(source)}</li>'
-            for number, source in enumerate(table.sources, start=1)
-        )
-        out.append(f"<h{heading}>Sources of published numbers</h{heading}><ol>{items}</ol>")
-    return "\n".join(filter(None, out)) + "\n"
-
-
-def _words(column: str) -> str:
-    task, _, metric = column.partition(" ")
-    return f"{html.escape(task)} <small>{html.escape(metric)}</small>"
-
-
-def _in_html(shown: Shown | None) -> str:
-    if shown is None:
-        return f'<td class="none">{DASH}</td>'
-    value = f"<strong>{shown.value}</strong>" if shown.best else shown.value
-    mark = f'<sup><a href="#source-{shown.source}">{shown.source}</a></sup>' if shown.source else ""
-    return f"<td>{value}{mark}" + (f" <small>{shown.rest}</small>" if shown.rest else "") + "</td>"
+    return pages.render(
+        "table.html",
+        table=table,
+        heading=heading,
+        legend=LEGEND,
+        dash=DASH,
+        tie=TIE,
+        name_of_detectable=DETECTABLE,
+        lines=lines,
+        has_summary=has_summary,
+        detectable=detectable,
+        notes=notes,
+    )
 
 
 FORMS: Final[dict[str, Callable[[Table], str]]] = {

@@ -1,207 +1,199 @@
 """One self-contained HTML page from records: figures, tables, pretraining, detections, provenance.
 
-The page loads nothing and runs no script. Equal records give equal bytes.
+The page loads nothing. A script in it sorts, filters and compares the tables; without scripts they stand as they are.
+Equal records give equal bytes.
 """
 
 from __future__ import annotations
 
-import html
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+
+from markupsafe import Markup
 
 from mast.files import atomic_write, canonical_json, sha256_file
 
 from ..errors import UserError
-from . import figures, records, render, tables
+from . import explorer, figures, pages, passports, render
+from .parts import Row, Section
 from .records import Book, Record
-from .tables import Table, row_key
+from .tables import Table
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from ..detection.pictures import Gallery
 
 PICTURES: Final = 4  # test images shown for each detection cell
 SHOWN_SCORE: Final = 0.3  # detections below it are not drawn
 SIDE: Final = 240  # longest side in pixels of a picture in the page
-
-STYLE: Final = """
-:root { color-scheme: light dark; --page: #ffffff; --ink: #1f2430; --soft: #5b6472; --line: #d5d9e0;
-  --panel: #f6f7f9; --accent: #1d5fae; }
-@media (prefers-color-scheme: dark) { :root { --page: #14171c; --ink: #e6e9ee; --soft: #9aa4b2;
-  --line: #323945; --panel: #1b2027; --accent: #7db5f5; } }
-* { box-sizing: border-box; }
-html { scroll-behavior: smooth; -webkit-text-size-adjust: 100%; }
-body { margin: 0; background: var(--page); color: var(--ink); font: 16px/1.6 system-ui, sans-serif; }
-main, header, footer { max-width: 74rem; margin: 0 auto; padding: 0 1.25rem; }
-header { padding-top: 2.5rem; }
-h1 { font-size: clamp(1.6rem, 5vw, 2.4rem); line-height: 1.15; letter-spacing: -0.02em; margin: 0 0 .6rem; }
-h2 { font-size: 1.3rem; margin: 3rem 0 .6rem; padding-top: .8rem; border-top: 1px solid var(--line); }
-main > section:first-child h2 { border-top: 0; margin-top: 1.2rem; }
-h3 { font-size: 1.05rem; margin: 1.6rem 0 .4rem; }
-p { margin: .4rem 0 1rem; max-width: 46rem; }
-.lead, small, figcaption, footer { color: var(--soft); }
-.lead { font-size: 1.05rem; }
-a { color: var(--accent); }
-nav { display: flex; flex-wrap: wrap; gap: .3rem 1.2rem; padding: .6rem 0; margin-top: 1rem;
-  border-bottom: 1px solid var(--line); }
-nav a { text-decoration: none; }
-.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 20.5rem), 1fr)); gap: 1rem;
-  align-items: start; }
-figure { margin: 0; padding: .8rem; background: var(--panel); border: 1px solid var(--line); border-radius: 10px; }
-figcaption { font-size: .85rem; line-height: 1.45; margin-top: .4rem; }
-svg.figure { display: block; width: 100%; height: auto; }
-.scroll { overflow-x: auto; width: fit-content; max-width: 100%; margin: 0 0 1.6rem;
-  border: 1px solid var(--line); border-radius: 10px; }
-table { border-collapse: collapse; min-width: 24rem; font-size: .92rem; font-variant-numeric: tabular-nums; }
-h3 + p { margin: -.2rem 0 .4rem; }
-th, td { padding: .45rem .7rem; text-align: right; white-space: nowrap; border-top: 1px solid var(--line); }
-th { font-weight: 600; }
-thead th { border-top: 0; }
-thead th { vertical-align: bottom; background: var(--panel); }
-th small, td small { display: block; font-weight: 400; font-size: .8em; line-height: 1.3; }
-.plain th, .plain td { text-align: left; vertical-align: top; }
-.plain tbody th { white-space: normal; min-width: 8rem; max-width: 22rem; }
-th:first-child { text-align: left; position: sticky; left: 0; background: var(--page); }
-thead th:first-child { background: var(--panel); }
-tbody tr:hover td, tbody tr:hover th { background: var(--panel); }
-td.none { color: var(--soft); }
-td.long { white-space: normal; min-width: 15rem; }
-td code { display: block; min-width: 16rem; }
-code { font: .82em ui-monospace, monospace; overflow-wrap: anywhere; }
-details { margin: .4rem 0; } summary { cursor: pointer; }
-pre { overflow-x: auto; background: var(--panel); border: 1px solid var(--line); border-radius: 10px; padding: .8rem;
-  font: .8rem/1.45 ui-monospace, monospace; }
-.notice { border-left: 4px solid #d6455d; padding: .2rem 0 .2rem .9rem; }
-footer { padding-top: 2rem; padding-bottom: 3rem; font-size: .88rem; }
-@media (max-width: 30rem) { main, header, footer { padding-left: .9rem; padding-right: .9rem; }
-  th, td { padding: .4rem .6rem; } figure { padding: .5rem; } }
-@media print { nav { display: none; } .scroll { overflow: visible; } }
-"""
+DRAWN: Final = 12  # checkpoints in one figure; more cannot be told apart
 
 
-def page(title: str, body: str) -> str:
-    """A whole HTML document around a body; everything it needs is in it."""
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n<link rel="icon" href="data:,">\n'
-        f"<title>{html.escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n{body}</body>\n</html>\n"
-    )
+@dataclass
+class Drawn:
+    """A figure under its name, and what it says. It is drawn once for every format."""
+
+    name: str
+    figure: Figure
+    text: str
+    _done: dict[str, bytes] = field(default_factory=dict)
+
+    def content(self, form: str) -> bytes:
+        """The content of a file, as `figures.drawn` gives it."""
+        if form not in self._done:
+            self._done[form] = figures.drawn(self.figure, self.name, form)
+        return self._done[form]
+
+    @property
+    def source(self) -> str:
+        """The ``src`` of an ``<img>`` that holds it."""
+        return figures.data_uri(self.content("svg"))
+
+
+@dataclass(frozen=True)
+class Part:
+    """A section of the page; ``html`` is its content."""
+
+    name: str
+    heading: str
+    html: Markup
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A table of the provenance, every value as text."""
+
+    title: str
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
 
 
 def standalone(table: Table) -> str:
     """A table as a page of its own."""
-    return page(
-        table.title, f"<main>\n<h1>{html.escape(table.title)}</h1>\n{render.fragment(table)}</main>\n"
+    return pages.page(
+        table.title, pages.render("standalone.html", title=table.title, table=render.fragment(table))
     )
 
 
-def published_files(places: Iterable[Path]) -> list[Path]:
-    """The files of published numbers that lie beside records."""
-    return [
-        path for place in places if place.is_dir() for path in sorted((place / "published").glob("*.csv"))
-    ]
-
-
-def publish(out: Path, *, title: str, data_root: Path | None = None) -> list[Path]:
+def publish(table: Table, out: Path, *, data_root: Path | None = None) -> list[Path]:
     """Write a run's table in every format, its figures and its report.
 
     Args:
+        table: Of the run's records.
         out: The run's folder.
-        title: Heading of table and report.
         data_root: Where the images of detection tasks lie, to show some.
 
     Returns:
         What was written, the report first.
     """
-    book = records.read([out])
-    table = tables.build(book, tables.read_published(published_files([out])), title=title)
+    drawn = _Figures.of(table, out)
     written = [out / "report.html"]
-    write(out, written[0], title=title, data_root=data_root)
+    _write(table, out, written[0], drawn, data_root)
     for form in ("md", "csv", "tex", "html"):
         written.append(out / "tables" / f"table.{form}")
         with atomic_write(written[-1]) as file:
             file.write(standalone(table) if form == "html" else render.render(table, form))
-    for name, figure, _ in (
-        *_scores(table),
-        *_differences(table, book),
-        *_pretraining(_passports(out, book)),
-    ):
+    for item in (*drawn.scores, *drawn.gains, *drawn.pretraining):
         for form in ("svg", "png"):
-            written.append(out / "figures" / f"{name}.{form}")
-            figures.save(figure, written[-1])
+            written.append(out / "figures" / f"{item.name}.{form}")
+            with atomic_write(written[-1], "wb") as file:
+                file.write(item.content(form))
     return written
 
 
-def write(place: Path, path: Path, *, title: str, data_root: Path | None = None) -> None:
+def write(table: Table, place: Path, path: Path, *, data_root: Path | None = None) -> None:
     """Write the report of a folder of records.
 
     Args:
+        table: Of the folder's records; its title is the page's.
         place: The folder.
         path: The HTML file.
-        title: Heading of the page.
         data_root: Where the images of detection tasks lie, to show some.
     """
-    book = records.read([place])
-    if not book.records:
+    if not table.book.records:
         raise UserError(f"{place}: no records", remedy="name the --out folder of a run")
-    table = tables.build(book, tables.read_published(published_files([place])), title=title)
-    passports = _passports(place, book)
-    scores, gains = list(_scores(table)), list(_differences(table, book))
-    comparison = _figures(scores) + (f"{GAINS}{_figures(gains)}" if gains else "")
+    _write(table, place, path, _Figures.of(table, place), data_root)
+
+
+def _write(table: Table, place: Path, path: Path, drawn: _Figures, data_root: Path | None) -> None:
+    book = table.book
+    gains = pages.render("gains.html") + _grid(drawn.gains) if drawn.gains else Markup()
     parts = [
-        ("comparison", "Comparison", comparison),
-        ("tables", "Tables", render.fragment(table, heading=3)),
-        ("pretraining", "Pretraining", _figures(_pretraining(passports))),
-        ("detections", "Detections", _detections(book, data_root) if data_root else ""),
-        ("provenance", "Provenance", _provenance(place, book, passports)),
+        Part("comparison", "Comparison", _grid(drawn.scores) + gains),
+        Part("tables", "Tables", _explorer(table)),
+        Part("pretraining", "Pretraining", _grid(drawn.pretraining)),
+        Part("detections", "Detections", _detections(book, data_root) if data_root else Markup()),
+        Part("provenance", "Provenance", _provenance(place, book, drawn.passports)),
     ]
-    parts = [part for part in parts if part[2]]
-    links = "".join(f'<a href="#{name}">{heading}</a>' for name, heading, _ in parts)
-    body = "".join(
-        f'<section id="{name}">\n<h2>{heading}</h2>\n{content}</section>\n'
-        for name, heading, content in parts
+    body = pages.render(
+        "report.html",
+        title=table.title,
+        lead=_lead(book),
+        notices=[*_notices(book), *drawn.problems],
+        parts=[part for part in parts if part.html],
     )
     with atomic_write(path) as file:
-        file.write(
-            page(
-                title,
-                f'<header>\n<h1>{html.escape(title)}</h1>\n<p class="lead">{_lead(book)}</p>\n{_notices(book)}'
-                f'<nav aria-label="Sections">{links}</nav>\n</header>\n<main>\n{body}</main>\n'
-                "<footer>Made from records alone by <code>mast report</code>.</footer>\n",
-            )
-        )
+        file.write(pages.page(table.title, body))
 
 
 # ------------------------------------------------------------------------------------------------------ figures
 
-GAINS: Final = (
-    "<h3>Difference to the first checkpoint</h3>\n<p><small>On the same test examples or episodes; right of the line "
-    "is better. The intervals do not cover how much another pretraining seed would change.</small></p>\n"
-)
-Drawn = tuple[str, Any, str]  # name, figure, what it says
+
+@dataclass(frozen=True)
+class _Figures:
+    """The figures of a table and of the passports beside its records, each drawn once."""
+
+    passports: Sequence[dict[str, Any]]
+    problems: Sequence[str]
+    scores: Sequence[Drawn]
+    gains: Sequence[Drawn]
+    pretraining: Sequence[Drawn]
+
+    @classmethod
+    def of(cls, table: Table, place: Path) -> _Figures:
+        found, problems = passports.read(place, table.book.records)
+        return cls(found, problems, list(_scores(table)), list(_gains(table)), list(_pretraining(found)))
 
 
 def _scores(table: Table) -> Iterator[Drawn]:
     """What was measured."""
     for number, section in enumerate(table.sections):
         if section.headline:
-            text = f"{section.title}. {render.intervals(section)}"
-            yield f"scores-{number}-{_slug(section.title)}", figures.comparison(section), text
+            part, note = _few(section)
+            text = f"{section.title}. {render.intervals(section)}{note}"
+            yield Drawn(f"scores-{number}-{_slug(section.title)}", figures.comparison(part), text)
 
 
-def _differences(table: Table, book: Book) -> Iterator[Drawn]:
+def _gains(table: Table) -> Iterator[Drawn]:
     """What checkpoints gain over the first trained one."""
     for number, section in enumerate(table.sections):
-        trained = [
-            row for row in section.rows if row not in section.controls and not row.startswith("published ")
-        ]
-        if len(trained) < 2:
+        first = next((row for row in section.rows if not row.control and not row.published), None)
+        if first is None:
             continue
-        figure = figures.differences(section, book, trained[0])
+        part, note = _few(section, first)
+        figure = figures.differences(part, table.standings.witness, first)
         if figure is not None:
-            text = f"{section.title}: difference to {section.rows[trained[0]]}, paired 95 % intervals."
-            yield f"difference-{number}-{_slug(section.title)}", figure, text
+            text = f"{section.title}: difference to {first.label}, paired 95 % intervals.{note}"
+            yield Drawn(f"difference-{number}-{_slug(section.title)}", figure, text)
+
+
+def _few(section: Section, *always: Row) -> tuple[Section, str]:
+    """A section with the rows of the highest means, as many as a figure can show; and a note if some are left out."""
+    if len(section.rows) <= DRAWN:
+        return section, ""
+
+    def mean(row: Row) -> float:
+        values = [section.cells[row, c].value for c in section.headline if (row, c) in section.cells]
+        return sum(values) / len(values) if len(values) == len(section.headline) else -1.0
+
+    best = sorted(section.rows, key=lambda row: (row not in always, -mean(row)))[:DRAWN]
+    rows = [row for row in section.rows if row in best]
+    note = f" Shown are {DRAWN} of {len(section.rows)} checkpoints, those with the highest means."
+    return Section(section.heading, rows, section.columns, section.cells), note
 
 
 def _pretraining(passports: Sequence[dict[str, Any]]) -> Iterator[Drawn]:
@@ -211,22 +203,22 @@ def _pretraining(passports: Sequence[dict[str, Any]]) -> Iterator[Drawn]:
         for passport in passports
         if passport.get("extra", {}).get("history")
     }
+    note = f" Shown are the first {DRAWN} of {len(curves)} checkpoints." if len(curves) > DRAWN else ""
+    curves = dict(list(curves.items())[:DRAWN])
     names = dict.fromkeys(name for history in curves.values() for line in history for name in line)
     for name in names:
         if name not in ("epoch", "lr") and not name.startswith(("mask_", "std_")):
-            yield (
-                f"history-{_slug(name)}",
-                figures.histories(curves, name),
-                f"Mean {name.replace('_', ' ')} of an epoch.",
-            )
+            text = f"Mean {name.replace('_', ' ')} of an epoch.{note}"
+            yield Drawn(f"history-{_slug(name)}", figures.histories(curves, name), text)
     for label, history in curves.items():
         if any(name.startswith("mask_") for name in history[-1]):
             text = f"{label}: the share of the embedding that stays open to each augmentation's invariance."
-            yield f"masks-{_slug(label)}", figures.masks(history, label), text
+            yield Drawn(f"masks-{_slug(label)}", figures.masks(history, label), text)
 
 
-def _detections(book: Book, data_root: Path) -> str:
+def _detections(book: Book, data_root: Path) -> Markup:
     """By task: how checkpoints differ, the same test images for each of them, and where each fails."""
+    from .. import tasks as definitions
     from ..detection import Gallery
 
     tasks: dict[str, list[Record]] = {}
@@ -235,14 +227,25 @@ def _detections(book: Book, data_root: Path) -> str:
             tasks.setdefault(record.task.name, []).append(record)
     parts = []
     for task, done in tasks.items():
-        gallery = Gallery(task, data_root, side=SIDE, score=SHOWN_SCORE)
-        gains = _detection_gains(gallery, done, book)
-        drawn = list(_pictures(gallery, done, book))
-        parts.append(f"<h3>{html.escape(task)}</h3>\n{gains}{_figures(drawn)}")
-    return "".join(parts)
+        if task not in definitions.names():  # a task file of the user's, which only the run was given
+            note = "not shown: this task is a file of your own; give its folder as --include"
+            parts.append(pages.render("detections.html", task=task, note=note))
+            continue
+        gallery = Gallery(definitions.get(task).open(data_root).drawn(), side=SIDE, score=SHOWN_SCORE)
+        here = [record for record in done if gallery.fits(book.outcomes(record))]
+        others = sorted({record.checkpoint.name for record in done if record not in here})
+        note = (
+            f"not shown, measured on other test images than {data_root} has: {', '.join(others)}"
+            if others
+            else ""
+        )
+        gains = _detection_gains(gallery, here, book)
+        drawn = _grid(list(_pictures(gallery, here, book)))
+        parts.append(pages.render("detections.html", task=task, note=note, gains=gains, figures=drawn))
+    return Markup().join(parts)
 
 
-def _detection_gains(gallery: Gallery, done: Sequence[Record], book: Book) -> str:
+def _detection_gains(gallery: Gallery, done: Sequence[Record], book: Book) -> Markup:
     """A table of differences to the first trained checkpoint under each protocol and seed."""
     rows = []
     groups: dict[tuple[str, str, int], list[Record]] = {}
@@ -268,7 +271,8 @@ def _detection_gains(gallery: Gallery, done: Sequence[Record], book: Book) -> st
     title = (
         "Differences in points, 95 % paired bootstrap over test images; another pretraining seed is not in it"
     )
-    return _listing(title, ["protocol", "checkpoints", "metric", "difference"], rows) if rows else ""
+    heads = ["protocol", "checkpoints", "metric", "difference"]
+    return pages.render("listing.html", listing=Listing(title, heads, rows)) if rows else Markup()
 
 
 def _pictures(gallery: Gallery, done: Sequence[Record], book: Book) -> Iterator[Drawn]:
@@ -287,34 +291,27 @@ def _pictures(gallery: Gallery, done: Sequence[Record], book: Book) -> Iterator[
             name = f"detections-{_slug(record.run_id)}{_slug(kind)}"
             where = "the test images with most misses and false alarms" if kind else "test images"
             text = f"{title} v{record.protocol.version}, {where}: {legend}."
-            yield name, figures.detections(shown, f"{title}{':' if kind else ''}{kind}"), text
+            yield Drawn(name, figures.detections(shown, f"{title}{':' if kind else ''}{kind}"), text)
 
 
-def _figures(drawn: Iterable[Drawn]) -> str:
-    items = [
-        f"<figure>{figures.inline(figure, name, text)}<figcaption>{html.escape(text)}</figcaption></figure>"
-        for name, figure, text in drawn
-    ]
-    return '<div class="grid">\n' + "\n".join(items) + "\n</div>\n" if items else ""
+def _explorer(table: Table) -> Markup:
+    """The tables, with a script that sorts, filters and compares them; without scripts they stand as they are."""
+    script = Markup((pages.TEMPLATES / "explorer.js").read_text(encoding="utf-8"))
+    tables = render.fragment(table, heading=3)
+    return pages.render("explorer.html", tables=tables, data=explorer.packed(table), script=script)
+
+
+def _grid(drawn: Sequence[Drawn]) -> Markup:
+    return pages.render("figures.html", figures=drawn) if drawn else Markup()
 
 
 # --------------------------------------------------------------------------------------------------- provenance
 
 
-def _passports(place: Path, book: Book) -> list[dict[str, Any]]:
-    """The passports beside records, in the records' order."""
-    found = (place / "passports").glob("*.json") if place.is_dir() else ()
-    read = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in found}
-    names = (
-        f"{record.checkpoint.name}-{(record.checkpoint.weights_sha256 or '')[:12]}" for record in book.records
-    )
-    return [read[name] for name in dict.fromkeys(names) if name in read]
-
-
 def _lead(book: Book) -> str:
     done = book.counting()
     kinds: dict[str, set[Any]] = {
-        "checkpoint": {row_key(record) for record in done},
+        "checkpoint": {(record.checkpoint.name, record.checkpoint.identity) for record in done},
         "task": {record.task.name for record in done},
         "protocol": {(record.protocol.name, record.protocol.version) for record in done},
         "cell": {record.run_id for record in done},
@@ -325,98 +322,88 @@ def _lead(book: Book) -> str:
     return ", ".join(parts) + when + "."
 
 
-def _notices(book: Book) -> str:
+def _notices(book: Book) -> list[str]:
     failures = len(book.failures())
-    lines = (
-        [f"{failures} cell{'s' if failures > 1 else ''} failed; see under the tables."] if failures else []
-    )
-    lines += book.problems
-    return "".join(f'<p class="notice">{html.escape(line)}</p>\n' for line in lines)
+    told = [f"{failures} cell{'s' if failures > 1 else ''} failed; see under the tables."] if failures else []
+    return told + book.problems
 
 
-def _provenance(place: Path, book: Book, passports: Sequence[dict[str, Any]]) -> str:
+def _provenance(place: Path, book: Book, passports: Sequence[dict[str, Any]]) -> Markup:
     done = book.counting()
-    latest = {row_key(record): record for record in done}.values()
-    out = [
-        _listing(
+    latest = {(r.checkpoint.name, r.checkpoint.identity): r.checkpoint for r in done}.values()
+    listings = [
+        Listing(
             "Checkpoints",
             ["checkpoint", "architecture", "method", "pretraining", "input", "weights SHA-256"],
             [
                 [
-                    record.checkpoint.name,
-                    record.checkpoint.arch,
-                    record.checkpoint.method
-                    or ("none (random control)" if not record.checkpoint.trained else "not told"),
-                    _said(record.checkpoint.pretraining),
-                    _said(record.checkpoint.preprocessing),
-                    record.checkpoint.weights_sha256,
+                    entry.name,
+                    entry.arch or "",
+                    entry.method or ("none (random control)" if not entry.trained else "not told"),
+                    _said(entry.pretraining),
+                    _said(entry.preprocessing),
+                    entry.weights_sha256 or "",
                 ]
-                for record in latest
+                for entry in latest
             ],
         ),
-        _listing(
-            "Data",
-            ["tasks", "examples", "manifest SHA-256"],
-            [[", ".join(names), counts, manifest] for (manifest, counts), names in _data(done).items()],
-        ),
-        _listing(
-            "Protocols",
-            ["protocol", "seeds", "overrides", "parameters"],
-            [
-                [
-                    f"{name} v{version}",
-                    ", ".join(map(str, sorted(seeds))),
-                    _said(json.loads(overrides)),
-                    params,
-                ]
-                for (name, version, overrides, params), seeds in _protocols(done).items()
-            ],
-        ),
-        _listing("Computed with", ["", ""], sorted(_environments(done))),
-        _listing(
+        Listing("Data", ["tasks", "examples", "manifest SHA-256"], _data(done)),
+        Listing("Protocols", ["protocol", "seeds", "overrides", "parameters"], _protocols(done)),
+        Listing("Computed with", [], sorted(_environments(done))),
+        Listing(
             "Record files",
             ["file", "lines", "SHA-256"],
-            [
-                [path.name, str(len(path.read_bytes().splitlines())), sha256_file(path)]
-                for path in records.record_files(place)
-            ],
+            [[path.name, str(lines), sha256_file(path)] for path, lines in book.files.items()],
         ),
     ]
-    for passport in passports:
-        shown = {**passport, "extra": {k: v for k, v in passport.get("extra", {}).items() if k != "history"}}
-        text = html.escape(json.dumps(shown, indent=1, ensure_ascii=False))
-        out.append(
-            f"<details><summary>Passport of {html.escape(passport['name'])}</summary><pre>{text}</pre></details>"
+    shown = {
+        passport["name"]: json.dumps(
+            {**passport, "extra": {k: v for k, v in passport.get("extra", {}).items() if k != "history"}},
+            indent=1,
+            ensure_ascii=False,
         )
-    return "\n".join(out) + "\n"
+        for passport in passports
+    }
+    return pages.render("provenance.html", listings=listings, passports=shown)
 
 
-def _data(done: Iterable[Record]) -> dict[tuple[str | None, str], dict[str, None]]:
+def _data(done: Iterable[Record]) -> list[list[str]]:
     """Tasks by the images they share."""
-    found: dict[tuple[str | None, str], dict[str, None]] = {}
-    for record in done:
+    found: dict[tuple[str, str], dict[str, None]] = {}
+    entries = {(id(record.data), record.task.name, record.task.version): record for record in done}
+    for record in entries.values():
         counts = _said({key: number for key, number in record.data.counts.items() if key != "episodes"})
-        names = found.setdefault((record.data.manifest, counts), {})
+        names = found.setdefault((record.data.manifest or "", counts), {})
         names[f"{record.task.name} v{record.task.version}"] = None
-    return found
+    return [[", ".join(names), counts, manifest] for (manifest, counts), names in found.items()]
 
 
-def _protocols(done: Iterable[Record]) -> dict[tuple[str, int, str, str], set[int]]:
-    found: dict[tuple[str, int, str, str], set[int]] = {}
+def _protocols(done: Iterable[Record]) -> list[list[str]]:
+    found: dict[tuple[str, str], set[int]] = {}
+    entries = {}
     for record in done:
-        how = record.protocol
-        key = (how.name, how.version, json.dumps(how.overrides), json.dumps(how.params, ensure_ascii=False))
+        key = record.protocol.identity, record.protocol.asked_for
+        entries[key] = record.protocol
         found.setdefault(key, set()).add(record.seed)
-    return found
+    return [
+        [
+            f"{how.name} v{how.version}",
+            ", ".join(map(str, sorted(found[key]))),
+            _said(how.overrides),
+            json.dumps(how.params, ensure_ascii=False),
+        ]
+        for key, how in entries.items()
+    ]
 
 
 def _environments(done: Iterable[Record]) -> set[tuple[str, str]]:
     """What differs is listed as often as it differs."""
-    found = set()
-    for record in done:
-        for key, value in record.environment.items():
-            found.add((key, _said(value) if isinstance(value, dict) else str(value)))
-    return found
+    distinct = {id(record.environment): record.environment for record in done}  # equal ones are one object
+    return {
+        (key, _said(value) if isinstance(value, dict) else str(value))
+        for environment in distinct.values()
+        for key, value in environment.items()
+    }
 
 
 def _said(values: dict[str, Any]) -> str:
@@ -426,28 +413,6 @@ def _said(values: dict[str, Any]) -> str:
         for key, value in values.items()
     )
     return "; ".join(flat).replace("_", " ") or "–"
-
-
-def _listing(title: str, heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    top = "".join(f'<th scope="col">{html.escape(head)}</th>' for head in heads)
-    body = "".join(
-        f'<tr><th scope="row">{html.escape(str(row[0]))}</th>'
-        + "".join(_told(str(value)) for value in row[1:])
-        + "</tr>"
-        for row in rows
-    )
-    head = f"<thead><tr>{top}</tr></thead>" if any(heads) else ""
-    return (
-        f'<h3>{title}</h3><div class="scroll" role="region" tabindex="0" aria-label="{title}">'
-        f'<table class="plain" aria-label="{title}">{head}<tbody>{body}</tbody></table></div>'
-    )
-
-
-def _told(value: str) -> str:
-    text = html.escape(value)
-    if value.startswith("{") or (len(value) == 64 and value.isalnum()):
-        text = f"<code>{text}</code>"
-    return f'<td class="long">{text}</td>' if len(value) > 24 else f"<td>{text}</td>"
 
 
 def _slug(text: str) -> str:

@@ -6,304 +6,290 @@ that was not measured is absent, and a row that lacks one has no mean and no ran
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
-
-import numpy as np
-import pandas as pd
+from typing import Any, Final, Literal
 
 from mast.files import canonical_json
 
-from ..errors import UserError
 from ..numbers import intervals
-from .records import Book, Record
+from . import escape, published, records
+from .parts import Cell, Column, Heading, Row, Section
+from .published import Published, SameAs
+from .records import Book, CheckpointEntry, Metric, ProtocolEntry, Record
+from .standing import Standings
 
 # Metrics shown beside a task's own, where a record has them.
+Spread = Literal["interval", "plus-minus", "none"]
 BESIDE: Final = ("box_ap", "box_ap50", "box_ap75", "mask_ap", "mask_ap50", "mask_ap75")
-PUBLISHED: Final = ["method", "backbone", "task", "metric", "value", "source", "same_as"]
-# What makes a cell: records that agree in all of these differ in their seed alone.
-CELL: Final = ["section", "title", "row", "label", "control", "column", "task", "metric", "headline"]
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A fraction with its interval, over how many seeds it is, and its source if it was not measured here."""
-
-    value: float
-    low: float | None
-    high: float | None
-    interval: str | None
-    level: float | None
-    seeds: int
-    source: str | None
-
-    @property
-    def span(self) -> tuple[float, float]:
-        """The ends of its interval; without one, the value is both."""
-        return self.value if self.low is None else self.low, self.value if self.high is None else self.high
-
-
-@dataclass(frozen=True)
-class Section:
-    """All results under one protocol version and one set of parameters.
-
-    Attributes:
-        key: What `section_key` gives for its records.
-        title: Such as ``linear v1 (epochs=10)``.
-        rows: Row keys and their labels, measured ones first.
-        columns: Column keys and their labels, such as ``cifar10 top1``.
-        headline: The columns that count for mean and rank.
-        controls: Keys of rows whose weights are random on purpose.
-        cells: By row and column key; what was not measured is absent.
-    """
-
-    key: str
-    title: str
-    rows: dict[str, str]
-    columns: dict[str, str]
-    headline: list[str]
-    controls: frozenset[str]
-    cells: dict[tuple[str, str], Cell]
-
-    def summary(self) -> dict[str, tuple[float, int, int]]:
-        """Mean over the headline columns and ranks by it, for the rows that miss none of them.
-
-        Returns:
-            By row key, the mean as a fraction and the best and worst rank (1 is best) that the intervals leave the
-            row: it is surely behind another only where the whole interval of its mean lies below the other's. The
-            ends of a mean's interval are the means of the ends, which holds however the columns depend on each
-            other; a value without an interval counts as exact. Empty where there are fewer than two headline
-            columns, which leave nothing to average.
-        """
-        if len(self.headline) < 2:
-            return {}
-        whole = {
-            row: [self.cells[row, column] for column in self.headline]
-            for row in self.rows
-            if all((row, column) in self.cells for column in self.headline)
-        }
-        spans = {row: np.mean([cell.span for cell in cells], axis=0) for row, cells in whole.items()}
-        return {
-            row: (
-                float(np.mean([cell.value for cell in cells])),
-                1 + sum(low > spans[row][1] for low, _ in spans.values()),
-                len(spans) - sum(high < spans[row][0] for _, high in spans.values()),
-            )
-            for row, cells in whole.items()
-        }
-
-    def leaders(self, column: str) -> frozenset[str]:
-        """The rows that intervals do not tell from the highest value of a column; empty where that is all of them."""
-        cells = {row: cell for (row, where), cell in self.cells.items() if where == column}
-        floor = max(cells.values(), key=lambda cell: cell.value).span[0]
-        found = frozenset(row for row, cell in cells.items() if shown(cell.span[1]) >= shown(floor))
-        return frozenset() if len(found) == len(cells) else found
 
 
 @dataclass(frozen=True)
 class Table:
-    """Sections, and what a reader has to know beside them."""
+    """Sections, what a reader has to know beside them, and the records they are from.
+
+    Attributes:
+        title: The heading.
+        sections: One for each protocol version with its parameters, then one for each publication.
+        failures: Cells that failed, one line each.
+        sources: Of published numbers, in the order of their footnotes.
+        book: The records.
+        absent: What published numbers are the same as, and was not measured.
+        spread: How a cell shows its interval: as ``[low, high]``, as half its width, or not at all.
+        one: Whether Markdown and LaTeX put all sections into one grid.
+    """
 
     title: str
     sections: list[Section]
     failures: list[str]
     sources: list[str]
+    book: Book
+    absent: list[SameAs]
+    spread: Spread = "interval"
+    one: bool = False
+
+    @cached_property
+    def standings(self) -> Standings:
+        """Who is ahead in each column; outcomes are read when a column is asked for."""
+        return Standings(self.book)
 
 
-def shown(value: float) -> float:
-    """A fraction as percent with the one decimal that tables show."""
-    return round(100 * value, 1)
+def read(places: Sequence[Path], *, more: Iterable[Path] = (), title: str = "Results") -> Table:
+    """Read records, and the published numbers beside them, into a table.
+
+    Args:
+        places: Folders of runs, or record files.
+        more: More files of published numbers.
+        title: The table's heading.
+    """
+    quoted = published.read([*published.files(places), *more])
+    return build(records.read(places), quoted, title=title)
 
 
-def build(book: Book, published: pd.DataFrame | None = None, *, title: str = "Results") -> Table:
+def build(book: Book, quoted: Iterable[Published] = (), *, title: str = "Results") -> Table:
     """Arrange records and published numbers into a table.
+
+    Rows, columns and sections stand in the order in which they were first tried, failures included, whatever the
+    order of the records.
 
     Args:
         book: The records; the latest completed one of each run counts.
-        published: What `read_published` returns.
+        quoted: What `published.read` gives.
         title: The table's heading.
     """
-    cells = _measured(book)
-    if published is not None and len(published):
-        quoted = _quoted(published, cells)
-        cells = pd.concat([cells, quoted], ignore_index=True) if len(cells) else quoted
-    sections = [_section(part) for _, part in cells.groupby("section", sort=False)] if len(cells) else []
-    titles = [section.title for section in sections]
-    keys = dict.fromkeys(cells.get("section", []))
-    for number, (heading, key) in enumerate(zip(titles, keys, strict=True)):
-        if titles.count(heading) > 1:  # one version with other parameters: its definition was changed
-            sections[number] = replace(sections[number], title=f"{heading} [parameters {key[:8]}]")
+    sections = _measured(book)
+    quoted = list(quoted)
+    unplaced = [item for item in quoted if not _stand_in_measured(item, sections)]
+    sections += _publications(quoted)
     failures = [
-        f"{record.checkpoint.name}, {record.task.name}, {protocol_title(record)}, "
-        f"seed {record.seed}: {record.error.type}: {record.error.message}"
+        escape.line(
+            f"{record.checkpoint.name}, {record.task.name}, {protocol_heading(record.protocol)}, "
+            f"seed {record.seed}: {record.error.type}: {record.error.message}"
+        )
         for record in book.failures()
         if record.error is not None
     ]
     cited = (cell.source for section in sections for cell in section.cells.values())
-    return Table(title, sections, failures, list(dict.fromkeys(source for source in cited if source)))
+    sources = list(dict.fromkeys(source for source in cited if source))
+    same = [item.same_as for item in unplaced if item.same_as]
+    return Table(title, sections, failures, sources, book, list(dict.fromkeys(same)))
 
 
-def read_published(paths: Iterable[Path]) -> pd.DataFrame:
-    """Read published numbers: CSV files with the columns of `PUBLISHED`, values in percent.
-
-    Every number stands in a section named after its file. ``same_as`` names the column of this project that measures
-    the same by the very same protocol (task, protocol, version, metric: ``coco coco-fpn-1x-vicreg v1 mask_ap``); the
-    number then stands there as well. It is empty where the recipe was another one.
-
-    Returns:
-        The lines with ``value`` as a fraction, and the ``file`` each is from.
-
-    Raises:
-        UserError: For a file with other columns, a value outside 0 to 100, or a number without a source.
-    """
-    frames = [pd.DataFrame(columns=[*PUBLISHED, "file"])]
-    for path in paths:
-        try:
-            frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path}: not a file of published numbers: {error}") from error
-        if list(frame.columns) != PUBLISHED:
-            raise UserError(
-                f"{path}: has the columns {','.join(frame.columns)}", remedy=f"it needs {','.join(PUBLISHED)}"
-            )
-        frame["value"] = pd.to_numeric(frame["value"], errors="coerce") / 100
-        for number, (value, source) in enumerate(zip(frame["value"], frame["source"], strict=True), start=2):
-            if not 0 <= value <= 1 or not source.strip():
-                raise UserError(f"{path}:{number}: a number needs a value from 0 to 100 and a source")
-        frames.append(frame.assign(file=path.stem))
-    return pd.concat([frame.astype(object) for frame in frames], ignore_index=True)
-
-
-def _measured(book: Book) -> pd.DataFrame:
-    records = book.counting()
-    names = _labels(records)
-    entries = []
-    for record in records:
-        for name in dict.fromkeys((record.task.metric, *BESIDE)):
-            if (metric := record.metrics.get(name)) is None:
-                continue
-            entries.append(
-                {
-                    "section": section_key(record),
-                    "title": protocol_title(record),
-                    "row": row_key(record),
-                    "label": names[row_key(record)],
-                    "control": record.checkpoint.trained is False,
-                    "column": column_key(record, name),
-                    "task": record.task.name,
-                    "metric": name,
-                    "headline": name == record.task.metric,
-                    **metric.model_dump(),
-                }
-            )
-    if not entries:
-        return pd.DataFrame()
-    groups = pd.DataFrame(entries, dtype=object).groupby(CELL, sort=False)
-    cells = [dict(zip(CELL, key, strict=True)) | _over_seeds(part) for key, part in groups]
-    return pd.DataFrame(cells, dtype=object)
-
-
-def _over_seeds(part: pd.DataFrame) -> dict[str, Any]:
-    """One cell from its seeds: the only one as it is, or the mean with an interval over seeds."""
-    names = ["value", "low", "high", "interval", "level"]
-    found = part[names].astype(object).where(part[names].notna(), None).values.tolist()
-    if len(found) == 1:
-        return dict(zip(names, found[0], strict=True)) | {"seeds": 1, "source": None}
-    values = [float(line[0]) for line in found]
-    spread = intervals.t_interval(values)
-    whole = [sum(values) / len(values), spread.low, spread.high, f"{spread.kind} over seeds", spread.level]
-    return dict(zip(names, whole, strict=True)) | {"seeds": len(values), "source": None}
-
-
-def _quoted(published: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
-    """Published numbers as cells: in their own section, and in the measured column they are the same as."""
-    names: dict[str, list[dict[str, Any]]] = {}
-    if len(measured):
-        columns = measured[["section", "title", "column", "headline", "task", "metric"]].drop_duplicates()
-        for column in columns.to_dict("records"):
-            key = f"{column['task']} {column['title']} {column['metric']}"
-            names.setdefault(key, []).append({str(name): value for name, value in column.items()})
-    rows = []
-    for item in published.to_dict("records"):
-        own: dict[str, Any] = {
-            "row": f"published {item['method']} {item['backbone']}",
-            "label": f"{item['method']} {item['backbone']}",
-            "control": False,
-            "value": item["value"],
-            "source": item["source"],
-            **dict.fromkeys(("low", "high", "interval", "level"), None),
-            "seeds": 1,
-        }
-        place: dict[str, Any] = {
-            "section": f"published {item['file']}",
-            "title": f"Published: {item['file']}",
-            "column": canonical_json([item["task"], None, None, item["metric"]]),
-            "headline": False,
-            "task": item["task"],
-            "metric": item["metric"],
-        }
-        rows += [own | where for where in [*names.get(item["same_as"], []), place]]
-    return pd.DataFrame(rows, dtype=object)
-
-
-def _section(part: pd.DataFrame) -> Section:
-    part = part.astype(object).where(part.notna(), None)
-    columns = {
-        column: f"{task} {metric}" for column, task, metric in part[["column", "task", "metric"]].values
-    }
-    for column, label in list(columns.items()):
-        if sum(f"{task} {metric}" == label for task, _, _, metric in map(json.loads, columns)) > 1:
-            _, version, manifest, _ = json.loads(column)
-            columns[column] = f"{label} (task v{version}, data {manifest[:8]})"
-    names = [item.name for item in fields(Cell)]
-    keys = zip(part["row"], part["column"], strict=True)
-    return Section(
-        key=str(part["section"].iloc[0]),
-        title=str(part["title"].iloc[0]),
-        rows=dict(zip(part["row"], part["label"], strict=True)),
-        columns=columns,
-        headline=list(dict.fromkeys(part.loc[part["headline"].astype(bool), "column"])),
-        controls=frozenset(part.loc[part["control"].astype(bool), "row"]),
-        cells={key: Cell(*values) for key, values in zip(keys, part[names].values.tolist(), strict=True)},
-    )
-
-
-def section_key(record: Record) -> str:
-    """What makes a section: a protocol with its version and parameters."""
-    how = record.protocol
-    return hashlib.sha256(canonical_json([how.name, how.version, how.params]).encode()).hexdigest()
-
-
-def row_key(record: Record) -> str:
-    """What makes a row: a name and the weights behind it."""
-    return f"{record.checkpoint.name} {record.checkpoint.weights_sha256}"
-
-
-def column_key(record: Record, metric: str) -> str:
-    """What makes a column of a section: task with version, data and metric."""
-    return canonical_json([record.task.name, record.task.version, record.data.manifest, metric])
-
-
-def protocol_title(record: Record) -> str:
+def protocol_heading(how: ProtocolEntry) -> Heading:
     """A protocol with its version and what was overridden."""
-    how = record.protocol
     overrides = ", ".join(f"{key}={_plain(value)}" for key, value in sorted(how.overrides.items()))
-    return f"{how.name} v{how.version}" + (f" ({overrides})" if overrides else "")
-
-
-def _labels(records: list[Record]) -> dict[str, str]:
-    """Row labels: the checkpoint's name, with the start of the weights' hash where a name has several."""
-    weights = {row_key(record): record.checkpoint.name for record in records}
-    names = list(weights.values())
-    return {
-        key: f"{name} {key.split()[-1][:8]}" if names.count(name) > 1 else name
-        for key, name in weights.items()
-    }
+    return Heading(f"{how.name} v{how.version}", overrides)
 
 
 def _plain(value: Any) -> str:
     return value if isinstance(value, str) else canonical_json(value)
+
+
+# ----------------------------------------------------------------------------------------------------- measured
+
+
+class _First:
+    """When things were first tried."""
+
+    def __init__(self, book: Book) -> None:
+        self._seen: dict[tuple[str, ...], str] = {}
+        for record in book.records:
+            asked = record.protocol.asked_for
+            for key in (
+                ("checkpoint", record.checkpoint.name),
+                ("protocol", asked),
+                ("task", asked, record.task.name),
+            ):
+                if record.started < self._seen.get(key, "~"):  # after every date
+                    self._seen[key] = record.started
+
+    def checkpoint(self, name: str) -> str:
+        return self._seen["checkpoint", name]
+
+    def protocol(self, how: ProtocolEntry) -> str:
+        return self._seen["protocol", how.asked_for]
+
+    def task(self, how: ProtocolEntry, name: str) -> str:
+        return self._seen["task", how.asked_for, name]
+
+
+def _measured(book: Book) -> list[Section]:
+    first, counting = _First(book), book.counting()
+    rows = _rows([record.checkpoint for record in counting])
+    parts: dict[str, list[Record]] = {}
+    for record in counting:
+        parts.setdefault(record.protocol.identity, []).append(record)
+    how = {identity: min((r.protocol for r in part), key=_order) for identity, part in parts.items()}
+    order = sorted(parts, key=lambda identity: (first.protocol(how[identity]), *_order(how[identity])))
+    headings = [protocol_heading(how[identity]) for identity in order]
+    times = Counter(headings)
+    return [
+        _section(
+            replace(heading, note=f"parameters {how[identity].key[:8]}") if times[heading] > 1 else heading,
+            parts[identity],
+            rows,
+            first,
+        )
+        for identity, heading in zip(order, headings, strict=True)
+    ]
+
+
+def _order(how: ProtocolEntry) -> tuple[str, int, str, str]:
+    return how.name, how.version, how.asked_for, how.key
+
+
+def _rows(checkpoints: Iterable[CheckpointEntry]) -> dict[tuple[str, str], Row]:
+    """By name and identity; a label has hashes where a name stands for several weights or preprocessings.
+
+    Where checkpoints were measured at different input sizes, each label has its size: sizes alone move numbers.
+    """
+    distinct = {(entry.name, entry.identity): entry for entry in checkpoints}
+    names = Counter(name for name, _ in distinct)
+    weights = Counter((entry.name, entry.weights_sha256) for entry in distinct.values())
+    sizes = {entry.preprocessing.get("input_size") for entry in distinct.values()}
+    rows = {}
+    for key, entry in distinct.items():
+        label = escape.line(entry.name)
+        if len(sizes) > 1:
+            label += f" ({entry.preprocessing.get('input_size', 'unknown')} px)"
+        if names[entry.name] > 1:
+            label += f" {(entry.weights_sha256 or '')[:8]}"
+        if weights[entry.name, entry.weights_sha256] > 1:
+            label += f" prepared {entry.key[:8]}"
+        rows[key] = Row(entry.name, entry.key, label, control=entry.trained is False)
+    return rows
+
+
+def _section(
+    heading: Heading, part: Sequence[Record], rows: dict[tuple[str, str], Row], first: _First
+) -> Section:
+    found: dict[tuple[str, str], dict[tuple[str, int, str, str], list[Record]]] = {}
+    headlines = dict[tuple[str, int, str, str], bool]()
+    for record in part:
+        cells = found.setdefault((record.checkpoint.name, record.checkpoint.identity), {})
+        task, manifest = record.task, record.data.manifest or ""
+        cells.setdefault((task.name, task.version, manifest, task.metric), []).append(record)
+        headlines[task.name, task.version, manifest, task.metric] = True
+        for metric in BESIDE:
+            if metric in record.metrics and metric != task.metric:
+                cells.setdefault((task.name, task.version, manifest, metric), []).append(record)
+                headlines.setdefault((task.name, task.version, manifest, metric), False)
+    how = part[0].protocol
+    order = sorted(
+        headlines,
+        key=lambda key: (
+            *(first.task(how, key[0]), *key[:3]),
+            0 if headlines[key] else 1 + BESIDE.index(key[3]),
+        ),
+    )
+    labels = Counter((task, metric) for task, _, _, metric in order)
+    columns = {
+        key: Column(
+            *key,
+            headline=headlines[key],
+            note=f"task v{key[1]}, data {key[2][:8]}" if labels[key[0], key[3]] > 1 else "",
+        )
+        for key in order
+    }
+    shown_rows = sorted(found, key=lambda key: (first.checkpoint(key[0]), *key))
+    return Section(
+        heading,
+        [rows[key] for key in shown_rows],
+        list(columns.values()),
+        {
+            (rows[key], column): _over_seeds(found[key][place], column.metric)
+            for key in shown_rows
+            for place, column in columns.items()
+            if place in found[key]
+        },
+    )
+
+
+def _over_seeds(part: Sequence[Record], name: str) -> Cell:
+    """One cell from its seeds. Seeds whose outcomes are the same, as of a deterministic protocol, are one result."""
+    ordered = tuple(sorted(part, key=lambda record: record.seed))
+    distinct = {_result(record): record.metrics[name] for record in reversed(ordered)}
+    metrics: list[Metric] = list(reversed(distinct.values()))
+    if len(metrics) == 1:
+        (one,) = metrics
+        return Cell(one.value, one.low, one.high, one.interval, one.level, records=ordered, seeds=1)
+    values = [metric.value for metric in metrics]
+    mean = sum(values) / len(values)
+    lows = [metric.low for metric in metrics if metric.low is not None]
+    highs = [metric.high for metric in metrics if metric.high is not None]
+    spread = intervals.t_interval(values)
+    about: dict[str, Any] = {"over_seeds": spread, "records": ordered, "seeds": len(metrics)}
+    if len(lows) < len(metrics) or len({(metric.interval, metric.level) for metric in metrics}) > 1:
+        return Cell(mean, **about)
+    ends = sum(lows) / len(lows), sum(highs) / len(highs)
+    return Cell(mean, *ends, metrics[0].interval, metrics[0].level, **about)
+
+
+def _result(record: Record) -> object:
+    """What makes a result of its own: outcomes, or where none are kept all metrics."""
+    if record.outcomes is not None:
+        return record.outcomes.sha256
+    return tuple([metric.value for metric in record.metrics.values()])
+
+
+def _quoted_row(item: Published) -> Row:
+    label = f"{item.method} {item.backbone}"
+    return Row(label, "", label, published=True, cite=item.cite)
+
+
+def _stand_in_measured(item: Published, sections: list[Section]) -> bool:
+    """Put a published number into the measured column that it says it is the same as; or tell that there is none."""
+    if (same := item.same_as) is None:
+        return False
+    placed = False
+    for number, section in enumerate(sections):
+        for column in section.columns:
+            here = section.heading.name, section.heading.overrides, column.task, column.metric
+            if here == (f"{same.protocol} v{same.version}", "", same.task, same.metric):
+                row = _quoted_row(item)
+                cells = section.cells | {(row, column): Cell(item.value, source=item.source)}
+                rows = section.rows if row in section.rows else [*section.rows, row]
+                sections[number] = section = replace(section, rows=rows, cells=cells)
+                placed = True
+    return placed
+
+
+def _publications(quoted: Iterable[Published]) -> list[Section]:
+    files: dict[str, list[Published]] = {}
+    for item in quoted:
+        files.setdefault(item.file, []).append(item)
+    sections = []
+    for file, items in files.items():
+        cells = {
+            (_quoted_row(item), Column(item.task, None, None, item.metric, headline=False)): Cell(
+                item.value, source=item.source
+            )
+            for item in items
+        }
+        rows = list(dict.fromkeys(row for row, _ in cells))
+        columns = list(dict.fromkeys(column for _, column in cells))
+        sections.append(Section(Heading(f"Published: {file}"), rows, columns, cells))
+    return sections

@@ -1,4 +1,4 @@
-"""How much of the gap between two papers is protocol: every version of a protocol on one set of features."""
+"""How much of the gap between two papers is protocol: every version of one on a checkpoint and a data set."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from .. import datasets, features, protocols
+from .. import protocols
 from ..errors import UserError
 from ..features.matrices import Array, Features
-from ..numbers import intervals, metrics
-from ..protocols import Labelled, Protocol
+from ..numbers import intervals
+from ..protocols import Labelled, Measured, Protocol
+from ..protocols.frozen import score
 from ..tasks import Task
-from .cell import bootstrap
+from .cell import measure as run_cell
+from .opened import OpenData
+from .plan import Cell
 
 if TYPE_CHECKING:
     from ..checkpoints import Loaded
@@ -29,8 +30,8 @@ class Row:
         protocol: Its name and version.
         metric: What the number is.
         value: The number, a fraction.
-        interval: Over the test examples, Wilson's for accuracy, else bootstrap.
-        delta: Difference to the first row with that metric; None where the metric differs.
+        interval: Over the test examples or episodes; None where the protocol gives none.
+        delta: Difference to the first row with that metric.
         selected: What was chosen.
         warnings: What the protocol warned of.
     """
@@ -38,16 +39,15 @@ class Row:
     protocol: str
     metric: str
     value: float
-    interval: intervals.Interval
-    delta: float | None
+    interval: intervals.Interval | None
+    delta: float
     selected: dict[str, Any]
     warnings: tuple[str, ...]
 
 
-def versions(task: Task, kind: str) -> list[Protocol]:
-    """The protocols of a kind that apply to a task; ``linear`` counts those trained by SGD on stored features too."""
-    kinds = ("linear", "sgd") if kind == "linear" else (kind,)
-    return [protocol for protocol in map(protocols.get, task.protocols) if protocol.kind in kinds]
+def versions(task: Task, family: str) -> list[Protocol]:
+    """The protocols that apply to a task and whose kind belongs to a family, such as ``linear`` or ``knn``."""
+    return [protocol for protocol in map(protocols.get, task.protocols) if protocol.code.family == family]
 
 
 def measure(
@@ -60,45 +60,42 @@ def measure(
     seed: int = 0,
     progress: Callable[[str], None] = lambda line: None,
 ) -> list[Row]:
-    """`compare` on a checkpoint's features of a task's images.
+    """Run protocols on one checkpoint and one data set, each with its own way from images to features.
 
     Args:
         loaded: The checkpoint.
         task: What is measured.
-        chosen: The protocols, of kinds on frozen features, and all with the same way from image to input.
+        chosen: The protocols, overrides applied; the first is the one that others are compared with.
         data_root: Where data sets lie.
         store: The feature store.
-        seed: As `compare`.
-        progress: As `compare`.
+        seed: Seed of whatever is random in a protocol.
+        progress: Told the name of each protocol before it runs.
 
     Raises:
-        UserError: If there is nothing to compare, or two protocols want different features.
+        UserError: If there is nothing to compare, or a protocol is not for this task.
     """
     if not chosen:
         raise UserError(f"no protocol to compare on {task.name}", remedy="name some of its protocols", code=2)
     for protocol in chosen:
-        if protocol.extraction != chosen[0].extraction:
-            raise UserError(
-                f"{protocol.name} and {chosen[0].name} do not see the same input, so their features differ",
-                remedy="compare them as columns of a table",
-                code=2,
-            )
-    dataset = datasets.load(task.dataset, data_root, label=task.label, derived=task.derived)
-    found = {
-        name: features.extract(
-            loaded.backbone,  # type: ignore[arg-type]
-            loaded.passport,
-            split,
-            store=store,
-            **chosen[0].extraction,
-        )
-        for name, split in dataset.splits.items()
-    }
-    train, val = (
-        Labelled(found[name], dataset.splits[name].labels, dataset.num_classes) for name in ("train", "val")
-    )
-    test = np.asarray(found["test"]), dataset.splits["test"].labels
-    return compare(chosen, train, val, test, metric=task.metric, seed=seed, progress=progress)
+        task.check(protocol)
+    opened = OpenData(data_root)
+    rows: list[Row] = []
+    for protocol in chosen:
+        progress(protocol.name)
+        cell = Cell(loaded.passport.name, task, protocol, {}, seed)
+        work = store.parent / "work" / f"delta-{protocol.name}"
+        measured = run_cell(cell, loaded, opened.of(cell), store=store, work=work)
+        rows.append(_row(rows, protocol, cell.metric, measured))
+    return rows
+
+
+def _row(before: Sequence[Row], protocol: Protocol, metric: str, measured: Measured) -> Row:
+    found = measured.metrics[metric]
+    base = next((row.value for row in before if row.metric == metric), found.value)
+    kept = {key: item for key, item in measured.selected.items() if key not in ("grid", "value")}
+    title = f"{protocol.name} v{protocol.version}"
+    delta = found.value - base
+    return Row(title, metric, found.value, found.interval, delta, kept, measured.warnings)
 
 
 def compare(
@@ -128,16 +125,7 @@ def compare(
         progress(protocol.name)
         name = protocol.metric_for(metric)
         fitted = protocols.fit(protocol, train, val, seed=seed, metric=name)
-        scores = fitted.scores(features)  # type: ignore[arg-type]
-        value = metrics.METRICS[name](scores, labels)
-        if name in ("top1", "top5"):
-            interval = intervals.wilson(round(value * len(labels)), len(labels))
-        else:
-            interval = bootstrap(name, value, scores, labels)
-        base = next((row.value for row in rows if row.metric == name), value)
-        kept = {key: item for key, item in fitted.selected.items() if key not in ("grid", "value")}
-        title = f"{protocol.name} v{protocol.version}"
-        rows.append(Row(title, name, value, interval, value - base, kept, fitted.warnings))
+        rows.append(_row(rows, protocol, name, score(fitted, features, labels, name)))
     return rows
 
 
@@ -145,8 +133,9 @@ def render(rows: Sequence[Row]) -> str:
     """A Markdown table of the rows in per cent, and the spread that protocol alone makes."""
     lines = ["| protocol | metric | value | 95% interval | difference |", "|---|---|---|---|---|"]
     for row in rows:
-        span = f"{100 * row.interval.low:.1f} to {100 * row.interval.high:.1f}"
-        delta = "-" if row.delta is None else f"{100 * row.delta:+.2f}"
+        ends = row.interval
+        span = "-" if ends is None else f"{100 * ends.low:.1f} to {100 * ends.high:.1f}"
+        delta = f"{100 * row.delta:+.2f}"
         lines.append(f"| {row.protocol} | {row.metric} | {100 * row.value:.2f} | {span} | {delta} |")
     for metric in dict.fromkeys(row.metric for row in rows):
         values = [row.value for row in rows if row.metric == metric]

@@ -1,83 +1,50 @@
-"""Plan, skip what is done, run, record, go on: a failed cell is recorded and stops no other.
+"""The runner: plan, skip what is done, hand jobs to an engine, record, go on.
 
-A run's folder holds its result, ``records/``, ``outcomes/`` and ``passports/``, and what an interrupted run goes on
-from, ``pretrain/``, ``features/`` and ``work/``.
+A failed cell is recorded and stops no other. Records stand in the order of the plan, whoever does the jobs and
+in whatever order they end; this process alone writes them.
 """
 
 from __future__ import annotations
 
-import json
-import math
-import statistics
 import sys
-import time
-import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from filelock import FileLock, Timeout
 
 from mast.config import load_recipe
 from mast.console import bar
 from mast.errors import Interrupted
-from mast.files import atomic_write, canonical_json
-from mast.train import PUBLISHED, pretrain
 
-from .. import checkpoints, detection, tasks
-from ..checkpoints import Loaded, Passport
+from .. import checkpoints
+from ..checkpoints import Passport
 from ..errors import UserError
+from ..features.budget import evict
+from ..protocols.base import Progress
 from ..results import records
-from ..results.records import (
-    CheckpointEntry,
-    DataEntry,
-    Failure,
-    Outcomes,
-    ProtocolEntry,
-    Record,
-    TaskEntry,
+from ..results.records import CheckpointEntry, Failure, Record
+from ..suites import Arm
+from . import forecast
+from .cell import context
+from .costs import Costs, duration
+from .engines import Engine, Inline, Processes
+from .folder import RunFolder, claim
+from .job import Job, Measuring, Pretrained, Pretraining, Result, Worker, failed
+from .opened import OpenData
+from .plan import Cell, Plan, Source
+from .recording import (
+    describe_checkpoint,
+    failure,
+    headline,
+    nothing_known,
+    now,
+    one_line,
+    protocol_entry,
     run_id,
 )
-from ..results.render import percent
-from ..suites import Arm, Suite
-from .cell import Cell, Measured, Progress, manifest, measure
-from .environment import describe
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a checkpoint of a plan comes from.
-
-    Attributes:
-        name: Its name in records and tables.
-        ref: What `eval.checkpoints.load` takes; empty for an arm.
-        arm: What to pretrain.
-        like: Name of the checkpoint whose preprocessing this one takes over.
-        options: ``layout``, ``arch`` and ``trust_pickle`` for the loader.
-    """
-
-    name: str
-    ref: str = ""
-    arm: Arm | None = None
-    like: str = ""
-    options: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Checkpoints and the cells to run on them, in order; ``name`` is that of the record file."""
-
-    name: str
-    sources: tuple[Source, ...]
-    cells: tuple[Cell, ...]
-
-    def of(self, source: Source) -> list[Cell]:
-        """The cells of one checkpoint."""
-        return [cell for cell in self.cells if cell.checkpoint == source.name]
 
 
 @dataclass
@@ -90,36 +57,30 @@ class Summary:
     errors: dict[str, int] = field(default_factory=dict)
 
 
-def plan(suite: Suite) -> Plan:
-    """Resolve a suite's names.
+@dataclass
+class _Slot:
+    """A cell's place in the order of records.
 
-    Raises:
-        UserError: For a task, protocol or parameter that does not exist, or a protocol that does not apply.
+    Attributes:
+        cell: The cell.
+        job: What a worker needs, once its checkpoint and its data are known.
+        record: Its record, once there is one.
+        over: Nothing is left to be done.
     """
-    sources = [Source(arm.name, arm=arm) for arm in suite.pretrain]
-    sources += [Source(item.name, ref=item.ref, like=item.like) for item in suite.checkpoints]
-    for arm in suite.pretrain:
-        load_recipe(arm.recipe, arm.overrides)
-    found = [
-        make_cell(source.name, task, protocol, block.overrides, seed)
-        for source in sources
-        for block in suite.cells
-        if not block.checkpoints or source.name in block.checkpoints
-        for task in block.tasks
-        for protocol in block.protocols
-        for seed in block.seeds
-    ]
-    return Plan(suite.name, tuple(sources), tuple(found))
+
+    cell: Cell
+    job: Measuring | None = None
+    record: Record | None = None
+    over: bool = False
 
 
-def make_cell(checkpoint: str, task: str, protocol: str, overrides: dict[str, Any], seed: int) -> Cell:
-    """A cell from names.
+@dataclass
+class _Ready:
+    """A checkpoint that cells can be run on, as `eval.checkpoints.load` takes it."""
 
-    Raises:
-        UserError: As `plan`.
-    """
-    what, how = tasks.resolve(task, protocol, overrides)
-    return Cell(checkpoint, what, how, dict(overrides), seed)
+    ref: str
+    passport: Passport
+    entry: CheckpointEntry
 
 
 class Runner:
@@ -130,200 +91,371 @@ class Runner:
         data_root: Where data sets lie.
         out: The run's folder.
         progress: Tell what is going on, on standard error.
+        jobs: How many cells at a time, in processes of their own where they are several.
+        engine: Who does the jobs in place of this machine's processes.
+        features: The feature store, where it is not the folder's own.
+        features_gb: How large the store may get; beyond that the longest unused features go.
     """
 
-    def __init__(self, todo: Plan, *, data_root: Path, out: Path, progress: bool = True) -> None:
+    def __init__(
+        self,
+        todo: Plan,
+        *,
+        data_root: Path,
+        out: Path,
+        progress: bool = True,
+        jobs: int = 1,
+        engine: Engine | None = None,
+        features: Path | None = None,
+        features_gb: float | None = None,
+    ) -> None:
         self.plan = todo
         self.data_root = data_root
-        self.out = out
+        self.folder = RunFolder(out, todo.name, features)
         self.progress = progress
-        self.file = out / "records" / f"{todo.name}.jsonl"
+        self.opened = OpenData(data_root, todo.limit)
+        self.worker = Worker(self.opened)
+        inline = Inline(self.worker, lambda title: live(title, progress), progress)
+        self.engine: Engine = engine or (Processes(jobs) if jobs > 1 else inline)
+        self.features_gb = features_gb
         self.costs = Costs()
         self.completed: set[str] = set()
+        self.told: set[str] = set()
+        self.ran: list[str] = []  # run ids of this plan's cells that have a result, done now or before
         self.passports: dict[str, Passport] = {}
         self.timed: dict[tuple[str, str, str], float] = {}
+        self._ready: dict[str, _Ready | None] = {}  # by source; None where it cannot be had
+        self._pretrained: set[str] = set()
+        self._extracted: set[tuple[Any, ...] | None] = {None}
+        self.trials: dict[str, float | None] = {}
 
     def run(self) -> Summary:
         """Run every cell that is not done.
 
         Raises:
-            UserError: If a folder cannot be used. What goes wrong in a cell is recorded instead.
+            UserError: If a folder cannot be used, or a worker process dies. What goes wrong in a cell is recorded.
             Interrupted: If pretraining was asked to stop; the same call goes on from there.
         """
         summary = Summary()
-        with claim(self.out, self.data_root):
+        with claim(self.folder.root, self.data_root):
             self._recall()
-            for number, source in enumerate(self.plan.sources):
-                if cells := self.plan.of(source):
-                    self._run_source(source, cells, self.plan.sources[number + 1 :], summary)
+            try:
+                with self.engine:
+                    self._drive(summary)
+            except BrokenProcessPool as error:
+                raise UserError(
+                    "a worker process died",
+                    remedy="was the memory used up? The same command with fewer --jobs goes on from here",
+                ) from error
         return summary
 
     def preview(self) -> list[dict[str, Any]]:
         """What `run` would do, without doing it.
 
         Returns:
-            For each cell ``checkpoint``, ``task``, ``protocol``, ``seed``, ``state`` (``done``, ``to run``, or why
-            it would fail) and ``seconds``: from comparable records in this folder, for detection else from a few
-            timed iterations, else None.
+            For each checkpoint to pretrain and each cell ``work`` (``pretraining`` or ``cell``), ``checkpoint``,
+            ``task``, ``protocol``, ``seed``, ``state`` (``done``, ``to run``, or why it would fail) and ``seconds``:
+            from comparable records in this folder, else, where the protocol's kind can tell, from a little of the
+            work, timed; else None. ``features``: seconds of extraction that this cell is the first to need, from
+            some images, timed; None where a record's seconds contain it.
         """
         self._recall()
-        found = []
+        extraction = forecast.Features(self.folder.features)
+        found: list[dict[str, Any]] = []
         for source in self.plan.sources:
             state = ""
             try:
                 checkpoint = self._known(source)
             except UserError as error:
                 checkpoint, state = None, str(error)
+            if source.arm and checkpoint is None and not state and self.plan.of(source):
+                found.append(self._pretraining(source, source.arm))
             for cell in self.plan.of(source):
                 outlook = state or self._state(cell, checkpoint)
                 seconds = self.costs.of(cell)
-                if (
-                    seconds is None
-                    and outlook == "to run"
-                    and checkpoint
-                    and cell.protocol.kind == "detection"
-                ):
-                    seconds = self._timed(source, cell)
+                features = None
+                if seconds is None and outlook == "to run":
+                    seconds = self._timed(source, cell) if checkpoint else None
+                    features = self._features(source, cell, extraction, known=checkpoint is not None)
                 found.append(
                     {
+                        "work": "cell",
                         "checkpoint": cell.checkpoint,
                         "task": cell.task.name,
                         "protocol": f"{cell.protocol.name} v{cell.protocol.version}",
                         "seed": cell.seed,
                         "state": outlook,
                         "seconds": seconds,
+                        "features": features,
                     }
                 )
         return found
 
-    def _timed(self, source: Source, cell: Cell) -> float:
-        """Seconds of a detection cell by some iterations of it; cells of one kind on one architecture share them."""
-        ref = str(self._published(source.arm)) if source.arm else source.ref
+    def _pretraining(self, source: Source, arm: Arm) -> dict[str, Any]:
+        """What `preview` says of a checkpoint that has to be pretrained; equal recipes share a trial."""
+        recipe = load_recipe(arm.recipe, arm.overrides, self.plan.limit)
+        key = recipe.model_copy(update={"seed": 0}).model_dump_json()
+        if key not in self.trials:
+            there = (self.data_root / recipe.data.folder).exists()
+            self.trials[key] = forecast.pretraining(recipe, self.data_root) if there else None
+        return {
+            "work": "pretraining",
+            "checkpoint": source.name,
+            "task": None,
+            "protocol": arm.recipe,
+            "seed": recipe.seed,
+            "state": "to run",
+            "seconds": self.trials[key],
+            "features": None,
+        }
+
+    def _features(
+        self, source: Source, cell: Cell, extraction: forecast.Features, *, known: bool
+    ) -> float | None:
+        """Seconds of extraction that a cell is the first to need."""
+        if cell.protocol.code.images or not self.data_root.is_dir():
+            return None
+        ref, options, size = source.ref, source.options, None
+        if source.arm and known:
+            ref = str(self.folder.published(source.arm))
+        elif source.arm:
+            recipe = load_recipe(source.arm.recipe, source.arm.overrides)
+            ref, size = f"random:{recipe.arch}", recipe.views.size
+        elif source.like and source.like in self.passports:
+            size = self.passports[source.like].input_size
+        elif source.like:  # of a checkpoint that has still to be pretrained
+            like = next(other for other in self.plan.sources if other.name == source.like)
+            size = load_recipe(like.arm.recipe, like.arm.overrides).views.size if like.arm else None
+        data, how = self.opened.of(cell), cell.protocol.settings.extraction
+        return extraction.seconds(source.name, ref, options, data, how, size)
+
+    def _timed(self, source: Source, cell: Cell) -> float | None:
+        """Seconds of a cell by a trial, where its kind offers one; equal cells on one architecture share it."""
+        trial = cell.protocol.code.forecast
+        if trial is None:
+            return None
+        ref = str(self.folder.published(source.arm)) if source.arm else source.ref
         loaded = checkpoints.load(ref, **source.options)
-        key = (loaded.passport.arch, cell.task.name, canonical_json([_protocol(cell).model_dump()]))
+        key = (loaded.passport.arch, cell.task.name, protocol_entry(cell).identity)
         if key not in self.timed:
-            told = detection.forecast(
-                loaded, cell.task, cell.protocol, data_root=self.data_root, overrides=cell.overrides
-            )
-            self.timed[key] = told["train_seconds"] + told["test_seconds"]
+            data, work = self.opened.of(cell), self.folder.work("forecast")
+            self.timed[key] = trial(context(cell, loaded, data, store=self.folder.features, work=work))
         return self.timed[key]
 
-    # -- one checkpoint ---------------------------------------------------------------------------------------
+    # -- the run ----------------------------------------------------------------------------------------------
 
-    def _run_source(
-        self, source: Source, cells: list[Cell], later: Sequence[Source], summary: Summary
-    ) -> None:
-        waiting = [cell for other in later for cell in self.plan.of(other)]
-        arms = [other.arm for other in later if other.arm and not self._published(other.arm).is_file()]
+    def _drive(self, summary: Summary) -> None:
+        """Keep the engine busy until every slot is over."""
+        self._slots = {
+            source.name: [_Slot(cell) for cell in self.plan.of(source)] for source in self.plan.sources
+        }
+        slots = [slot for mine in self._slots.values() for slot in mine]
+        running: dict[Future[Result], tuple[Job, _Slot | None]] = {}
+        written = 0
+        while True:
+            while len(running) < self.engine.slots:
+                job, slot = self._next([job for job, _ in running.values()], summary)
+                written = self._write(slots, written, summary)
+                if job is None:
+                    break
+                running[self.engine.submit(job)] = (job, slot)
+            if not running:
+                return
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                job, slot = running.pop(future)
+                self._take(job, slot, future)
+            written = self._write(slots, written, summary)
+
+    def _next(self, running: list[Job], summary: Summary) -> tuple[Job | None, _Slot | None]:
+        """The next job in the plan's order that need not wait for one that is running."""
+        busy = {job.run_id for job in running if isinstance(job, Measuring)}
+        # Cells on the same features wait while the first of them extracts: the rest then only read.
+        extracting = {_features(job) for job in running if isinstance(job, Measuring)} - self._extracted
+        arms = {job.arm.name for job in running if isinstance(job, Pretraining)}
+        for source in self.plan.sources:
+            waiting = self._waiting(source)
+            if not waiting and not self._liked(source):
+                continue
+            if source.name not in self._ready:
+                if source.like and source.like not in self._ready:
+                    continue
+                if source.arm and source.name not in self._pretrained:
+                    if source.name in arms:
+                        continue
+                    overrides = " ".join(source.arm.overrides)
+                    self._say(f"{source.name}: pretraining ({source.arm.recipe} {overrides})")
+                    return Pretraining(source.arm, self.data_root, self.folder, self.plan.limit), None
+                self._prepare(source, waiting)
+            for slot in waiting:
+                if slot.over or (slot.job is None and not self._plan(source, slot, summary)):
+                    continue
+                job = slot.job
+                if (
+                    job
+                    and slot.record is None
+                    and job.run_id not in busy
+                    and _features(job) not in extracting
+                ):
+                    return job, slot
+        return None, None
+
+    def _waiting(self, source: Source) -> list[_Slot]:
+        return [slot for slot in self._slots[source.name] if not slot.over]
+
+    def _liked(self, source: Source) -> bool:
+        """Whether a checkpoint with cells to run still has to take over this one's preprocessing."""
+        if source.name in self._ready:
+            return False
+        return any(self._waiting(other) for other in self.plan.sources if other.like == source.name)
+
+    def _prepare(self, source: Source, waiting: list[_Slot]) -> None:
+        """Load a checkpoint and keep its passport beside the records; if that fails, its cells fail."""
+        ref = str(self.folder.published(source.arm)) if source.arm else source.ref
         try:
-            loaded = self._load(source)
-        except Interrupted:
-            raise
+            loaded = checkpoints.load(ref, **source.options)
+            loaded.passport.refuse_guesses()
+            loaded = replace(loaded, passport=self._adapt(source, loaded.passport))
+            self.folder.keep_passport(loaded.passport)
         except Exception as error:
-            self._say(f"{source.name}: {one_line(error)}")
-            for cell in cells:
-                self._failed(cell, _nothing_known(source), error, now(), 0.0, summary)
+            self._lost(source, waiting, failure(error), one_line(error))
             return
-        checkpoint = describe_checkpoint(loaded.passport)
-        for number, cell in enumerate(cells):
-            began, clock = now(), time.monotonic()
-            try:
-                record = self._run_cell(cell, loaded, checkpoint, began, clock)
-            except Exception as error:
-                self._say(f"{cell}: failed: {one_line(error)}")
-                self._failed(cell, checkpoint, error, began, time.monotonic() - clock, summary)
-                continue
-            if record is None:
-                summary.skipped += 1
-                self._say(f"{cell}: done before")
-                continue
-            summary.done += 1
-            left = self.costs.left([*cells[number + 1 :], *waiting], len(arms))
-            self._say(f"{cell}: {_headline(record)} in {duration(record.seconds)}{left}")
-
-    def _run_cell(
-        self, cell: Cell, loaded: Loaded, checkpoint: CheckpointEntry, began: str, clock: float
-    ) -> Record | None:
-        """Measure and record a cell, or None if it is done."""
-        digest, _ = manifest(cell, self.data_root)
-        key = _run_id(cell, checkpoint, digest)
-        if key in self.completed:
-            return None
-        work = self.out / "work" / key[:16]
-        with live(str(cell), self.progress) as progress:
-            measured = measure(
-                cell, loaded, data_root=self.data_root, out=self.out, work=work, progress=progress
-            )
-        record = Record(
-            run_id=key,
-            status="completed",
-            checkpoint=checkpoint,
-            task=_task(cell),
-            protocol=_protocol(cell),
-            seed=cell.seed,
-            data=DataEntry(manifest=digest, counts=measured.counts),
-            metrics=measured.metrics,
-            selected=plain(measured.selected),
-            certificate=plain(measured.certificate),
-            warnings=list(measured.warnings),
-            outcomes=_keep(self.out, measured),
-            environment=describe(),
-            started=began,
-            seconds=round(max(time.monotonic() - clock, measured.seconds), 3),
-        )
-        records.append(self.file, record)
-        for warning in record.warnings:
-            self._say(f"{cell}: warning: {warning}")
-        self.completed.add(key)
-        self.costs.learn([record])
-        return record
-
-    def _failed(
-        self,
-        cell: Cell,
-        checkpoint: CheckpointEntry,
-        error: Exception,
-        began: str,
-        seconds: float,
-        summary: Summary,
-    ) -> None:
-        """Record why a cell has no result."""
-        summary.failed += 1
-        summary.errors[one_line(error)] = summary.errors.get(one_line(error), 0) + 1
-        records.append(
-            self.file,
-            Record(
-                run_id=_run_id(cell, checkpoint, None),
-                status="failed",
-                error=failure(error),
-                checkpoint=checkpoint,
-                task=_task(cell),
-                protocol=_protocol(cell),
-                seed=cell.seed,
-                data=DataEntry(manifest=None),
-                environment=describe(),
-                started=began,
-                seconds=round(seconds, 3),
-            ),
-        )
-
-    def _load(self, source: Source) -> Loaded:
-        """Get a checkpoint, pretraining it if it is an arm, and keep its passport beside the records."""
-        ref = source.ref
-        if source.arm:
-            recipe, clock = load_recipe(source.arm.recipe, source.arm.overrides), time.monotonic()
-            fresh = not self._published(source.arm).parent.is_dir()
-            self._say(f"{source.name}: pretraining ({source.arm.recipe} {' '.join(source.arm.overrides)})")
-            folder = self._published(source.arm).parent
-            ref = str(pretrain(recipe, folder, data_root=self.data_root, progress=self.progress))
-            if fresh:
-                self.costs.pretraining.append(time.monotonic() - clock)
-        loaded = checkpoints.load(ref, **source.options)
-        loaded = replace(loaded, passport=self._adapt(source, loaded.passport))
-        write_passport(self.out, loaded.passport)
+        self.worker.hold(ref, source.options, loaded)
         for warning in loaded.passport.warnings:
             self._say(f"{source.name}: warning: {warning}")
-        return loaded
+        self._ready[source.name] = _Ready(ref, loaded.passport, describe_checkpoint(loaded.passport))
+
+    def _lost(self, source: Source, waiting: list[_Slot], error: Failure, told: str) -> None:
+        """A checkpoint cannot be had: all its cells have failed."""
+        self._ready[source.name] = None
+        self._say(f"{source.name}: {told}")
+        for slot in waiting:
+            slot.record = failed(slot.cell, nothing_known(source), error, began=now())
+            slot.over = True
+
+    def _plan(self, source: Source, slot: _Slot, summary: Summary) -> bool:
+        """Find out whether a cell has to be run; False if it is over already."""
+        ready = self._ready[source.name]
+        if ready is None:
+            return False
+        began = now()
+        try:
+            data = self._open(slot.cell)
+        except Exception as error:
+            self._say(f"{slot.cell}: failed: {one_line(error)}")
+            slot.record, slot.over = failed(slot.cell, ready.entry, failure(error), began=began), True
+            return False
+        key = run_id(slot.cell, ready.entry, data.manifest)
+        if key in self.completed:
+            self.ran.append(key)
+            summary.skipped += 1
+            self._say(f"{slot.cell}: done before")
+            slot.over = True
+            return False
+        if self._turned_up(slot, key):
+            return False
+        slot.job = Measuring(
+            cell=slot.cell,
+            run_id=key,
+            manifest=data.manifest,
+            examples=sum(data.counts.values()),
+            ref=ready.ref,
+            options=source.options,
+            passport=ready.passport,
+            entry=ready.entry,
+            data_root=self.data_root,
+            folder=self.folder,
+            limit=self.plan.limit,
+            caveats=(*data.warnings, *self._smoke()),
+        )
+        return True
+
+    def _take(self, job: Job, slot: _Slot | None, future: Future[Result]) -> None:
+        """Take in what came of a job."""
+        try:
+            result = future.result()
+        except (Interrupted, BrokenProcessPool):
+            raise
+        except Exception as error:  # the engine lost the job: a node died more often than it tries again
+            began = now()
+            result = (
+                Pretrained(error=failure(error), told=one_line(error))
+                if isinstance(job, Pretraining)
+                else failed(job.cell, job.entry, failure(error), began=began)
+            )
+        if isinstance(result, Pretrained):
+            assert isinstance(job, Pretraining)
+            self._pretrained.add(job.arm.name)
+            if result.seconds is not None:
+                self.costs.pretraining.append(result.seconds)
+            if result.error:
+                source = next(item for item in self.plan.sources if item.arm == job.arm)
+                self._lost(source, self._waiting(source), result.error, result.told)
+            return
+        assert slot is not None
+        assert isinstance(job, Measuring)
+        slot.record, slot.over = result, True
+        where = self.engine.where(future)
+        place = f" on {where}" if where else ""
+        if result.error:
+            self._say(f"{slot.cell}: failed{place}: {_told(result.error)}")
+            return
+        self._extracted.add(_features(job))
+        if self.features_gb is not None:
+            evict(self.folder.features, self.features_gb)
+        self.completed.add(result.run_id)
+        self.ran.append(result.run_id)
+        self.costs.learn([result])
+        ahead = [item.cell for other in self.plan.sources for item in self._waiting(other)]
+        names = {cell.checkpoint for cell in ahead}
+        arms = [
+            other
+            for other in self.plan.sources
+            if other.arm
+            and other.name in names - self._pretrained
+            and not self.folder.published(other.arm).is_file()
+        ]
+        left = self.costs.left(ahead, len(arms), self.engine.slots)
+        number = f"{headline(result)}{_size(slot.cell, result)}"
+        self._say(f"{slot.cell}: {number} in {duration(result.seconds)}{place}{left}")
+        for warning in result.warnings:
+            if warning not in self.told:
+                self._say(f"{slot.cell}: warning: {warning}")
+
+    def _write(self, slots: list[_Slot], written: int, summary: Summary) -> int:
+        """Append the records whose turn it is; what ended before its turn is kept beside the cell's work.
+
+        Returns:
+            How many slots from the first on are dealt with.
+        """
+        while written < len(slots) and slots[written].over:
+            record = slots[written].record
+            if record is not None:
+                records.append(self.folder.records, record)
+                self.folder.early(record.run_id).unlink(missing_ok=True)
+                if record.error is None:
+                    summary.done += 1
+                else:
+                    summary.failed += 1
+                    told = _told(record.error)
+                    summary.errors[told] = summary.errors.get(told, 0) + 1
+            written += 1
+        for slot in slots[written:]:
+            record = slot.record
+            if record and record.status == "completed" and not self.folder.early(record.run_id).is_file():
+                records.append(self.folder.early(record.run_id), record)
+        return written
+
+    def _turned_up(self, slot: _Slot, key: str) -> bool:
+        """Take the record of a cell that ended before its turn in a run that was interrupted."""
+        path = self.folder.early(key)
+        found = records.read([path]).counting() if path.is_file() else []
+        if not found:
+            return False
+        slot.record, slot.over = found[-1], True
+        self.completed.add(key)
+        self.ran.append(key)
+        self._say(f"{slot.cell}: done before")
+        return True
 
     def _adapt(self, source: Source, passport: Passport) -> Passport:
         """A passport under its name in the plan, with the preprocessing it is to take over."""
@@ -336,19 +468,21 @@ class Runner:
                 "normalization": other.normalization,
                 "input_size": other.input_size,
                 "interpolation": other.interpolation,
+                "provenance": passport.provenance
+                | dict.fromkeys(("normalization", "input_size", "interpolation"), f"as {source.like}'s"),
             }
         self.passports[source.name] = replace(passport, **changes)
         return self.passports[source.name]
 
-    def _published(self, arm: Arm) -> Path:
-        """Where the backbone of an arm lies once it is pretrained."""
-        return self.out / "pretrain" / arm.name / PUBLISHED
-
     # -- what is known already --------------------------------------------------------------------------------
 
+    def _smoke(self) -> list[str]:
+        limit = self.plan.limit
+        return [] if limit is None else [f"a smoke test: at most {limit} examples of each split were used"]
+
     def _recall(self) -> None:
-        if self.file.is_file():
-            book = records.read([self.file])
+        if self.folder.records.is_file():
+            book = records.read([self.folder.records])
             for problem in book.problems:
                 self._say(problem)
             self.costs.learn(book.records)
@@ -358,7 +492,7 @@ class Runner:
         """A checkpoint as records describe it, or None if it has still to be pretrained."""
         ref = source.ref
         if source.arm:
-            if not (path := self._published(source.arm)).is_file():
+            if not (path := self.folder.published(source.arm)).is_file():
                 folder = self.data_root / load_recipe(source.arm.recipe, source.arm.overrides).data.folder
                 if self.data_root.is_dir() and not folder.exists():
                     raise UserError(f"data missing or broken: no images to pretrain on at {folder}")
@@ -366,84 +500,54 @@ class Runner:
             ref = str(path)
         elif source.like and source.like not in self.passports:
             return None
-        return describe_checkpoint(self._adapt(source, checkpoints.inspect(ref, **source.options)))
+        passport = checkpoints.inspect(ref, **source.options)
+        passport.refuse_guesses()
+        return describe_checkpoint(self._adapt(source, passport))
 
     def _state(self, cell: Cell, checkpoint: CheckpointEntry | None) -> str:
         if not self.data_root.is_dir():  # embedded data that a run would write
             return "to run"
         try:
-            digest, _ = manifest(cell, self.data_root)
+            digest = self._open(cell).manifest
         except UserError as error:
             return f"data missing or broken: {error}"
-        done = checkpoint is not None and _run_id(cell, checkpoint, digest) in self.completed
+        done = checkpoint is not None and run_id(cell, checkpoint, digest) in self.completed
         return "done" if done else "to run"
+
+    def _open(self, cell: Cell) -> Any:
+        """A cell's data; what is odd about a data set is told when it is first opened."""
+        data = self.opened.of(cell)
+        for warning in data.warnings:
+            if warning not in self.told:
+                self.told.add(warning)
+                self._say(f"warning: {warning}")
+        return data
 
     def _say(self, line: str) -> None:
         if self.progress:
             print(line, file=sys.stderr, flush=True)
 
 
-class Costs:
-    """What cells took, to say what others will take."""
-
-    def __init__(self) -> None:
-        self.known: dict[tuple[str, ...], list[float]] = {}
-        self.pretraining: list[float] = []
-
-    def learn(self, done: Iterable[Record]) -> None:
-        """Take in completed records."""
-        for record in done:
-            if record.status == "completed":
-                how = f"{record.protocol.name} v{record.protocol.version}"
-                for key in ((how, record.task.name), (how,)):
-                    self.known.setdefault(key, []).append(record.seconds)
-
-    def of(self, cell: Cell) -> float | None:
-        """Seconds of a cell: the median of its task's under its protocol, or of all under its protocol."""
-        how = f"{cell.protocol.name} v{cell.protocol.version}"
-        seconds = self.known.get((how, cell.task.name)) or self.known.get((how,))
-        return statistics.median(seconds) if seconds else None
-
-    def left(self, cells: Iterable[Cell], arms: int) -> str:
-        """How long cells and arms will take, as the end of a line; empty if nothing is left."""
-        found = [self.of(cell) for cell in cells]
-        known = sum(seconds for seconds in found if seconds is not None)
-        if arms and self.pretraining:
-            known, arms = known + arms * statistics.median(self.pretraining), 0
-        if not found and not arms:
-            return ""
-        more = " or more" if arms or None in found else ""
-        return f"; {counted(len(found), 'cell')} left, about {duration(known)}{more}"
+def _features(job: Measuring) -> tuple[Any, ...] | None:
+    """What stands for the features that a cell reads; None if it reads none."""
+    cell, kind = job.cell, job.cell.protocol.code
+    if kind.images:
+        return None
+    extraction = tuple(sorted(cell.protocol.settings.extraction.options().items()))
+    return (cell.checkpoint, cell.task.dataset, cell.task.derived, extraction)
 
 
-@contextmanager
-def claim(out: Path, data_root: Path) -> Iterator[None]:
-    """Make ``out`` this process's folder for the time of a run, before any work is done.
+def _told(error: Failure) -> str:
+    """A failure on one line; its type says more where the message is not meant for users."""
+    return error.message if error.type == UserError.__name__ else f"{error.type}: {error.message}"
 
-    Raises:
-        UserError: If a folder is missing, is not writable, or another process writes to it.
-    """
-    if not data_root.is_dir():
-        raise UserError(
-            f"{data_root}: no such folder", remedy="give the folder of data sets as --data-root", code=2
-        )
-    lock = FileLock(out / ".lock", timeout=0)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout as error:
-        raise UserError(
-            f"{out}: another process is writing to it", remedy="wait, or give another --out"
-        ) from error
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise UserError(
-            f"{out}: cannot be written to: {reason}", remedy="give a writable --out", code=2
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
+
+def _size(cell: Cell, record: Record) -> str:
+    """The side of the images that the network saw; a detector's protocol has sizes of its own."""
+    if cell.task.kind not in ("classification", "multilabel"):
+        return ""
+    side = cell.protocol.settings.extraction.image_size or record.checkpoint.preprocessing["input_size"]
+    return f" at {side} px"
 
 
 @contextmanager
@@ -476,121 +580,3 @@ def embedded(folder: Path, size: str, *, progress: bool = True) -> None:
 
     with live("embedded data", progress) as update:
         scenes.write(folder, size=size, progress=lambda done, total: update("pictures", done, total))
-
-
-def write_passport(out: Path, passport: Passport) -> None:
-    """Keep a passport under the name and the hash that records know it by."""
-    path = out / "passports" / f"{passport.name}-{passport.weights_sha256[:12]}.json"
-    with atomic_write(path) as file:
-        json.dump(plain(passport.to_json()), file, indent=1, sort_keys=True)
-        file.write("\n")
-
-
-def describe_checkpoint(passport: Passport) -> CheckpointEntry:
-    """The part of a passport that stands in every record."""
-    extra = passport.extra
-    recipe = extra.get("recipe")
-    name = recipe.get("name") if isinstance(recipe, dict) else recipe
-    about = {"recipe": name} | {key: extra.get(key) for key in ("seed", "epochs", "data", "git")}
-    return CheckpointEntry(
-        name=passport.name,
-        sha256=passport.sha256,
-        weights_sha256=passport.weights_sha256,
-        arch=passport.arch,
-        layout=passport.layout,
-        trained=passport.trained,
-        normalization=plain(passport.normalization),
-        method=extra.get("method"),
-        preprocessing={
-            "input_size": passport.input_size,
-            "interpolation": passport.interpolation,
-            "stride_in_1x1": passport.stride_in_1x1,
-        },
-        pretraining=plain({key: value for key, value in about.items() if value is not None}),
-    )
-
-
-def _nothing_known(source: Source) -> CheckpointEntry:
-    names = ("sha256", "weights_sha256", "arch", "layout", "trained", "normalization", "method")
-    nothing: dict[str, Any] = dict.fromkeys(names)
-    return CheckpointEntry(name=source.name, **nothing)
-
-
-def _task(cell: Cell) -> TaskEntry:
-    return TaskEntry(name=cell.task.name, version=cell.task.version, metric=cell.metric)
-
-
-def _protocol(cell: Cell) -> ProtocolEntry:
-    how = cell.protocol
-    return ProtocolEntry(
-        name=how.name, version=how.version, overrides=plain(cell.overrides), params=plain(cell.params)
-    )
-
-
-def _run_id(cell: Cell, checkpoint: CheckpointEntry, digest: str | None) -> str:
-    return run_id(checkpoint, _task(cell), _protocol(cell), digest, cell.seed)
-
-
-def _keep(out: Path, measured: Measured) -> Outcomes | None:
-    if measured.arrays:
-        return records.write_arrays(out, **measured.arrays)
-    return records.write_json(out, plain(measured.detections)) if measured.detections else None
-
-
-def _headline(record: Record) -> str:
-    metric = record.metrics[record.task.metric]
-    ends = (
-        ""
-        if metric.low is None or metric.high is None
-        else f" [{percent(metric.low)}, {percent(metric.high)}]"
-    )
-    return f"{record.task.metric} {percent(metric.value)}{ends}"
-
-
-def failure(error: Exception) -> Failure:
-    """An error for a record: where it was raised in our code, without the paths of this machine."""
-    frames = traceback.extract_tb(error.__traceback__)
-    where = [
-        f"{'/'.join(Path(frame.filename).parts[-2:])}:{frame.lineno} in {frame.name}" for frame in frames
-    ]
-    return Failure(
-        type=type(error).__name__,
-        message=" ".join(str(error).split()),
-        traceback=[] if isinstance(error, UserError) else where[-4:],
-    )
-
-
-def one_line(error: Exception) -> str:
-    """An error's message on one line; its type says more where it is not meant for users."""
-    text = " ".join(str(error).split())
-    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people."""
-    if seconds < 90:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def counted(number: int, noun: str) -> str:
-    """A number with its noun: "1 cell", "2 cells"."""
-    return f"{number} {noun}" + ("" if number == 1 else "s")
-
-
-def now() -> str:
-    """The time, ISO 8601, UTC."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def plain(value: Any) -> Any:
-    """Values as JSON has them: no arrays, tuples or numpy scalars, and null for what is not finite."""
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, np.ndarray | np.generic):
-        return plain(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

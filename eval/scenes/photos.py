@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
 from mast.files import sha256_file
+from mast.images import decode
 
 from ..errors import UserError
 
@@ -63,8 +64,7 @@ class Backgrounds:
     def __init__(self) -> None:
         self.bands: dict[str, list[Image.Image]] = {split: [] for split in BANDS}
         for path in paths().values():
-            with Image.open(path) as file:
-                photo = file.convert("RGB")
+            photo = decode(path)
             if photo.height > HEIGHT:
                 photo = photo.resize(
                     (round(photo.width * HEIGHT / photo.height), HEIGHT), Image.Resampling.BOX

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from mast import yaml
 
+from ..definitions import files
 from ..errors import UserError, unknown
 
 FOLDER = Path(__file__).parent
@@ -121,8 +122,8 @@ class Suite(_Strict):
 
 
 def names() -> list[str]:
-    """The suites that come with the package."""
-    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    """The suites that come with the package, and those of included folders."""
+    return sorted(files(FOLDER))
 
 
 def load(name: str | Path) -> Suite:
@@ -133,9 +134,9 @@ def load(name: str | Path) -> Suite:
     """
     path = Path(name)
     if path.suffix not in {".yaml", ".yml"}:
-        path = FOLDER / f"{name}.yaml"
-        if not path.is_file():
-            raise unknown("suite", str(name), names())
+        if str(name) not in (known := files(FOLDER)):
+            raise unknown("suite", str(name), known)
+        path = known[str(name)]
     elif not path.is_file():
         raise UserError(
             f"{path}: no such suite file", remedy="`mast list suites` shows what there is", code=2
@@ -145,22 +146,4 @@ def load(name: str | Path) -> Suite:
 
 def parse(value: Any, source: str) -> Suite:
     """Check a suite given as plain data; ``source`` stands in errors."""
-    if not isinstance(value, dict):
-        raise UserError(f"{source}: a suite is a mapping of keys to values", code=2)
-    try:
-        return Suite.model_validate(value)
-    except ValidationError as error:
-        found = error.errors()
-        first = next((item for item in found if item["type"] == "extra_forbidden"), found[0])
-        place = ".".join(map(str, first["loc"]))
-        if first["type"] == "extra_forbidden":
-            wrong = unknown("key", str(first["loc"][-1]), _keys(first["loc"]))
-            raise UserError(f"{source}: {place}: {wrong.message}", remedy=wrong.remedy, code=2) from error
-        message = first["msg"].removeprefix("Value error, ")
-        raise UserError(f"{source}: {place + ': ' if place else ''}{message}", code=2) from error
-
-
-def _keys(place: tuple[int | str, ...]) -> list[str]:
-    """The keys that are known where ``place`` lies."""
-    models: dict[int | str, type[BaseModel]] = {"pretrain": Arm, "checkpoints": Reference, "cells": Block}
-    return list((Suite if len(place) == 1 else models[place[0]]).model_fields)
+    return yaml.build(Suite, value, where=source)

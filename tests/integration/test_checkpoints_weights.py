@@ -18,7 +18,7 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from eval.checkpoints import Loaded, load, normalize
+from eval.checkpoints import Loaded, load
 from eval.errors import UserError
 
 pytestmark = [pytest.mark.weights, pytest.mark.real_data]
@@ -78,7 +78,7 @@ def features(loaded: Loaded, paths: list[Path]) -> np.ndarray:
         )
         pixels = torch.from_numpy(batch).permute(0, 3, 1, 2).float() / 255
         with torch.no_grad():
-            found.append(backbone.features(normalize(pixels, loaded.passport.normalization)).numpy())
+            found.append(backbone.features(loaded.passport.normalization.apply(pixels)).numpy())
     return np.concatenate(found)
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from eval import scenes
 from eval.cli import entry as cli
+from eval.cli.list import KINDS
 
 TINY = """
 name: tiny
@@ -68,21 +69,7 @@ def test_help_answers_at_once() -> None:
 
 
 def test_every_verb_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
-    verbs = [
-        "demo",
-        "pretrain",
-        "inspect",
-        "convert",
-        "eval",
-        "run",
-        "table",
-        "report",
-        "analyze",
-        "list",
-        "data",
-    ]
-    verbs.append("doctor")
-    for verb in verbs:
+    for verb in cli.VERBS:
         with pytest.raises(SystemExit) as stopped:
             cli.main([verb, "--help"])
         assert stopped.value.code == 0
@@ -90,7 +77,7 @@ def test_every_verb_has_help_with_an_example(capsys: pytest.CaptureFixture[str])
     with pytest.raises(SystemExit):
         cli.main(["--help"])
     said = capsys.readouterr().out
-    assert all(f"\n    {verb} " in said for verb in verbs)
+    assert all(f"\n    {verb} " in said for verb in cli.VERBS)
 
 
 @pytest.mark.parametrize(
@@ -304,7 +291,7 @@ def test_data_is_verified(data: Path, capsys: pytest.CaptureFixture[str], tmp_pa
     assert "the same image in train" in said or "the same image in val" in said
 
 
-@pytest.mark.parametrize("kind", cli.KINDS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_everything_with_a_name_is_listed(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["list", kind, "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)

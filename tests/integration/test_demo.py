@@ -14,7 +14,7 @@ import yaml
 from eval import suites
 from eval.cli import entry as cli
 from eval.results import records
-from eval.running.local import plan
+from eval.running.plan import plan
 from eval.scenes.compose import FACTORS
 
 SMALL = ["epochs=1", "batch_size=32", "expander=[32,32]", "arch=resnet10-c8-half"]

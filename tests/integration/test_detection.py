@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,12 +19,14 @@ import torch
 pytest.importorskip("detectron2", reason="needs Detectron2: python -m eval.doctor.install")
 
 from eval import checkpoints, detection, protocols, scenes, suites, tasks
+from eval.checkpoints.facts import ASSUMED
 from eval.detection.result import PREDICTIONS, RESULT
 from eval.errors import UserError
-from eval.running.cell import Cell
-from eval.running.local import Runner, plan
+from eval.running.local import Runner
+from eval.running.plan import plan
 
 ARCH = "resnet10-c8-half"
+TOUCHED = ("log.txt", "run.json", ".lock")  # by every call
 QUICK = {"iterations": 8, "SOLVER.CHECKPOINT_PERIOD": 3, "SOLVER.IMS_PER_BATCH": 2, "device": "cpu"}
 
 
@@ -38,15 +41,15 @@ def run(
     root: Path, work: Path, *, task: str = "scenes-voc", protocol: str = "voc-fpn-tiny", **options: Any
 ) -> Any:
     checkpoint = options.pop("checkpoint", f"random:{ARCH}@0")
-    overrides = {**QUICK, **options.pop("overrides", {})}
+    what, how = tasks.resolve(task, protocol, {**QUICK, **options.pop("overrides", {})})
+    seed = options.pop("seed", 0)
     return detection.run(
         checkpoints.load(checkpoint) if isinstance(checkpoint, str) else checkpoint,
-        tasks.get(task),
-        protocols.get(protocol),
-        seed=options.pop("seed", 0),
-        data_root=root,
+        what,
+        how,
+        how.code.data(what.open(root), how.settings, seed),
+        seed=seed,
         work_dir=work,
-        overrides=overrides,
         **options,
     )
 
@@ -83,20 +86,22 @@ def test_a_run_has_everything_that_a_record_needs(whole: tuple[Any, Path]) -> No
 def test_kept_predictions_give_the_same_numbers(whole: tuple[Any, Path], root: Path) -> None:
     result, _ = whole
     kept = json.loads(json.dumps({"classes": result.classes, "images": result.per_image}))
-    again = detection.Gallery("scenes-voc", root).evaluate(kept)
+    again = detection.Gallery(tasks.get("scenes-voc").open(root)).evaluate(kept)
     assert again.metrics == result.metrics
     assert again.per_class == result.per_class
     assert str(root) not in result.config
 
 
-def test_a_finished_run_is_returned_at_once(whole: tuple[Any, Path], root: Path, tmp_path: Path) -> None:
+def test_a_finished_run_is_returned_at_once(whole: tuple[Any, Path], root: Path) -> None:
     result, work = whole
-    before = {path.name: path.stat().st_mtime_ns for path in work.iterdir() if path.name != "log.txt"}
+    before = {path.name: path.stat().st_mtime_ns for path in work.iterdir() if path.name not in TOUCHED}
     began = time.monotonic()
-    again = run(tmp_path / "no-data", work)  # does not even look at the data
+    again = run(root, work, overrides={"device": "cpu", "workers": 0})
     assert time.monotonic() - began < 3
     assert again == result
-    assert before == {path.name: path.stat().st_mtime_ns for path in work.iterdir() if path.name != "log.txt"}
+    assert before == {
+        path.name: path.stat().st_mtime_ns for path in work.iterdir() if path.name not in TOUCHED
+    }
 
 
 @pytest.mark.parametrize("stop", [5, 8])
@@ -144,7 +149,7 @@ def test_other_forms_run(root: Path, tmp_path: Path, protocol: str) -> None:
 def test_another_run_in_the_same_folder_is_refused(
     whole: tuple[Any, Path], root: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match=r"holds another run .it differs in seed"):
+    with pytest.raises(UserError, match=r"holds another run .it differs in config, seed"):
         run(root, whole[1], seed=7)
 
     def interrupt(stage: str, done: int, total: int) -> None:
@@ -153,7 +158,7 @@ def test_another_run_in_the_same_folder_is_refused(
 
     with pytest.raises(KeyboardInterrupt):
         run(root, tmp_path, progress=interrupt)
-    with pytest.raises(UserError, match=r"holds another unfinished run .it differs in .*overrides"):
+    with pytest.raises(UserError, match=r"holds another run .it differs in config, protocol"):
         run(root, tmp_path, overrides={"iterations": 9})
     (tmp_path / "checkpoint.pth").write_bytes((tmp_path / "checkpoint.pth").read_bytes()[:1000])
     with pytest.raises(UserError, match=r"checkpoint\.pth is damaged.*delete it"):
@@ -171,8 +176,8 @@ def test_a_damaged_result_is_named(whole: tuple[Any, Path], root: Path, tmp_path
 def test_bad_checkpoints_are_refused_before_anything_is_trained(root: Path, tmp_path: Path) -> None:
     loaded = checkpoints.load(f"random:{ARCH}@0")
     passport = loaded.passport
-    unknown = SimpleNamespace(**{**passport.__dict__, "normalization": {"mean": None, "std": None}})
-    with pytest.raises(UserError, match="normalisation is not known"):
+    unknown = replace(passport, provenance={"normalization": ASSUMED})
+    with pytest.raises(UserError, match="does not say how images were normalised"):
         run(root, tmp_path / "a", checkpoint=SimpleNamespace(backbone=loaded.backbone, passport=unknown))
     vit = SimpleNamespace(backbone=torch.nn.Identity(), passport=passport)
     with pytest.raises(UserError, match="has no feature maps"):
@@ -197,8 +202,8 @@ def test_measuring_on_the_way_changes_nothing(whole: tuple[Any, Path], root: Pat
 
 def test_a_forecast_times_a_few_iterations(root: Path) -> None:
     loaded = checkpoints.load(f"random:{ARCH}@0")
-    task, protocol = tasks.get("scenes-voc"), protocols.get("voc-fpn-tiny")
-    found = detection.forecast(loaded, task, protocol, data_root=root, overrides=QUICK, iterations=1)
+    task, protocol = tasks.resolve("scenes-voc", "voc-fpn-tiny", QUICK)
+    found = detection.forecast(loaded, task, protocol, task.open(root), iterations=1)
     assert found["iterations"] == 8
     assert 0 < found["seconds_per_iteration"] * 8 == pytest.approx(found["train_seconds"])
     assert 0 < found["test_seconds"] == pytest.approx(8 * found["seconds_per_test_image"])
@@ -223,10 +228,13 @@ def test_the_dry_run_tells_the_cost_of_detection(root: Path, tmp_path: Path) -> 
 
 
 def test_where_detection_runs_is_no_part_of_what_it_is() -> None:
-    task, protocol = tasks.get("scenes-voc"), protocols.get("voc-fpn-tiny")
-    plain = Cell("a", task, protocol, QUICK, 0)
-    assert Cell("a", task, protocol, {**QUICK, "device": "cpu", "workers": 3}, 0).params == plain.params
-    assert Cell("a", task, protocol, {**QUICK, "batch": 2}, 0).params != plain.params
+    protocol = protocols.get("voc-fpn-tiny")
+    plain = protocol.override(QUICK)
+    assert protocol.override({**QUICK, "device": "cpu", "workers": 3}).params == plain.params
+    assert protocol.override({**QUICK, "batch": 2}).params != plain.params
+    assert plain.runtime == {"device": "cpu"}
+    with pytest.raises(UserError, match="workers of protocol voc-fpn-tiny cannot be 'many'"):
+        protocol.override({"workers": "many"})
 
 
 @pytest.mark.slow
@@ -250,11 +258,11 @@ def test_two_processes_share_every_batch(root: Path, tmp_path: Path) -> None:
 CHILD = """
 import sys, json
 from pathlib import Path
-from eval import checkpoints, detection, protocols, tasks
+from eval import checkpoints, detection, tasks
 root, work, overrides = sys.argv[1:]
+task, protocol = tasks.resolve("scenes-voc", "voc-fpn-tiny", json.loads(overrides))
 detection.run(
-    checkpoints.load("random:{arch}@0"), tasks.get("scenes-voc"), protocols.get("voc-fpn-tiny"), seed=0,
-    data_root=Path(root), work_dir=Path(work), overrides=json.loads(overrides),
+    checkpoints.load("random:{arch}@0"), task, protocol, task.open(Path(root)), seed=0, work_dir=Path(work),
     progress=lambda stage, done, total: print(stage, done, flush=True),
 )
 """

@@ -102,15 +102,8 @@ def load(file: Path | str) -> checkpoints.Loaded:
 
 
 def run(four: Path, work: Path, file: Path | str, task: str, protocol: str, **overrides: Any) -> Any:
-    return detection.run(
-        load(file),
-        tasks.get(task),
-        protocols.get(protocol),
-        seed=0,
-        data_root=four,
-        work_dir=work,
-        overrides={**TINY, **overrides},
-    )
+    what, how = tasks.resolve(task, protocol, {**TINY, **overrides})
+    return detection.run(load(file), what, how, what.open(four), seed=0, work_dir=work)
 
 
 def test_the_two_files_hold_one_network(files: dict[str, Path]) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import graphlib
+import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +16,29 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted([*(ROOT / "mast").rglob("*.py"), *(ROOT / "eval").rglob("*.py")])
 HEAVY = {"torch", "detectron2", "pandas", "matplotlib"}
+# From the top of the house down: a room imports from rooms that stand after it, never from one before.
+ROOMS = (
+    "cli",
+    "api",
+    "analysis",
+    "running",
+    "doctor",
+    "results",
+    "suites",
+    "tasks",
+    "protocols",
+    "detection",
+    "features",
+    "scenes",
+    "datasets",
+    "checkpoints",
+    "numbers",
+    "definitions",
+    "claims",
+    "device",
+    "errors",
+    "mast",
+)
 
 
 def module_name(file: Path) -> str:
@@ -22,11 +48,12 @@ def module_name(file: Path) -> str:
 
 
 def imports(source: str, package: str) -> Iterator[str]:
-    """The absolute names of all that a source imports, inside functions too.
+    """The absolute names of all that a source imports when it runs, inside functions too.
 
-    ``from . import stats`` in package ``eval`` gives ``eval`` and ``eval.numbers.stats``.
+    ``from . import stats`` in package ``eval`` gives ``eval`` and ``eval.numbers.stats``. What stands below
+    ``if TYPE_CHECKING:`` is left out: it is for the type checker, and no program ever runs it.
     """
-    for node in ast.walk(ast.parse(source)):
+    for node in walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -34,6 +61,15 @@ def imports(source: str, package: str) -> Iterator[str]:
             module = ".".join([*base, *([node.module] if node.module else [])])
             yield module
             yield from (f"{module}.{name.name}" for name in node.names)
+
+
+def walk(node: ast.AST) -> Iterator[ast.AST]:
+    """As `ast.walk`, without what only the type checker reads."""
+    if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+        return
+    yield node
+    for child in ast.iter_child_nodes(node):
+        yield from walk(child)
 
 
 def imported_by(file: Path) -> set[str]:
@@ -55,8 +91,83 @@ def importers(*rooms: str) -> set[str]:
     return {module for module, names in IMPORTS.items() if any(within(name, *rooms) for name in names)}
 
 
+def room(module: str) -> str:
+    """``tasks`` for ``eval.tasks.x``, ``mast`` for ``mast.x``; ``eval`` itself belongs to the ``api``."""
+    parts = module.split(".")
+    return "mast" if parts[0] == "mast" else "api" if len(parts) == 1 else parts[1]
+
+
+def module_of(name: str) -> str | None:
+    """The module that a dotted name lies in, None for other people's."""
+    while name and name not in IMPORTS:
+        name = name.rpartition(".")[0]
+    return name or None
+
+
+def edges() -> set[tuple[str, str]]:
+    """Which module of ours imports which."""
+    found = set()
+    for module, names in IMPORTS.items():
+        for name in names:
+            target = module_of(name)
+            if target not in (None, module, "mast", "eval"):
+                found.add((module, str(target)))
+    return found
+
+
+def between_rooms() -> Counter[tuple[str, str]]:
+    """For two rooms, how many modules of the first import something of the second."""
+    pairs = {(module, room(target)) for module, target in edges() if room(module) != room(target)}
+    return Counter((room(module), below) for module, below in pairs)
+
+
+def counts() -> dict[str, int]:
+    """The size of the house: ``python tests/unit/test_architecture.py`` prints it."""
+    between = between_rooms()
+    up = {pair: number for pair, number in between.items() if ROOMS.index(pair[0]) > ROOMS.index(pair[1])}
+    sources = [file for file in SOURCES if within(module_name(file), "eval")]
+    return {
+        "Python lines in eval/": sum(len(file.read_text(encoding="utf-8").splitlines()) for file in sources),
+        "rooms of eval/": sum((ROOT / "eval" / name).is_dir() for name in ROOMS),
+        "imports between rooms": sum(between.values()),
+        "pairs of rooms": len(between),
+        "imports upwards": sum(up.values()),
+    }
+
+
+def test_every_room_has_its_place_and_its_line_on_the_map() -> None:
+    there = {room(module) for module in IMPORTS}
+    assert there == set(ROOMS)
+    (table,) = re.findall(
+        r"## Where things are\n\n(.*?)\n\n", (ROOT / "README.md").read_text("utf-8"), flags=re.DOTALL
+    )
+    named = re.findall(r"`(eval/\w+(?:/|\.py)|mast/)`", table)
+    places = [f"eval/{name}/" if (ROOT / "eval" / name).is_dir() else f"eval/{name}.py" for name in ROOMS]
+    assert sorted(named) == sorted([*places[:-1], "mast/"])
+
+
+def test_no_import_runs_upwards() -> None:
+    between = between_rooms()
+    assert len(between) > 30
+    assert counts()["imports between rooms"] == sum(between.values())
+    up = {f"{a} -> {b}" for a, b in between if ROOMS.index(a) > ROOMS.index(b)}
+    assert up == set()
+
+
+def test_no_circle_of_modules() -> None:
+    """Packages are left out: what they hand on from their own modules is no circle of the work."""
+    packages = {module_name(file) for file in SOURCES if file.name == "__init__.py"}
+    graph: dict[str, set[str]] = {}
+    for module, target in edges():
+        if not {module, target} & packages:
+            graph.setdefault(module, set()).add(target)
+    assert len(graph) > 50
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError with the circle
+
+
 def test_imports_are_read_as_python_reads_them() -> None:
-    source = "import a.b\nfrom c import d\ndef f():\n    from . import g\n    from ..h.i import j"
+    source = "import a.b\nfrom c import d\ndef f():\n    from . import g\n    from ..h.i import j\n"
+    source += "if TYPE_CHECKING:\n    import k\n"
     names = {"a.b", "c", "c.d", "eval.tasks", "eval.tasks.g", "eval.h.i", "eval.h.i.j"}
     assert set(imports(source, "eval.tasks")) == names
     assert len(SOURCES) > 20
@@ -82,7 +193,7 @@ def test_nothing_imports_the_command_line() -> None:
 
 @pytest.mark.parametrize(
     ("library", "rooms"),
-    [("detectron2", ["eval.detection"]), ("pandas", ["eval.results.tables", "eval.results.report"])],
+    [("detectron2", ["eval.detection"]), ("pandas", ["eval.results.frames"])],
 )
 def test_heavyweights_stay_in_their_rooms(library: str, rooms: list[str]) -> None:
     assert {module for module in importers(library) if not within(module, *rooms)} == set()
@@ -125,3 +236,10 @@ def test_no_file_leaves_work_to_be_done() -> None:
         if any(m in file.read_text(encoding="utf-8") for m in marks)
     }
     assert left == set()
+
+
+if __name__ == "__main__":
+    for name, number in counts().items():
+        print(f"{number:>7,}  {name}")
+    for (above, below), number in sorted(between_rooms().items(), key=lambda item: ROOMS.index(item[0][0])):
+        print(f"{number:>7}  {above} -> {below}")

@@ -1,7 +1,8 @@
-"""The examples in CONTRIBUTING.md are read by the code that reads the real ones."""
+"""CONTRIBUTING.md: its examples are read by the code that reads the real ones, and the places it names are there."""
 
 from __future__ import annotations
 
+import ast
 import re
 import tomllib
 from pathlib import Path
@@ -13,7 +14,8 @@ from eval import protocols, tasks
 from eval.checkpoints.layouts import Layout
 from eval.definitions import build
 
-TEXT = (Path(__file__).resolve().parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parents[2]
+TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 
 def example(heading: str) -> str:
@@ -42,12 +44,29 @@ def test_the_layout_has_known_fields() -> None:
 
 
 def test_every_marker_is_explained() -> None:
-    with (Path(__file__).resolve().parents[2] / "pyproject.toml").open("rb") as file:
+    with (ROOT / "pyproject.toml").open("rb") as file:
         told = tomllib.load(file)["tool"]["pytest"]["ini_options"]["markers"]
     for name in (line.partition(":")[0] for line in told):
         assert f"| `{name}` |" in TEXT, name
 
 
-@pytest.mark.parametrize("path", sorted(set(re.findall(r"`((?:eval|tests|pretrained|\.ci)/[\w./]+)`", TEXT))))
+@pytest.mark.parametrize(
+    "path", sorted(set(re.findall(r"`((?:eval|mast|tests|pretrained|\.ci)/[\w./]+?)(?::\w+)?`", TEXT)))
+)
 def test_what_it_names_is_there(path: str) -> None:
-    assert (Path(__file__).resolve().parents[2] / path).exists()
+    assert (ROOT / path).exists()
+
+
+NAMED = sorted(set(re.findall(r"`((?:eval|mast)/[\w./]+\.py):(\w+)`", TEXT)))
+
+
+def test_it_names_places() -> None:
+    assert len(NAMED) > 20
+
+
+@pytest.mark.parametrize(("path", "name"), NAMED)
+def test_the_function_it_names_is_there(path: str, name: str) -> None:
+    nodes = ast.parse((ROOT / path).read_text(encoding="utf-8")).body
+    defined = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    imported = {each.asname or each.name for n in nodes if isinstance(n, ast.ImportFrom) for each in n.names}
+    assert name in (defined if path.split("/")[-1] != "__init__.py" else defined | imported)

@@ -23,8 +23,7 @@ from checkpoint_sources import (
     trained,
 )
 
-from eval.checkpoints import conversion, inspect, load
-from eval.checkpoints import key_names as names
+from eval.checkpoints import inspect, key_names, load
 from eval.checkpoints.conversion import FORMATS, LIMITS, convert
 from eval.errors import UserError
 
@@ -95,7 +94,7 @@ def test_stride_in_the_1x1_is_kept_or_refused(written: Callable[[str], Case], tm
     settings = json.loads((tmp_path / "config.json").read_text())
     assert settings["downsample_in_bottleneck"] is True
     again = inspect(str(tmp_path / "model.safetensors"))  # config.json beside it is read
-    assert again.layout == "huggingface-resnet-caffe"
+    assert again.provenance["stride_in_1x1"] == "config.json"
     assert again.stride_in_1x1
     with pytest.raises(UserError, match="bottlenecks stride in the first 1x1"):
         convert(source, tmp_path / "no.pth", to="torchvision")
@@ -117,18 +116,19 @@ def test_what_cannot_be_expressed_is_refused(written: Callable[[str], Case], tmp
 
 def test_a_vit_to_timm(written: Callable[[str], Case], tmp_path: Path) -> None:
     pytest.importorskip("timm")
-    certificate = convert(str(written("mmpretrain_vit").path), tmp_path / "a.safetensors", to="timm")
+    certificate = convert(str(written("mmpretrain_vit").path), tmp_path / "a.safetensors", to="timm", heads=2)
     assert set(certificate["differences"]["float64"]) == {"features"}
-    assert inspect(str(tmp_path / "a.safetensors")).weights_sha256 == certificate["source"]["weights_sha256"]
+    again = inspect(str(tmp_path / "a.safetensors"), heads=2)
+    assert again.weights_sha256 == certificate["source"]["weights_sha256"]
     with pytest.raises(UserError, match="is no ResNet"):
-        convert(str(written("mmpretrain_vit").path), tmp_path / "b.pth", to="detectron2")
+        convert(str(written("mmpretrain_vit").path), tmp_path / "b.pth", to="detectron2", heads=2)
 
 
 def test_our_published_file_keeps_the_passport(written: Callable[[str], Case], tmp_path: Path) -> None:
     convert(str(written("swav").path), tmp_path / "a.safetensors", to="safetensors")
     passport = inspect(str(tmp_path / "a.safetensors"))
     assert passport.layout == "mast"
-    assert passport.normalization["std"] == [0.228, 0.224, 0.225]
+    assert passport.normalization.std == (0.228, 0.224, 0.225)
     assert passport.extra["converted_from"] == "swav"
 
 
@@ -136,13 +136,13 @@ def test_a_wrong_copy_is_not_kept(
     written: Callable[[str], Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Swap two layers' names on the way out: the shapes fit, the numbers do not."""
-    right = names.torchvision_to_detectron2
+    right = key_names.torchvision_to_detectron2
 
     def wrong(key: str) -> str:
         swapped = {"layer4.1.conv1": "layer4.2.conv1", "layer4.2.conv1": "layer4.1.conv1"}
         return right(swapped.get(key[:14], key[:14]) + key[14:])
 
-    monkeypatch.setattr(conversion.names, "torchvision_to_detectron2", wrong)
+    monkeypatch.setattr(key_names, "torchvision_to_detectron2", wrong)
     with pytest.raises(UserError, match=r"not written: res5 differs by .* in float64, the limit is 1e-09"):
         convert(str(written("mmselfsup").path), tmp_path / "a.pth", to="detectron2")
     assert list(tmp_path.iterdir()) == []
@@ -151,9 +151,9 @@ def test_a_wrong_copy_is_not_kept(
 def test_names_are_inverse_and_the_libraries_own() -> None:
     keys = [key for key in Narrow(50).state_dict() if not key.startswith("fc")]
     for key in keys:
-        assert names.torchvision_to_detectron2(key) == detectron2_name(key)
-        assert names.detectron2_to_torchvision(detectron2_name(key)) == key
-        assert names.torchvision_to_huggingface(key) == huggingface_name(key)
+        assert key_names.torchvision_to_detectron2(key) == detectron2_name(key)
+        assert key_names.detectron2_to_torchvision(detectron2_name(key)) == key
+        assert key_names.torchvision_to_huggingface(key) == huggingface_name(key)
 
 
 def test_detectron2_pickle_holds_plain_arrays(standard: Path, tmp_path: Path) -> None:
@@ -227,9 +227,10 @@ def test_timm_runs_our_vit(tmp_path: Path) -> None:
     timm = pytest.importorskip("timm")
     network = trained(timm.create_model("vit_small_patch16_224", num_classes=0, depth=2))
     torch.save(network.state_dict(), tmp_path / "a.pth")
-    loaded = load(str(tmp_path / "a.pth"))
-    assert loaded.passport.arch == "vit_small_patch16_d2"
-    assert any("6 are assumed" in warning for warning in loaded.passport.warnings)
+    with pytest.raises(UserError, match="how many heads"):
+        load(str(tmp_path / "a.pth"))
+    loaded = load(str(tmp_path / "a.pth"), arch="vit_small_patch16_d2")
+    assert loaded.passport.provenance["heads"] == "--arch"
     images = torch.randn(1, 3, 224, 224)
     with torch.no_grad():
         assert torch.allclose(loaded.backbone.features(images), network(images), atol=1e-5)

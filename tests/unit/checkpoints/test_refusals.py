@@ -416,7 +416,7 @@ def test_a_flipped_weight_in_our_own_format_is_found(tmp_path: Path) -> None:
     )
     passport = inspect(str(path))
     assert (passport.layout, passport.input_size, passport.interpolation) == ("mast", 32, "bicubic")
-    assert passport.normalization["mean"] == [0.5] * 3
+    assert passport.normalization.mean == (0.5,) * 3
     assert passport.extra == {"method": "VICReg"}
     content = bytearray(path.read_bytes())
     content[-1000] ^= 1

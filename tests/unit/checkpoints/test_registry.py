@@ -17,7 +17,7 @@ import pytest
 import torch
 from checkpoint_sources import MiniViT, Narrow, build
 
-from eval.checkpoints import download, inspect, layouts, load, references, registry
+from eval.checkpoints import Normalization, download, inspect, layouts, load, references, registry
 from eval.checkpoints.download import fetch
 from eval.errors import UserError
 from mast.model import parse_arch
@@ -228,7 +228,7 @@ def test_a_registry_name_is_fetched_and_read(
     passport = load("swav-tiny").passport
     assert passport.name == "swav-tiny"
     assert passport.extra["method"] == "SwAV"
-    assert passport.normalization["std"][0] == 0.228
+    assert passport.normalization.std[0] == 0.228
     assert not any("does not say" in warning for warning in passport.warnings)
     folder = tmp_path / "cache" / "by-hand"
     with pytest.raises(
@@ -273,7 +273,7 @@ def test_hugging_face_names(hub: Path) -> None:
     settings["pretrained_cfg"] = {"mean": [0.5] * 3, "std": [0.5] * 3, "input_size": [3, 32, 32]}  # type: ignore[assignment]
     (folder / "config.json").write_text(json.dumps(settings))
     loaded = load("hf://us/tiny")
-    assert loaded.passport.normalization["mean"] == [0.5] * 3
+    assert loaded.passport.normalization.mean == (0.5,) * 3
     assert loaded.passport.input_size == 32
     assert loaded.passport.extra["repository"] == "us/tiny"
     images = torch.randn(1, 3, 32, 32)
@@ -295,7 +295,7 @@ def test_timm_names(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = SimpleNamespace(hf_hub_id="timm/tiny", to_dict=lambda: facts)
     monkeypatch.setattr(timm, "get_pretrained_cfg", lambda name: config if name == "tiny" else None)
     passport = load("timm:tiny").passport
-    assert passport.normalization == {"mean": [0.4] * 3, "std": [0.3] * 3, "range": "0..1", "channels": "RGB"}
+    assert passport.normalization == Normalization((0.4,) * 3, (0.3,) * 3)
     assert (passport.input_size, passport.interpolation) == (176, "bicubic")
     with pytest.raises(UserError, match=r"timm has no pretrained 'resnet5'.*near names: .*resnet50"):
         load("timm:resnet5")

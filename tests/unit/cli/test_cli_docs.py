@@ -11,7 +11,7 @@ import pytest
 
 from eval import protocols, suites
 from eval.cli import entry as cli
-from eval.running.local import plan
+from eval.running.plan import plan
 from mast import yaml
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from eval.cli import entry as cli
+from eval.cli.list import KINDS
 from eval.errors import UserError
 
 
@@ -41,7 +43,7 @@ def test_folders_stand_anywhere() -> None:
             "pretrain demo --out O --epochs=1 a=1",
             r"unrecognized arguments: --epochs=1 \(see `mast pretrain --",
         ),
-        ("list tasks a=1", r"unrecognized arguments: a=1 \(see `mast list --help`"),
+        ("inspect a b=1", r"unrecognized arguments: b=1 \(see `mast inspect --help`"),
         ("doctor --quik", r"unrecognized arguments: --quik \(see `mast doctor --help`"),
     ],
 )
@@ -112,6 +114,37 @@ def test_a_dry_run_counts_apart_what_cannot_be_run(
     *_, cell, whole, stuck = capsys.readouterr().out.splitlines()
     assert "cifar10  knn v1  seed 0  data missing or broken: " in cell
     assert whole == "1 cell, 0 to run: nothing."
-    assert stuck == "1 cell cannot be run as things stand, for the reason beside it."
+    assert stuck == "1 cell cannot run; the reason stands beside each."
     assert cli.main([*command, "cifar10", "stl10"]) == 0
     assert "2 cells, 0 to run: nothing." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_lists_fit_a_terminal_of_80_columns(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["list", kind]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert cli.main(["list", kind, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [line.split()[0] for line in lines if line[:1] != " "] == [row["name"] for row in rows]
+    said = "".join("".join(lines).split())
+    for row in rows:  # nothing is cut off
+        assert "".join(row["description"].split()) in said
+
+
+def test_a_list_is_filtered_by_words(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["list", "protocols", "dino's", "KNN", "--json"]) == 0
+    names = [row["name"] for row in json.loads(capsys.readouterr().out)]
+    assert names == ["knn-dino-k10", "knn-dino-k100", "knn-dino-k20", "knn-dino-k200"]
+    assert cli.main(["list", "tasks", "nosuchword"]) == 1
+    assert "no tasks with nosuchword (`mast list tasks` shows all)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "augmentations"])
+def test_a_list_does_not_import_torch(kind: str) -> None:
+    program = f"import sys; from eval.cli.entry import main; main(['list', '{kind}']); print('torch' in sys.modules)"
+    root = Path(cli.__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "False"

@@ -17,9 +17,10 @@ from PIL import Image
 from pycocotools import mask as runs
 
 from eval.datasets.coco import _decoded_pixels, read_coco
-from eval.datasets.values import flag, image_size, number, whole
+from eval.datasets.values import flag, number, whole
 from eval.datasets.voc import read_voc
 from eval.errors import UserError
+from mast.images import header
 
 WIDTH, HEIGHT = 100, 80
 SQUARE = [10, 10, 30, 10, 30, 40, 10, 40]
@@ -97,7 +98,7 @@ def test_annotations_are_numbered_from_one_where_an_id_means_no_match(
 
     found = read(change)
     assert [a["id"] for a in found.content["annotations"]] == [1, 2, 3, 4]
-    assert any("numbered from 1" in line for line in found.warnings)
+    assert any("numbered from 1" in line and ": 4 (such as id" in line for line in found.warnings)
 
 
 @pytest.mark.parametrize("value", [None, "a7", 1.5, True])
@@ -160,7 +161,7 @@ def test_a_box_that_contradicts_its_polygon_is_counted(read: Callable[..., Any])
             annotation["bbox"] = [60, 50, 30, 20]
 
     (line,) = [line for line in read(change).warnings if "contradict" in line]
-    assert "3 boxes contradict the polygons" in line
+    assert "boxes contradict the polygons beside them: 3 (such as" in line
     assert "annotation 1" in line
 
 
@@ -413,7 +414,7 @@ def test_voc_boxes_with_fractions_are_rounded_for_the_metric_alone(tmp_path: Pat
     assert read_voc(folder, "test").images[0].objects[0].box == (10.4, 20, 50.5, 60)
     found = read_voc(folder, "test", whole_pixels=True)
     assert found.images[0].objects[0].box == (10, 20, 51, 60)
-    assert any("2 boxes have fractions" in line for line in found.warnings)
+    assert any("the VOC metric counts: 2 (such as" in line for line in found.warnings)
 
 
 @pytest.mark.parametrize("given_size", ["", size("", ""), size(0, 0)])
@@ -470,4 +471,4 @@ def test_sizes_are_those_of_the_turned_picture(tmp_path: Path, tag: int) -> None
     exif = Image.Exif()
     exif[274] = tag
     Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "a.jpg", exif=exif)
-    assert image_size(tmp_path / "a.jpg") == ((HEIGHT, WIDTH) if tag >= 5 else (WIDTH, HEIGHT))
+    assert header(tmp_path / "a.jpg").shown == ((HEIGHT, WIDTH) if tag >= 5 else (WIDTH, HEIGHT))

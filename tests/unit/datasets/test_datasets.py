@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,44 @@ def test_a_val_folder_is_used_as_it_is(folders: Path) -> None:
     data = datasets.load("pets", folders)
     assert data.counts == {"train": 20, "val": 2, "test": 8}
     assert data.notes == {}
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "test"),
+    [("train", "valid", "test"), ("Train", "Validation", "Test"), ("training", "dev", "testing")],
+)
+def test_splits_have_the_names_that_people_give_them(folders: Path, train: str, val: str, test: str) -> None:
+    root = folders / "pets"
+    (root / "train").rename(root / "x")
+    (root / "x").rename(root / train)
+    (root / "test").rename(root / "y")
+    (root / "y").rename(root / test)
+    for name in ("cat", "dog"):
+        picture(root / val / name / "v.png", 77)
+    data = datasets.load("pets", folders)
+    assert data.counts == {"train": 20, "val": 2, "test": 8}
+    assert data.notes == {}
+
+
+def test_two_folders_for_one_split_are_refused(folders: Path) -> None:
+    for part in ("val", "valid"):
+        picture(folders / "pets" / part / "cat" / "v.png", 77)
+    with pytest.raises(UserError, match="both val and valid could be the split 'val'"):
+        datasets.load("pets", folders)
+
+
+@pytest.mark.parametrize("name", ["café", "ångström", "naïve", "ｃｌａｓｓ", "한국"])
+def test_a_class_name_is_the_same_however_its_accents_are_written(folders: Path, name: str) -> None:
+    root = folders / "pets"
+    (root / "train" / "cat").rename(root / "train" / unicodedata.normalize("NFC", name))
+    (root / "test" / "cat").rename(root / "test" / unicodedata.normalize("NFD", name))
+    data = datasets.load("pets", folders)
+    assert data.counts["test"] == 8
+    assert np.bincount(data.splits["test"].labels).tolist() == [4, 4]
+    if unicodedata.normalize("NFC", name) != unicodedata.normalize("NFD", name):
+        picture(root / "train" / unicodedata.normalize("NFD", name) / "1.png")
+        with pytest.raises(UserError, match="written in two ways"):
+            datasets.load("pets", folders)
 
 
 def test_the_cut_is_the_same_twice_and_the_manifest_covers_content_labels_and_cut(folders: Path) -> None:

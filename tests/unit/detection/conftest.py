@@ -18,7 +18,8 @@ with warnings.catch_warnings():
 from detectron2.modeling import build_model
 
 from eval import protocols, scenes
-from eval.checkpoints.passport import normalization
+from eval.checkpoints import Normalization
+from eval.detection.data import DetectionData, prepare, register
 from eval.detection.train import quiet_logs
 from mast.model import Backbone, build_backbone, parse_arch
 
@@ -36,6 +37,13 @@ def _log_file(tmp_path_factory: pytest.TempPathFactory) -> Any:
     handler = quiet_logs(tmp_path_factory.mktemp("log") / "log.txt")
     yield
     handler.close()
+
+
+def registered(name: str, root: Path, work: Path, *, masks: bool = False) -> DetectionData:
+    """A data set that Detectron2 knows as ``train`` and ``test``."""
+    data = prepare(name, root, masks=masks)
+    register(data, work)
+    return data
 
 
 def lived_in(arch: str, seed: int = 0) -> Backbone:
@@ -59,7 +67,7 @@ def make_config(
     params = dict(protocols.get(protocol).params)
     if overrides.get("freeze"):
         params["freeze"] = options.pop("freeze")
-    norm = options.pop("normalization", normalization())
+    norm = options.pop("normalization", Normalization())
     cfg = config.resolve(
         params,
         {"tiny": True, **options},

@@ -8,7 +8,6 @@ import pytest
 from conftest import make_config
 
 from eval import protocols, tasks
-from eval.checkpoints.passport import normalization
 from eval.detection import config
 from eval.detection.data import catalog
 from eval.errors import UserError
@@ -104,8 +103,6 @@ def test_overrides_come_last() -> None:
         ({"batch": 0}, "batch=0 is not positive"),
         ({"SOLVER__BASELR": 1.0}, r"unknown Detectron2 key 'SOLVER.BASELR' .did you mean .*SOLVER.BASE_LR"),
         ({"SOLVER__BASE_LR": "fast"}, "SOLVER.BASE_LR='fast' does not fit"),
-        ({"normalization": {"mean": None}}, "normalisation is not known"),
-        ({"normalization": {**normalization(), "range": "0..2"}}, "normalisation is not known"),
         ({"SOLVER__AMP__ENABLED": True, "device": "cpu"}, "needs a GPU"),
     ],
 )

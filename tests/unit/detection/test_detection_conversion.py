@@ -8,13 +8,12 @@ from typing import Any
 import pytest
 import torch
 import torchvision
-from conftest import lived_in, make_detector
+from conftest import lived_in, make_detector, registered
 
-from eval.checkpoints.passport import normalization
+from eval.checkpoints import Normalization
 from eval.detection import backbone as modules
 from eval.detection.certify import certify_features, certify_rest, certify_training, frozen_keys
 from eval.detection.convert import backbone_keys, load_backbone, original, rename
-from eval.detection.data import prepare
 from eval.errors import UserError
 
 FPN, C4 = "voc-fpn-ericsson2021", "voc0712-c4-moco"
@@ -31,7 +30,7 @@ ARCHS = [
 
 
 def passport(**changes: Any) -> Any:
-    return SimpleNamespace(normalization=normalization(**changes), stride_in_1x1=False)
+    return SimpleNamespace(normalization=Normalization(**changes), stride_in_1x1=False)
 
 
 @pytest.mark.parametrize("protocol", [FPN, C4])
@@ -74,7 +73,7 @@ def test_against_torchvision_itself(name: str, protocol: str) -> None:
 )
 def test_pixels_follow_the_passport(changes: dict[str, Any]) -> None:
     source = lived_in("resnet10-c8-half")
-    model, cfg = make_detector(FPN, "resnet10-c8-half", normalization=normalization(**changes))
+    model, cfg = make_detector(FPN, "resnet10-c8-half", normalization=Normalization(**changes))
     load_backbone(model, source.state_dict())
     certify_features(model, source, passport(**changes), cfg)
     with pytest.raises(UserError, match="res2 of the detector differs"):
@@ -171,7 +170,7 @@ def test_a_pyramid_has_the_same_levels_over_every_stem(arch: str) -> None:
 def test_what_is_frozen_rests_and_what_is_not_moves(
     protocol: str, freeze: str, stages: tuple[str, ...], scenes_root: Any, tmp_path: Any
 ) -> None:
-    prepare("scenes-voc", scenes_root, masks=False, work_dir=tmp_path)
+    registered("scenes-voc", scenes_root, tmp_path)
     source = lived_in("resnet10-c8-half")
     options: dict[str, Any] = {"classes": 20, "MODEL__RESNETS__NORM": "BN"}
     model, cfg = make_detector(protocol, "resnet10-c8-half", freeze=freeze, **options)
@@ -193,7 +192,7 @@ def test_what_is_frozen_rests_and_what_is_not_moves(
 
 
 def test_frozen_batchnorm_rests_while_its_convolutions_train(scenes_root: Any, tmp_path: Any) -> None:
-    prepare("scenes-voc", scenes_root, masks=False, work_dir=tmp_path)
+    registered("scenes-voc", scenes_root, tmp_path)
     model, cfg = make_detector(FPN, "resnet10-c8-half", classes=20, MODEL__RESNETS__NORM="FrozenBN")
     load_backbone(model, lived_in("resnet10-c8-half").state_dict())
     frozen = frozen_keys(model, "nothing")

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.coco import load_coco_json
 from detectron2.data.datasets.pascal_voc import load_voc_instances
 
-from eval.detection.data import catalog, prepare, subset
+from eval.detection.data import catalog, prepare, register, subset
 from eval.errors import UserError
 
 
@@ -28,7 +29,7 @@ def root(scenes_root: Path, tmp_path: Path) -> Path:
 
 
 def load(root: Path, name: str, **options: Any) -> Any:
-    return prepare(name, root, masks=name == "scenes-coco", work_dir=root, **options)
+    return prepare(name, root, masks=name == "scenes-coco").drawn(**options)
 
 
 def names(root: Path, split: str) -> list[str]:
@@ -153,7 +154,7 @@ def no_objects(root: Path) -> str:
         (
             "scenes-voc",
             lambda root: truncate(root / f"VOC2007/JPEGImages/{names(root, 'trainval')[1]}.jpg"),
-            "is not a readable image",
+            "cannot be decoded as an image",
         ),
         (
             "scenes-voc",
@@ -195,8 +196,13 @@ def no_objects(root: Path) -> str:
         ("scenes-coco", edit_json(lambda c: c.update(annotations=[])), "has no annotations"),
         (
             "scenes-coco",
-            edit_json(lambda c: c["categories"].pop(), "val2017"),
+            edit_json(lambda c: c["categories"].append({"id": 99, "name": "zebra"}), "val2017"),
             "does not have the classes of",
+        ),
+        (
+            "scenes-coco",
+            edit_json(lambda c: c["categories"].pop(), "val2017"),
+            "is not listed",
         ),
         (
             "scenes-coco",
@@ -206,7 +212,7 @@ def no_objects(root: Path) -> str:
         (
             "scenes-coco",
             lambda root: truncate(sorted((root / "coco/train2017").iterdir())[0]),
-            "is not a readable image",
+            "cannot be decoded as an image",
         ),
     ],
 )
@@ -252,18 +258,16 @@ def test_unknown_names_and_missing_folders(tmp_path: Path) -> None:
 
 def test_boxes_only_data_has_no_masks(root: Path) -> None:
     with pytest.raises(UserError, match="has boxes only"):
-        prepare("scenes-voc", root, masks=True, work_dir=root)
+        prepare("scenes-voc", root, masks=True)
 
 
 def test_own_folders_with_own_classes(root: Path, tmp_path: Path) -> None:
-    data = prepare(f"voc:{root / 'VOC2007'}", tmp_path, masks=False, work_dir=tmp_path)
+    data = prepare(f"voc:{root / 'VOC2007'}", tmp_path, masks=False)
     assert data.classes == load(root, "scenes-voc").classes
-    assert (
-        prepare("coco:coco", root, masks=True, work_dir=tmp_path).classes == load(root, "scenes-coco").classes
-    )
+    assert prepare("coco:coco", root, masks=True).classes == load(root, "scenes-coco").classes
 
 
-def test_missing_areas_are_filled_in_a_copy(root: Path) -> None:
+def test_missing_areas_are_filled_in_a_copy(root: Path, tmp_path: Path) -> None:
     file = root / "coco/annotations/instances_val2017.json"
     before = {a["id"]: a["area"] for a in json.loads(file.read_text())["annotations"]}
     edit_json(lambda c: [a.pop("area") for a in c["annotations"]], "val2017")(root)
@@ -271,7 +275,10 @@ def test_missing_areas_are_filled_in_a_copy(root: Path) -> None:
     data = load(root, "scenes-coco")
     assert file.read_text() == text
     assert data.warnings
-    after = {a["id"]: a["area"] for a in json.loads(data.test.sources[0][0].read_text())["annotations"]}
+    register(data, tmp_path)
+    copy = Path(MetadataCatalog.get("test").json_file)
+    assert copy.parent == tmp_path
+    after = {a["id"]: a["area"] for a in json.loads(copy.read_text())["annotations"]}
     assert after == pytest.approx(before, rel=0.1, abs=3)
 
 
@@ -286,17 +293,30 @@ def test_few_shot_subsets_are_nested_and_exact(root: Path) -> None:
     assert ids[0] < ids[1]
     other = subset(data.train.dicts, data.classes, images=None, shots=1, seed=4)
     assert {d["image_id"] for d in other} != {d["image_id"] for d in one}
-    few = load(root, "scenes-coco", train_images=5)
+    few = load(root, "scenes-coco", images=5)
     assert few.counts["train_images"] == 5
     assert few.manifest != data.manifest
     with pytest.raises(UserError, match="the training split has fewer objects of arrow"):
         load(root, "scenes-coco", shots=1000)
     with pytest.raises(UserError, match="train_images=13"):
-        load(root, "scenes-coco", train_images=13)
+        load(root, "scenes-coco", images=13)
+
+
+@pytest.mark.parametrize("name", ["scenes-voc", "scenes-coco"])
+def test_looking_at_data_leaves_detectron2s_catalogs_alone(root: Path, name: str) -> None:
+    for registry in (DatasetCatalog, MetadataCatalog):
+        for split in {"train", "test"} & set(registry.list()):
+            registry.remove(split)
+    before = set(DatasetCatalog.list()), set(MetadataCatalog.list())
+    assert len(load(root, name).manifest) == 64
+    assert (set(DatasetCatalog.list()), set(MetadataCatalog.list())) == before
 
 
 def test_low_data_tasks_train_on_what_they_say() -> None:
-    entries = catalog()["datasets"]
+    entries = {
+        name: {key: value for key, value in entry.items() if key != "counts"}  # those of the whole sets
+        for name, entry in catalog()["datasets"].items()
+    }
     assert entries["coco2017-1pct"] == {**entries["coco2017"], "fraction": 0.01}
     assert entries["coco2017-10pct"] == {**entries["coco2017"], "fraction": 0.1}
     assert entries["voc07-10shot"] == {**entries["voc07"], "shots": 10}

@@ -12,33 +12,32 @@ from typing import Any
 import numpy as np
 import pycocotools.mask as mask_util
 import pytest
+from conftest import registered
 from detectron2.evaluation.pascal_voc_evaluation import voc_ap
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from eval.detection import evaluate as module
 from eval.detection.average_precision import AREA, VOC_POINTS, Curve, Matches
-from eval.detection.data import DetectionData, prepare
+from eval.detection.data import DetectionData, prepare, register
 from eval.detection.evaluate import evaluate
 from eval.detection.intervals import intervals, paired
 
 
 @pytest.fixture(scope="module")
-def coco(scenes_root: Path, tmp_path_factory: pytest.TempPathFactory) -> DetectionData:
-    return prepare("scenes-coco", scenes_root, masks=True, work_dir=tmp_path_factory.mktemp("coco"))
+def coco(scenes_root: Path) -> DetectionData:
+    return prepare("scenes-coco", scenes_root, masks=True)
 
 
 @pytest.fixture
-def coco_data(coco: DetectionData) -> DetectionData:
-    from eval.detection.data import register
-
-    register(coco)
+def coco_data(coco: DetectionData, tmp_path: Path) -> DetectionData:
+    register(coco, tmp_path)
     return coco
 
 
 @pytest.fixture
 def voc_data(scenes_root: Path, tmp_path: Path) -> DetectionData:
-    return prepare("scenes-voc", scenes_root, masks=False, work_dir=tmp_path)
+    return registered("scenes-voc", scenes_root, tmp_path)
 
 
 def truth(data: DetectionData) -> list[dict[str, Any]]:
@@ -188,7 +187,7 @@ def test_nothing_found_is_zero_not_undefined(
     nothing = [{"image_id": d["image_id"], "detections": []} for d in coco_data.test.dicts]
     metrics = evaluate(nothing, coco_data, masks=True).metrics
     assert metrics["box_ap"] == metrics["mask_ap"] == metrics["box_ap50"] == 0
-    data = prepare("scenes-voc", scenes_root, masks=False, work_dir=tmp_path)
+    data = registered("scenes-voc", scenes_root, tmp_path)
     nothing = [{"image_id": d["image_id"], "detections": []} for d in data.test.dicts]
     assert set(evaluate(nothing, data, masks=False).metrics.values()) == {0.0}
 
@@ -212,7 +211,7 @@ def hand_case(tmp_path: Path, objects: list[tuple[str, tuple[int, int, int, int]
         (root / "Annotations" / f"{name}.xml").write_text(f"<annotation>{size}{text}</annotation>")
     (root / "ImageSets/Main/test.txt").write_text("a\nb\n")
     (root / "ImageSets/Main/trainval.txt").write_text("c\nd\n")
-    return prepare("voc:hand", tmp_path, masks=False, work_dir=tmp_path)
+    return registered("voc:hand", tmp_path, tmp_path)
 
 
 def boxes(*found: tuple[tuple[float, float, float, float], float]) -> list[dict[str, Any]]:
@@ -275,7 +274,7 @@ def test_twelve_boxes_by_hand(scenes_root: Path, tmp_path: Path) -> None:
                 annotations.append({**identity, "bbox": box, "area": 1600.0, "iscrowd": 0})
         content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "x"}]}
         (root / f"annotations/instances_{split}.json").write_text(json.dumps(content))
-    data = prepare("coco:coco", tmp_path / "hand", masks=False, work_dir=tmp_path)
+    data = registered("coco:coco", tmp_path / "hand", tmp_path)
     far = square(150, 150)
     ranked = [
         (1, square(0, 0)), (2, square(0, 100)), (1, far), (1, square(0, 0)), (1, square(110, 0)), (2, far),
@@ -338,7 +337,7 @@ def test_weights_count_an_image_as_often_as_they_say(scenes_root: Path, tmp_path
     root = tmp_path / "copy"
     shutil.copytree(scenes_root / "coco", root / "coco")
     shutil.copy(scenes_root / "SCENES.json", root)
-    data = prepare("scenes-coco", root, masks=False, work_dir=tmp_path)
+    data = registered("scenes-coco", root, tmp_path)
     predictions = noisy(data, 3)
     curves = evaluate(predictions, data, masks=False).curves
     times = np.random.default_rng(0).integers(0, 3, len(predictions))
@@ -350,13 +349,15 @@ def test_weights_count_an_image_as_often_as_they_say(scenes_root: Path, tmp_path
     for image in content["images"]:
         for copy in range(times[order.index(image["id"])]):
             number = image["id"] * 10 + copy
-            images.append({**image, "id": number})
+            name = f"{number}.jpg"  # one file a time that it counts: a file listed twice is refused
+            shutil.copy(root / "coco/val2017" / image["file_name"], root / "coco/val2017" / name)
+            images.append({**image, "id": number, "file_name": name})
             for a in content["annotations"]:
                 if a["image_id"] == image["id"]:
                     annotations.append({**a, "image_id": number, "id": len(annotations) + 1})
             repeated.append({**by_id[image["id"]], "image_id": number})
     file.write_text(json.dumps({**content, "images": images, "annotations": annotations}))
-    again = prepare("scenes-coco", root, masks=False, work_dir=tmp_path)
+    again = registered("scenes-coco", root, tmp_path)
     expected = evaluate(repeated, again, masks=False).metrics
     for name, curve in curves.items():
         value = curve.values(times[None].astype(float))[0]

@@ -10,6 +10,7 @@ import pytest
 from detectron2.structures import BoxMode
 from pycocotools import mask as rle
 
+from eval import tasks
 from eval.detection import Gallery
 from eval.detection.pictures import mistakes
 
@@ -75,7 +76,7 @@ def _text(counts: Any) -> str:
 
 @pytest.mark.parametrize("task", ["scenes-voc", "scenes-coco"])
 def test_numbers_come_back_and_failures_come_first(task: str, scenes_root: Path) -> None:
-    gallery, other = Gallery(task, scenes_root), Gallery("scenes-voc", scenes_root)
+    gallery, other = (Gallery(tasks.get(name).open(scenes_root).drawn()) for name in (task, "scenes-voc"))
     metric = "mask_ap50" if gallery.masks else "box_ap50"
     whole, lacking = truth(gallery), truth(gallery, without=3)
     assert gallery.evaluate(whole).metrics[metric] == pytest.approx(1.0)  # after the other was prepared too

@@ -7,17 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import make_config, make_detector
+from conftest import make_config, make_detector, registered
 
 pytest.importorskip("timm", reason="needs the extra vit")
 pytest.importorskip("shapely", reason="needs the extra vit")
 
 from eval import checkpoints
-from eval.checkpoints.passport import normalization
+from eval.checkpoints import Normalization
 from eval.detection import vit
 from eval.detection.certify import certify_features, certify_rest, certify_training, frozen_keys
 from eval.detection.convert import load_backbone
-from eval.detection.data import prepare
 from eval.detection.train import build_optimizer
 from eval.errors import UserError
 
@@ -35,7 +34,7 @@ def lived_in(arch: str = ARCH) -> Any:
 
 
 def passport(**changes: Any) -> Any:
-    return SimpleNamespace(normalization=normalization(**changes))
+    return SimpleNamespace(normalization=Normalization(**changes))
 
 
 def test_the_config_is_what_vitdet_publishes() -> None:
@@ -53,7 +52,7 @@ def test_the_config_is_what_vitdet_publishes() -> None:
 @pytest.mark.parametrize("changes", [{}, {"channels": "BGR", "range": "0..255"}])
 def test_the_detector_computes_what_the_checkpoint_computes(changes: dict[str, Any]) -> None:
     source = lived_in()
-    norm = normalization(**changes)
+    norm = Normalization(**changes)
     model, cfg = make_detector("coco-vitdet-b", vit.describe(source), masks=True, normalization=norm)
     conversion = load_backbone(model, source.state_dict())
     assert conversion.kind == "vit"
@@ -79,7 +78,7 @@ def test_incomplete_weights_are_refused(key: str) -> None:
 
 @pytest.mark.parametrize("freeze", ["nothing", "all"])
 def test_what_is_frozen_rests(freeze: str, scenes_root: Any, tmp_path: Any) -> None:
-    found = prepare("scenes-coco", scenes_root, masks=True, work_dir=tmp_path)
+    found = registered("scenes-coco", scenes_root, tmp_path, masks=True)
     source = lived_in()
     options: dict[str, Any] = {"classes": len(found.classes), "masks": True, "freeze": freeze}
     model, cfg = make_detector("coco-vitdet-b", vit.describe(source), **options)

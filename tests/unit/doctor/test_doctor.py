@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,24 @@ def test_no_detectron2_is_a_failure_with_the_remedy(monkeypatch: pytest.MonkeyPa
     assert "FAIL Detectron2 files: no Detectron2" in text
     assert "       to do: python -m eval.doctor.install" in text
     assert text.endswith("1 failed: Detectron2 files")
+
+
+def test_a_machine_without_a_temporary_folder_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container whose root is read-only and that has no tmpfs."""
+
+    def none_usable() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp', '/var/tmp']")
+
+    monkeypatch.setattr(tempfile, "gettempdir", none_usable)
+    report = doctor.report()
+    checks = by_name(report)
+    assert not report["ok"]
+    assert checks["temporary folder"]["status"] == "failed"
+    assert "TMPDIR" in checks["temporary folder"]["remedy"]
+    assert checks["torch"]["status"] == "ok"
+    assert checks["Detectron2 forward"]["detail"] == "no temporary folder"
+    assert list(report["disk"]) == ["working folder"]
+    assert "FAIL temporary folder" in doctor.render(report)
 
 
 def broken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lines: str) -> dict[str, dict[str, Any]]:

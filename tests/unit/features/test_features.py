@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import multiprocessing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,22 +17,18 @@ from torch import Tensor, nn
 from torchvision import transforms
 
 from eval import datasets, features
+from eval.checkpoints import Normalization
 from eval.errors import UserError
+from mast.files import canonical_json
 
 
 @dataclass
 class FakePassport:
     weights_sha256: str = "a" * 64
-    normalization: dict[str, Any] = field(
-        default_factory=lambda: {
-            "mean": [0.4, 0.5, 0.6],
-            "std": [0.2, 0.3, 0.1],
-            "range": "0..1",
-            "channels": "RGB",
-        }
-    )
+    normalization: Normalization = Normalization((0.4, 0.5, 0.6), (0.2, 0.3, 0.1))  # noqa: RUF009 - frozen
     input_size: int = 16
     interpolation: str = "bicubic"
+    network: dict[str, Any] = field(default_factory=dict)
 
 
 class TinyBackbone(nn.Module):
@@ -82,7 +80,7 @@ def test_preprocessing_is_torchvisions_to_the_bit(
     norm = passport.normalization
     reference = transforms.Compose(
         [transforms.Resize(16, mode), transforms.CenterCrop(crop), transforms.ToTensor(),
-         transforms.Normalize(norm["mean"], norm["std"])]
+         transforms.Normalize(norm.mean, norm.std)]
     )(image)  # fmt: skip
     found = ours.normalise(torch.from_numpy(ours.image(image)[None].copy()))[0]
     assert torch.equal(found, reference)
@@ -90,12 +88,7 @@ def test_preprocessing_is_torchvisions_to_the_bit(
 
 def test_range_and_channel_order_come_from_the_passport() -> None:
     passport = FakePassport()
-    passport.normalization = {
-        "mean": [103.5, 116.3, 123.7],
-        "std": [1, 1, 1],
-        "range": "0..255",
-        "channels": "BGR",
-    }
+    passport.normalization = Normalization((103.5, 116.3, 123.7), (1, 1, 1), "0..255", "BGR")
     pixel = torch.tensor([[[[10, 20, 30]]]], dtype=torch.uint8)
     found = features.Preprocess.of(passport, image_size=1).normalise(pixel)[0, :, 0, 0]
     # BGR: the first channel is blue, 30, less the first mean.
@@ -126,7 +119,8 @@ def test_each_image_is_forwarded_once(split: datasets.Split, tmp_path: Path) -> 
         lambda p: setattr(p, "weights_sha256", "b" * 64),
         lambda p: setattr(p, "interpolation", "bilinear"),
         lambda p: setattr(p, "input_size", 12),
-        lambda p: p.normalization.update(mean=[0.0, 0.0, 0.0]),
+        lambda p: p.network.update(heads=12),
+        lambda p: setattr(p, "normalization", Normalization((0.0, 0.0, 0.0))),
     ],
 )
 def test_another_checkpoint_or_preprocessing_is_extracted_anew(
@@ -154,7 +148,7 @@ def test_a_changed_image_is_extracted_anew(split: datasets.Split, tmp_path: Path
 def test_interrupted_extraction_goes_on(
     split: datasets.Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(features, "SHARD", 8)
+    monkeypatch.setattr("eval.features.extraction.SHARD", 8)
     broken = TinyBackbone(stop_after=20)
     with pytest.raises(KeyboardInterrupt):
         features.extract(broken, FakePassport(), split, store=tmp_path / "s", batch_size=4)
@@ -169,12 +163,12 @@ def test_interrupted_extraction_goes_on(
 def test_a_damaged_shard_is_found_and_extracted_again(
     split: datasets.Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
-    monkeypatch.setattr(features, "SHARD", 8)
-    monkeypatch.setattr(features, "_verified", {})
+    monkeypatch.setattr("eval.features.extraction.SHARD", 8)
+    monkeypatch.setattr("eval.features.store._verified", {})
     good = np.array(
         features.extract(TinyBackbone(), FakePassport(), split, store=tmp_path / "s", batch_size=8)
     )
-    monkeypatch.setattr(features, "_verified", {})  # as a new process would start
+    monkeypatch.setattr("eval.features.store._verified", {})  # as a new process would start
     (data,) = (tmp_path / "s").rglob("features.bin")
     content = bytearray(data.read_bytes())
     if damage == "flip":
@@ -193,19 +187,20 @@ def test_a_damaged_shard_is_found_and_extracted_again(
     assert backbone.seen == {"flip": 15, "truncate": 7, "header": 23, "list": 7}[damage]
 
 
-def test_several_layers_in_one_pass(split: datasets.Split, tmp_path: Path) -> None:
-    backbone = TinyBackbone()
-    prep = features.Preprocess.of(FakePassport())
-    layers = ("features", "res2", "res5")
-    found = features.extract_pool(
-        backbone, FakePassport(), split.pool, prep, store=tmp_path / "s", layers=layers, batch_size=8
-    )
-    assert np.array_equal(found["features"], found["res5"])
-    assert not np.array_equal(found["res2"], found["res5"])
-    features.extract(backbone, FakePassport(), split, store=tmp_path / "s", layer="res2")
-    assert backbone.seen == 2 * 23  # this backbone computes maps once for features and once for layers
-    with pytest.raises(UserError, match="no layer 'res9'"):
-        features.extract(backbone, FakePassport(), split, store=tmp_path / "s", layer="res9")
+def test_the_key_of_an_entry_stays_what_it_was(split: datasets.Split, tmp_path: Path) -> None:
+    """Features that earlier versions extracted are found again: the key is over these bytes and no others."""
+    features.extract(TinyBackbone(), FakePassport(), split, store=tmp_path / "s")
+    (meta,) = (tmp_path / "s").rglob("meta.json")
+    preprocess = {
+        "resize": 16, "crop": 16, "interpolation": "bicubic", "squash": False,
+        "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.1], "scale": "0..1", "channels": "RGB",
+    }  # fmt: skip
+    identity = {
+        "format": 1, "weights": "a" * 64, "preprocess": preprocess, "images": split.pool.digest,
+        "layer": "features", "dtype": "float32",
+    }  # fmt: skip
+    assert json.loads(meta.read_text()) == {**identity, "dim": 5, "rows": 23}
+    assert meta.parent.name == hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:40]
 
 
 def test_bfloat16_is_close_and_kept_apart(split: datasets.Split, tmp_path: Path) -> None:

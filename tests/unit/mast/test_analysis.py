@@ -14,6 +14,7 @@ from mast.analysis import (
     neighbours,
     read_masks,
     read_run,
+    readout,
     strength,
 )
 from mast.augment import Crop
@@ -113,3 +114,53 @@ def test_neighbours_depend_on_the_subspace():
     assert found[2, :, 0].tolist() == [2, 3, 0, 1]
     np.testing.assert_allclose(similarity[1:], 1.0)
     assert found[0, :, 0].tolist() == [1, 0, 3, 2]  # the longer side decides in the whole
+
+
+def test_what_was_done_is_found_where_it_was_put(run, data_root, monkeypatch):
+    """Blocks of four dimensions carry their own augmentation's parameters, everything else is noise."""
+    names = run.names
+    rng = np.random.default_rng(0)
+    rows, count = 400, len(names)
+    mask = np.full((count, 32), 0.9)
+    for k in range(count):
+        mask[k, 4 * k : 4 * k + 4] = 0.1
+    with torch.no_grad():
+        before = run.learner.masks.logits.clone()
+        run.learner.masks.logits.copy_(torch.logit(torch.tensor(mask)))
+
+    def alone(_run, _data, augmentation):
+        params = augmentation.draw(rng.random((rows, augmentation.num_uniforms)))
+        told = augmentation.describe(params)
+        embeddings = rng.standard_normal((rows, 32))
+        k = names.index(augmentation.name)
+        embeddings[:, 4 * k : 4 * k + 4] = told @ rng.standard_normal((told.shape[1], 4))
+        return params, embeddings[:, :7], embeddings, None
+
+    monkeypatch.setattr("mast.analysis._alone", alone)
+    found = readout(run, examples(run, data_root, 4))
+    with torch.no_grad():
+        run.learner.masks.logits.copy_(before)
+    assert found.subspaces == (*names, "shared", "embedding", "features")
+    assert found.dimensions.tolist() == [4] * count + [32 - 4 * count, 32, run.learner.backbone.feature_dim]
+    own = np.diag(found.explained)
+    assert (own > 0.95).all()  # the penalty costs a little, most where a crop's numbers are nearly in line
+    others = found.explained[:, : count + 1][~np.eye(count, count + 1, dtype=bool)]
+    assert np.abs(others).max() < 0.2  # noise fitted to 200 rows by at most 12 inputs
+    assert (found.explained[:, count + 1] > 0.9).all()
+
+
+def test_nothing_is_read_off_no_dimensions(run, data_root):
+    """The small run's masks start open and stay so: no dimension is closed."""
+    found = readout(run, examples(run, data_root, 40))
+    assert found.dimensions[:-3].tolist() == [0] * len(run.names)
+    assert np.isnan(found.explained[:, :-3]).all()
+    assert (found.explained[:, -3:] <= 1).all()
+
+
+def test_features_that_are_masked_have_no_subspaces(tmp_path, data_root, small):
+    pretrain(
+        small("masks.level=features", "epochs=1", mast=True), tmp_path, data_root=data_root, progress=False
+    )
+    masked = read_run(tmp_path)
+    with pytest.raises(UserError, match="its embedding has no subspaces"):
+        readout(masked, examples(masked, data_root, 4))

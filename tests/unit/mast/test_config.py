@@ -27,7 +27,7 @@ def test_overrides_reach_nested_keys_with_their_types():
     ("override", "message"),
     [
         ("optimiser.name=sgd", "did you mean.*optimizer"),
-        ("optimizer.base_rl=1", "optimizer.base_lr"),
+        ("optimizer.base_rl=1", "optimizer: unknown key 'base_rl' .*base_lr"),
         ("epochs=0", "epochs: .*greater than 0"),
         ("epochs=many", "epochs: .*found 'many'"),
         ("method=simclr", "vicreg.*mast"),
@@ -45,6 +45,22 @@ def test_wrong_values_are_refused_in_one_line(override, message):
         load_recipe("demo", [override])
     assert "\n" not in str(caught.value)
     assert caught.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["weights.sensitivity=5", "masks.lr=0"], "weights.sensitivity: no dimension is closed"),
+        (["weights.prediction=5", "masks.level=features"], "weights.prediction: it acts on embeddings"),
+        (
+            ["weights.decorrelation=1", "masks={layout: own-closed, lr: 0}", "views.single_fraction=0"],
+            "weights.decorrelation: it needs views.single_fraction or views.third_every",
+        ),
+    ],
+)
+def test_sensitivity_that_could_do_nothing_is_refused(overrides, message):
+    with pytest.raises(UserError, match=message):
+        load_recipe("demo", ["method=mast", "views.single_fraction=0.25", *overrides])
 
 
 def test_unknown_recipe_suggests_the_near_name():

@@ -64,12 +64,13 @@ def test_a_stream_cuts_what_the_bank_crops(data_root):
     """Pillow rounds to bytes and clips after each of its two passes, the cubic overshoots: three grey levels."""
     files = load(Data(folder="images"), data_root, Crop(16), workers=0)
     assert isinstance(files, Stream)
-    params = np.array([0.1, 0.2, 0.5, 0.7])
+    params = files.crop.draw(np.random.default_rng(0).random((1, files.crop.num_uniforms)))[0]
     for index in (0, 30):
         image = files.files.open(index)
         pixels = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)[None].float() / 255
         got = files.crop.cut(image, params)
-        want = files.crop.apply(pixels, torch.from_numpy(params)[None])[0] * 255
+        box = torch.from_numpy(files.crop.fit(params[None], *pixels.shape[2:]))
+        want = files.crop.apply(pixels, box)[0] * 255
         assert np.abs(got - want.numpy()).max() <= 3
         assert np.abs(got - want.numpy()).mean() <= 0.5
 
@@ -164,3 +165,117 @@ def test_cifar_is_read_by_torchvision(tmp_path, monkeypatch):
     (folder / "data_batch_1").write_bytes(b"damaged")
     with pytest.raises(UserError, match=r"CIFAR10: .*corrupted"):
         load(Data(folder="cifar", format="cifar10"), tmp_path, None, workers=1)
+
+
+# -- folders and shards as people have them --------------------------------------------------------------------
+
+
+def shard(path, members):
+    """A tar with members of given names and contents, in order."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for name, content in members:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    return path.parent
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "{0:03}.{1}",
+        "./{0}.{1}",
+        "train.v1/{0}.{1}",
+        "./a.b/c.d/{0}.{1}",
+        "{0}.x.{1}",
+        "a/{0}.{1}",
+        "/x.y/{0}.{1}",
+    ],
+)
+def test_a_label_belongs_to_the_image_of_its_key(tmp_path, form):
+    labels = [3, 0, 7, 3]
+    members = []
+    for index, label in enumerate(labels):
+        members += [
+            (form.format(index, "jpg"), b"image"),
+            (form.format(index, "cls").replace(".x", ""), str(label).encode()),
+        ]
+    files = list_shards(shard(tmp_path / "0.tar", members), progress=False)
+    assert [files.classes[label] for label in files.labels] == list(map(str, labels))
+    assert files.classes == ("0", "3", "7")
+
+
+def test_shards_without_labels_are_read_and_their_probe_is_off(tmp_path):
+    files = list_shards(
+        shard(tmp_path / "0.tar", [("a.png", b"x"), ("b.png", b"y"), ("._a.png", b"z")]), progress=False
+    )
+    assert files.classes == ("unlabelled",)
+    assert [files.read(index) for index in range(len(files.labels))] == [b"x", b"y"]
+
+
+@pytest.mark.parametrize(
+    ("members", "told"),
+    [
+        ([("a.jpg", b"x"), ("a.cls", b"-1")], r"0\.tar:a\.cls: b'-1' is no class number"),
+        ([("a.jpg", b"x"), ("a.cls", b"cat")], "no class number"),
+        ([("a.jpg", b"x"), ("a.cls", b"")], "no class number"),
+        ([("a.jpg", b"x"), ("a.cls", b"1.5")], "no class number"),
+        ([("a.jpg", b"x"), ("a.cls", b"9" * 5000)], "no class number"),
+        ([("a.jpg", b"x"), ("a.cls", b"1"), ("b.jpg", b"y")], r"b\.jpg: has no \.cls"),
+        ([("a.jpg", b"x"), ("a.jpg", b"y")], r"a\.jpg: stands twice"),
+    ],
+)
+def test_what_a_shard_gets_wrong_is_told_with_its_member(tmp_path, members, told):
+    with pytest.raises(UserError, match=told):
+        list_shards(shard(tmp_path / "0.tar", members), progress=False)
+
+
+def test_a_huge_class_number_costs_no_memory(tmp_path):
+    members = [("a.jpg", b"x"), ("a.cls", b"1000000000000"), ("b.jpg", b"x"), ("b.cls", b"5")]
+    files = list_shards(shard(tmp_path / "0.tar", members), progress=False)
+    assert (files.classes, files.labels.tolist()) == (("5", "1000000000000"), [1, 0])
+
+
+def test_links_and_cut_shards_are_told(tmp_path):
+    with tarfile.open(tmp_path / "0.tar", "w") as archive:
+        link = tarfile.TarInfo("a.jpg")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
+    with pytest.raises(UserError, match=r"a\.jpg: is a link"):
+        list_shards(tmp_path, progress=False)
+    shard(tmp_path / "0.tar", [("a.jpg", b"x" * 5000)])
+    content = (tmp_path / "0.tar").read_bytes()
+    (tmp_path / "0.tar").write_bytes(content[:2000])
+    with pytest.raises(UserError, match=r"0\.tar.*(cut short|damaged)"):
+        list_shards(tmp_path, progress=False)
+
+
+def test_a_run_from_a_folder_of_unlabelled_images_is_the_labelled_one(tmp_path, data_root, small, capsys):
+    """The same images in the same order, flat, give the same weights; only the probe is off."""
+    for path in sorted((data_root / "images").rglob("*.jpg")):
+        place = tmp_path / "flat" / path.parent.name / "more" / path.name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(path.read_bytes())
+    (tmp_path / "flat" / ".hidden").mkdir()
+    (tmp_path / "flat" / "notes.txt").write_text("")
+    states = []
+    for form, folder, root in (("folders", "images", data_root), ("images", "flat", tmp_path)):
+        recipe = small(f"data={{folder: {folder}, format: {form}, store_size: 20}}")
+        pretrain(recipe, tmp_path / form, data_root=root, workers=1)
+        states.append(torch.load(tmp_path / form / "state.pt", weights_only=True))
+        assert ("no labels: the k-NN probe is off" in capsys.readouterr().err) == (form == "images")
+    for name, value in states[0]["learner"].items():
+        assert torch.equal(value, states[1]["learner"][name]), name
+    assert ["knn" in state["history"][-1] for state in states] == [True, False]
+
+
+def test_a_folder_of_the_wrong_form_says_which_is_right(tmp_path):
+    (tmp_path / "flat").mkdir()
+    (tmp_path / "flat" / "1.jpg").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"1 images beside the class folders.*data\.format=images"):
+        load(Data(folder="flat", store_size=8), tmp_path, None, workers=0)
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "1.heic").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"no images below .*its files end in \.heic"):
+        load(Data(folder="none", format="images", store_size=8), tmp_path, None, workers=0)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,14 @@ CASES = {
         *[*STEP, "method=mast", "views.single_fraction=0.5"],
         *["masks.level=features", "accumulate=2"],
     ],
+    "sensitive": [
+        *[*STEP, "method=mast", "views.single_fraction=0.5", "masks.layout=own-closed", "masks.spread=1"],
+        *["weights.sensitivity=5", "weights.decorrelation=1", "weights.prediction=5"],
+    ],
+    "third": [
+        *[*STEP, "method=mast", "views.third_every=3", "masks.layout=own-closed", "masks.lr=0"],
+        *["weights.sensitivity=5", "weights.decorrelation=1"],
+    ],
     "whole": ["save_minutes=0", "epochs=2", "method=mast", "views.single_fraction=0.5"],
     "broken": ["save_minutes=0", "epochs=2", "method=mast", "views.single_fraction=0.5"],
 }
@@ -109,7 +118,7 @@ def two(tmp_path_factory: pytest.TempPathFactory, data_root: Path, small: Callab
     return out
 
 
-@pytest.mark.parametrize("case", ["vicreg", "mast", "features"])
+@pytest.mark.parametrize("case", ["vicreg", "mast", "features", "sensitive", "third"])
 def test_two_processes_have_the_gradients_of_one(two, tmp_path, data_root, small, case):
     """One step with momentum from zero: the buffers are the gradients (Adam's a tenth of them)."""
     pretrain(small(*CASES[case]), tmp_path, data_root=data_root, progress=False, device="cpu")
@@ -120,7 +129,7 @@ def test_two_processes_have_the_gradients_of_one(two, tmp_path, data_root, small
         _close(moments[0][key]["momentum_buffer"], entry["momentum_buffer"], f"gradient {key}")
     for name, value in one["learner"].items():
         _close(ours["learner"][name].double(), value.double(), name)
-    if "mask_optimizer" in one:
+    if "mask_optimizer" in one and one["mask_optimizer"]["param_groups"][0]["lr"]:
         masks = [state["mask_optimizer"]["state"][0]["exp_avg"] for state in (ours, one)]
         assert masks[1].abs().max() > 0
         _close(*masks, "gradient of the masks")
@@ -157,7 +166,7 @@ def test_two_processes_end_where_they_would_when_killed(two, tmp_path, data_root
 def test_a_batch_that_does_not_part_evenly_is_refused(tmp_path, data_root, small):
     world = World(torch.device("cpu"), rank=1, size=2)
     with pytest.raises(UserError, match="batch of 15 in 1 parts does not divide by 2"):
-        _train(small("batch_size=15"), tmp_path, world, data_root, False, 1, False)
+        _train(small("batch_size=15"), tmp_path, world, data_root, False, 1, False, False)
 
 
 def test_alone_nothing_is_gathered(monkeypatch):
@@ -193,3 +202,52 @@ def test_gathered_batch_norm_is_batch_norm(shape, monkeypatch):
     for a, b in zip(theirs.state_dict().values(), ours.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b)
     torch.testing.assert_close(ours.eval()(x), theirs.eval()(x))
+
+
+def test_processes_that_do_not_come_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": "0", "WORLD_SIZE": "2"}
+    for key, value in world.items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.setattr("mast.distributed.TIMEOUT", timedelta(seconds=3))
+    with pytest.raises(UserError, match="2 processes did not come together within 3 s"), join("cpu"):
+        pass
+
+
+@pytest.mark.slow
+def test_torchrun_restarts_from_the_last_state(
+    tmp_path: Path, data_root: Path, small: Callable[..., Recipe]
+) -> None:
+    """A rank is killed in the middle; without any flag the run ends as one that nothing has disturbed."""
+    changes = ["batch_size=48", "epochs=60", "save_minutes=0", *EXACT]
+    recipe = tmp_path / "small.yaml"
+    recipe.write_text(
+        json.dumps(small(*changes).model_dump(mode="json", exclude_none=True)), encoding="utf-8"
+    )
+
+    def start(out: Path) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+        command += ["--max-restarts=2", "-m", "eval.cli", "pretrain", str(recipe), "--quiet"]
+        command += ["--data-root", str(data_root), "--out", str(out), "--workers", "0"]
+        return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+    calm = start(tmp_path / "calm")
+    assert calm.wait(300) == 0
+    disturbed = start(tmp_path / "out")
+    log, end = tmp_path / "out" / "log.jsonl", time.monotonic() + 120
+    while not log.is_file() and time.monotonic() < end:
+        time.sleep(0.01)
+    ranks = Path(f"/proc/{disturbed.pid}/task/{disturbed.pid}/children").read_text().split()
+    os.kill(int(ranks[-1]), signal.SIGKILL)
+    assert disturbed.poll() is None
+    assert disturbed.wait(300) == 0
+    assert log.read_text().count("\n") == 60
+    assert [json.loads(line)["loss"] for line in log.read_text().splitlines()] == [
+        json.loads(line)["loss"] for line in (tmp_path / "calm" / "log.jsonl").read_text().splitlines()
+    ]
+    states = [_state(tmp_path / name) for name in ("calm", "out")]
+    assert states[0]["step"] == states[1]["step"]
+    for name, value in states[0]["learner"].items():
+        assert torch.equal(value, states[1]["learner"][name]), name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,7 +13,7 @@ import mast.train
 from mast.config import load_recipe
 from mast.errors import UserError
 from mast.learner import Learner
-from mast.objective import vicreg
+from mast.objective import closedness, masked, prediction, pressure, sensitivity, vicreg
 from mast.train import pretrain
 
 EXACT = [
@@ -61,12 +62,20 @@ def test_parts_must_fit_the_batch():
         load_recipe("demo", ["batch_size=48", "accumulate=5"])
 
 
-@pytest.mark.parametrize("is_mast", [False, True])
-def test_bf16_follows_fp32(tmp_path, data_root, small, is_mast):
+SENSITIVE = [
+    *["masks.layout=own-closed", "weights.sensitivity=5", "weights.decorrelation=1", "weights.prediction=5"],
+    "uncertainty=false",
+]
+
+
+@pytest.mark.parametrize(
+    ("is_mast", "more"), [(False, []), (True, []), (True, SENSITIVE)], ids=["vicreg", "mast", "sensitive"]
+)
+def test_bf16_follows_fp32(tmp_path, data_root, small, is_mast, more):
     """One step from the same weights: the loss to a percent, parameters and masks stay in single precision."""
     losses = []
     for precision in ("fp32", "bf16"):
-        recipe = small("batch_size=48", "epochs=1", f"precision={precision}", mast=is_mast)
+        recipe = small("batch_size=48", "epochs=1", f"precision={precision}", *more, mast=is_mast)
         pretrain(recipe, tmp_path / precision, data_root=data_root, progress=False, device="cpu")
         state = _state(tmp_path / precision)
         losses.append(state["history"][0]["loss"])
@@ -74,6 +83,53 @@ def test_bf16_follows_fp32(tmp_path, data_root, small, is_mast):
         assert {value.dtype for value in floats} == {torch.float32}
     assert losses[0] != losses[1], "bf16 was not used"
     assert losses[1] == pytest.approx(losses[0], rel=0.01)
+
+
+def test_terms_of_weight_zero_leave_a_run_as_it_was(tmp_path, data_root, small):
+    """A third view that no term looks at, and weights of zero: the same weights to the last bit."""
+    zero = ["weights.sensitivity=0", "weights.decorrelation=0", "weights.prediction=0"]
+    for name, changes in {"a": [], "b": [*zero, "views.third_every=4"]}.items():
+        pretrain(small(*changes, "epochs=1", mast=True), tmp_path / name, data_root=data_root, progress=False)
+    states = [_state(tmp_path / name)["learner"] for name in "ab"]
+    assert states[0].keys() == states[1].keys()
+    for name, value in states[0].items():
+        assert torch.equal(states[1][name], value), name
+
+
+@pytest.mark.parametrize("third", [0, 4])
+def test_the_loss_of_a_batch_is_the_sum_of_its_terms(small, third):
+    """The learner hands every term the pairs that belong to it, and the readout sees closed dimensions only."""
+    recipe = small(*SENSITIVE, f"views.third_every={third}", "precision=fp64", mast=True)
+    views = recipe.views.build(recipe.seed)
+    torch.manual_seed(0)
+    learner = Learner(recipe, views.names, views.widths).double().train()
+    plan = views.draw(np.arange(16), 0)
+    first, second, *rest = views.render(torch.rand(16, 3, 20, 20, dtype=torch.float64), plan)
+    outcome = learner(first, second, plan, *rest)
+    z = [learner.expander(learner.features(view)) for view in (first, second, *rest)]
+    log_masks, weights = learner.masks.log_masks(), recipe.weights
+    isolated, differs, single = (torch.from_numpy(x) for x in (plan.isolated, plan.differs, plan.single))
+    difference = z[0][::4] - z[2] if third else z[0] - z[1]
+    closed = closedness(log_masks)
+    owner = [k for k, width in enumerate(views.widths) for _ in range(width)]
+    readout = learner.readout.weight * closed[owner].detach()
+    want = (
+        masked(z[0], z[1], differs, single, log_masks, weights).total
+        + pressure(log_masks, weights).total
+        + sensitivity(difference, isolated[::4] if third else isolated, closed, weights).total
+        + prediction(z[0] - z[1], torch.from_numpy(plan.change), readout, weights).total
+    )
+    torch.testing.assert_close(outcome.loss.total, want, rtol=1e-12, atol=0)
+    outcome.loss.total.backward()
+    assert (learner.readout.weight.grad[closed[owner] == 0] == 0).all()
+    assert (learner.readout.weight.grad[closed[owner] > 0] != 0).all()
+    assert set(outcome.loss.parts) >= {"sensitivity", "decorrelation", "prediction"}
+
+
+def test_prediction_without_widths_is_refused(small):
+    recipe = small(*SENSITIVE, mast=True)
+    with pytest.raises(ValueError, match="the widths of 5 augmentations, not 0"):
+        Learner(recipe, tuple(recipe.views.augmentations))
 
 
 def test_memory_format_is_that_of_the_recipe_and_changes_nothing(tmp_path, data_root, small):

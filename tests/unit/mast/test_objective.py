@@ -9,10 +9,13 @@ from torch.utils.checkpoint import checkpoint
 from mast.objective import (
     Weights,
     certainty_weights,
+    closedness,
     covariance,
     hinge_weights,
     masked,
+    prediction,
     pressure,
+    sensitivity,
     subspace_masks,
     variance_per_dimension,
     vicreg,
@@ -176,6 +179,125 @@ def test_overlap_is_nothing_for_masks_that_close_on_different_dimensions():
     assert float(pressure(apart, weights).parts["overlap"]) == 0
     assert float(pressure(same, weights).parts["overlap"]) == pytest.approx(0.81 / 3)
     assert "overlap" not in pressure(same, Weights()).parts
+
+
+def _differences(seed=0):
+    """12 differences that isolate the first three of four augmentations; two rows isolate none."""
+    g = torch.Generator().manual_seed(seed)
+    difference = torch.randn(B, D, generator=g, dtype=torch.float64).requires_grad_()
+    isolated = torch.nn.functional.one_hot(torch.arange(B) % 3, K).bool()
+    isolated[3] = isolated[7] = False
+    logits = torch.randn(K, D, generator=g, dtype=torch.float64).requires_grad_()
+    return difference, isolated, logits
+
+
+def _naive_sensitivity(difference, isolated, closed, target):
+    """Equations (9) and (10) in loops: hinge, decorrelation."""
+    hinges, together = [], []
+    for k in range(K):
+        rows = [i for i in range(B) if isolated[i, k]]
+        total = sum(float(closed[k, j]) for j in range(D))
+        if not rows or total == 0:
+            continue
+        moment = [
+            [sum(float(difference[i, a] * difference[i, b]) for i in rows) / len(rows) for b in range(D)]
+            for a in range(D)
+        ]
+        hinge = sum(float(closed[k, j]) * max(0, target - math.sqrt(moment[j][j] + 1e-4)) for j in range(D))
+        off = sum(
+            float(closed[k, a] * closed[k, b]) * moment[a][b] ** 2
+            for a in range(D)
+            for b in range(D)
+            if a != b
+        )
+        hinges.append(hinge / total)
+        together.append(off / total)
+    return sum(hinges) / len(hinges), sum(together) / len(together)
+
+
+@pytest.mark.parametrize("nothing_closed", [False, True])
+def test_sensitivity_equals_loops(nothing_closed):
+    difference, isolated, logits = _differences()
+    if nothing_closed:
+        with torch.no_grad():
+            logits[1] = 3.0
+    difference, closed = difference.detach(), closedness(torch.nn.functional.logsigmoid(logits)).detach()
+    loss = sensitivity(difference, isolated, closed, Weights(sensitivity=5.0, target=1.2, decorrelation=0.5))
+    hinge, together = _naive_sensitivity(difference, isolated, closed, 1.2)
+    assert hinge > 0
+    assert together > 0
+    assert float(loss.parts["sensitivity"]) == pytest.approx(hinge, rel=1e-12)
+    assert float(loss.parts["decorrelation"]) == pytest.approx(together, rel=1e-12)
+    assert float(loss.total) == pytest.approx(5 * hinge + 0.5 * together, rel=1e-12)
+
+
+def test_sensitivity_gradients_are_those_of_finite_differences():
+    difference, isolated, logits = _differences()
+    weights = Weights(sensitivity=5.0, decorrelation=0.5)
+
+    def loss(d, m):
+        return sensitivity(d, isolated, closedness(torch.nn.functional.logsigmoid(m)), weights).total
+
+    assert torch.autograd.gradcheck(loss, (0.3 * difference.detach().requires_grad_(), logits))
+
+
+def test_a_term_of_weight_zero_is_not_there():
+    difference, isolated, logits = _differences()
+    loss = sensitivity(difference, isolated, closedness(logits), Weights())
+    assert loss.parts == {}
+    assert float(loss.total.detach()) == 0
+
+
+def test_without_isolated_pairs_nothing_is_asked():
+    difference, isolated, logits = _differences()
+    weights = Weights(sensitivity=5.0, decorrelation=1.0)
+    closed = closedness(torch.nn.functional.logsigmoid(logits))
+    for rows, given in ((slice(0, 0), isolated), (slice(None), torch.zeros_like(isolated))):
+        loss = sensitivity(difference[rows], given[rows], closed, weights)
+        assert float(loss.total.detach()) == 0
+        (gradient,) = torch.autograd.grad(loss.total, difference, retain_graph=True)
+        assert (gradient == 0).all()
+
+
+def test_the_hinge_moves_closed_dimensions_of_its_own_augmentation_only():
+    """Half closed is open; where the root mean square is above one nothing is asked any more."""
+    logits = torch.full((2, 4), 4.0, dtype=torch.float64)
+    logits[0, 0] = logits[0, 1] = logits[1, 2] = -4.0
+    logits[0, 3] = 0.0
+    difference = torch.full((4, 4), 0.2, dtype=torch.float64)
+    difference[:2, 1] = 2.0
+    difference.requires_grad_()
+    isolated = torch.tensor([[True, False], [True, False], [False, True], [False, True]])
+    closed = closedness(torch.nn.functional.logsigmoid(logits))
+    loss = sensitivity(difference, isolated, closed, Weights(sensitivity=1.0))
+    (gradient,) = torch.autograd.grad(loss.total, difference)
+    moved = torch.zeros(4, 4, dtype=torch.bool)
+    moved[:2, 0] = moved[2:, 2] = True
+    assert ((gradient < 0) == moved).all()
+    assert (gradient[~moved] == 0).all()
+
+
+def test_prediction_equals_loops_and_is_least_at_the_answer():
+    g = torch.Generator().manual_seed(1)
+    difference = torch.randn(B, D, generator=g, dtype=torch.float64)
+    change = torch.randn(B, 3, generator=g, dtype=torch.float64)
+    readout = torch.randn(3, D, generator=g, dtype=torch.float64).requires_grad_()
+    loss = prediction(difference, change, readout, Weights(prediction=2.0))
+    want = sum(
+        (sum(float(readout.detach()[q, j] * difference[i, j]) for j in range(D)) - float(change[i, q])) ** 2
+        for i in range(B)
+        for q in range(3)
+    ) / (3 * B)
+    assert float(loss.total) == pytest.approx(2 * want, rel=1e-12)
+    best = torch.linalg.lstsq(difference, change).solution.T.requires_grad_()
+    (gradient,) = torch.autograd.grad(
+        prediction(difference, change, best, Weights()).parts["prediction"], best
+    )
+    torch.testing.assert_close(gradient, torch.zeros_like(gradient), atol=1e-12, rtol=0)
+    assert torch.autograd.gradcheck(
+        lambda d, w: prediction(d, change, w, Weights(prediction=1.0)).total,
+        (difference.requires_grad_(), readout),
+    )
 
 
 def test_hinge_weights_sum_to_one():

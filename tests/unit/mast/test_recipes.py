@@ -1,12 +1,14 @@
 """Every recipe that ships says what it costs and where it is from, and takes two steps on made-up images."""
 
+import json
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
-from mast.config import RECIPES, load_recipe, recipe_names
+from mast.config import RECIPES, load_recipe, parse_recipe, recipe_names
 from mast.errors import UserError
 from mast.train import pretrain
 
@@ -84,3 +86,38 @@ def test_a_recipe_builds_on_another(tmp_path):
     loop.write_text("base: dmo\nname: loop\n")
     with pytest.raises(UserError, match="did you mean demo"):
         load_recipe(loop)
+
+
+def test_the_page_of_recipes_has_every_key_with_its_default():
+    text = (Path(__file__).resolve().parents[3] / "docs" / "recipes.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `([a-z_.0-9]+)` \| (.*?) \|", text, flags=re.MULTILINE))
+    least = parse_recipe(
+        {
+            "name": "x",
+            "method": "vicreg",
+            "arch": "x",
+            "data": {"folder": "x"},
+            "views": {"size": 1, "augmentations": {"crop": {}}},
+            "expander": [1],
+            "optimizer": {"name": "sgd", "base_lr": 1, "weight_decay": 0},
+            "batch_size": 2,
+            "epochs": 1,
+        },
+        "least",
+    )
+
+    def flat(values, above=""):
+        for key, value in values.items():
+            yield above + key, value
+            if isinstance(value, dict) and above + key != "views.augmentations":
+                yield from flat(value, f"{above}{key}.")
+
+    defaults = dict(flat(least.model_dump(mode="json")))
+    required = {"name", "method", "arch", "data.folder", "views.size", "views.augmentations", "expander"}
+    required |= {"batch_size", "epochs", "optimizer.name", "optimizer.base_lr", "optimizer.weight_decay"}
+    assert set(rows) == set(defaults)
+    for key, shown in rows.items():
+        if key in required or (isinstance(defaults[key], dict) and defaults[key]):
+            assert shown == ("required" if key in required else "")
+        else:
+            assert json.loads(shown.strip("`")) == defaults[key], key

@@ -15,6 +15,7 @@ import mast.train
 from mast.checkpoint import read_published
 from mast.errors import UserError
 from mast.learner import Learner
+from mast.rundir import hold
 from mast.train import Interrupted, pretrain
 
 
@@ -41,6 +42,19 @@ def test_trains_and_publishes(tmp_path, data_root, small, is_mast):
     assert passport["history"][-1]["loss"] < passport["history"][0]["loss"]
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert lines == passport["history"]
+
+
+def test_a_rate_by_epochs_is_torchs_cosine(tmp_path, data_root, small):
+    """AugSelf steps CosineAnnealingLR once an epoch; the log has the rate of each epoch's last step."""
+    changes = ["optimizer.warmup_epochs=0", "optimizer.final_lr=0", "optimizer.rate_by=epoch"]
+    path = pretrain(small(*changes), tmp_path, data_root=data_root, progress=False)
+    found = [line["lr"] for line in read_published(path)[1]["history"]]
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=found[0])
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 3)
+    for rate in found:
+        assert rate == pytest.approx(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
 
 
 @pytest.mark.parametrize(
@@ -165,12 +179,83 @@ def test_a_folder_that_cannot_be_written_is_told_before_images_are_read(tmp_path
         pretrain(small(), tmp_path / "file" / "out", data_root=tmp_path, progress=False)
 
 
-def test_a_run_that_has_begun_wants_resume(tmp_path, data_root, small, monkeypatch):
-    monkeypatch.setattr(mast.train, "learning_rate", lambda *_: pytest.fail("begun"))
-    with pytest.raises(pytest.fail.Exception, match="begun"):
-        pretrain(small(), tmp_path, data_root=data_root, progress=False, resume=False)
-    with pytest.raises(UserError, match="add --resume"):
-        pretrain(small(), tmp_path, data_root=data_root, progress=False, resume=False)
+def test_the_same_call_goes_on_and_fresh_begins_anew(tmp_path, data_root, small, monkeypatch, capsys):
+    recipe = small("epochs=2", "save_minutes=0")
+    real = mast.train.learning_rate
+    steps = []
+
+    def stops(step, *rest):
+        steps.append(step)
+        if len(steps) == 2:
+            raise KeyboardInterrupt
+        return real(step, *rest)
+
+    monkeypatch.setattr(mast.train, "learning_rate", stops)
+    for fresh, first in ((False, 0), (False, 1), (True, 0)):
+        steps.clear()
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(recipe, tmp_path, data_root=data_root, fresh=fresh)
+        assert steps[0] == first
+        assert ("going on from step 1 of" in capsys.readouterr().err) == (first == 1)
+    monkeypatch.undo()
+    path = pretrain(recipe, tmp_path, data_root=data_root)
+    weights = path.read_bytes()
+    assert "leaves out" not in capsys.readouterr().err  # three batches of 16 are all images
+    pretrain(small("batch_size=20"), tmp_path / "other", data_root=data_root)
+    assert "48 images in batches of 20: every epoch leaves out 8" in capsys.readouterr().err
+    pretrain(recipe, tmp_path, data_root=data_root)
+    assert "holds this run, finished; --fresh starts anew" in capsys.readouterr().err
+    pretrain(
+        small("epochs=2", "save_minutes=0", "seed=5"),
+        tmp_path,
+        data_root=data_root,
+        progress=False,
+        fresh=True,
+    )
+    assert path.read_bytes() != weights
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("seed=1", "another recipe: seed is 0, asked is 1"),
+        ("optimizer.base_lr=0.5", r"optimizer\.base_lr is .*, asked is 0\.5"),
+        ("views.augmentations.flip.p=0.1", r"views\.augmentations\.flip"),
+        ("epochs=9", "epochs is .*, asked is 9 .the rate falls until the last epoch"),
+    ],
+)
+def test_what_makes_it_another_recipe_is_named(tmp_path, data_root, small, change, told):
+    pretrain(small(), tmp_path, data_root=data_root, progress=False)
+    with pytest.raises(UserError, match=told):
+        pretrain(small(change), tmp_path, data_root=data_root, progress=False)
+
+
+def test_a_run_is_made_longer_where_its_rate_allows(tmp_path, data_root, small):
+    constant = "optimizer.final_lr=1"
+    for folder, lengths in (("steps", (1, 3)), ("once", (3,))):
+        for epochs in lengths:
+            recipe = small(constant, f"epochs={epochs}")
+            path = pretrain(recipe, tmp_path / folder, data_root=data_root, progress=False)
+    states = [torch.load(tmp_path / name / "state.pt", weights_only=True) for name in ("steps", "once")]
+    assert states[0]["step"] == states[1]["step"]
+    for name, value in states[1]["learner"].items():
+        assert torch.equal(value, states[0]["learner"][name]), name
+    with pytest.raises(UserError, match="epochs is 3, asked is 2"):
+        pretrain(small(constant, "epochs=2"), path.parent, data_root=data_root, progress=False)
+
+
+def test_a_second_process_in_the_folder_is_told_so(tmp_path, data_root, small):
+    with hold(tmp_path / "out"), pytest.raises(UserError, match="another `mast pretrain` is at work"):
+        pretrain(small(), tmp_path / "out", data_root=data_root, progress=False)
+    pretrain(small(), tmp_path / "out", data_root=data_root, progress=False)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "[" * 100_000, "3", '{"name": 3}'])
+def test_a_damaged_recipe_in_the_folder_is_one_line(tmp_path, data_root, small, text):
+    (tmp_path / "recipe.json").write_text(text)
+    with pytest.raises(UserError, match=r"recipe\.json: ") as caught:
+        pretrain(small(), tmp_path, data_root=data_root, progress=False)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_corrupt_image_is_named(tmp_path, data_root, small):

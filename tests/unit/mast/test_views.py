@@ -78,6 +78,81 @@ def test_isolated_colour_is_shown_in_colour():
     assert (plan.params["gray"][:, isolated] == 0).all()
 
 
+def test_the_third_view_differs_from_the_first_in_one_augmentation_and_leaves_the_pair_as_it_was():
+    views = _views(third_every=4, seed=1)
+    plan, plain = views.draw(np.arange(20_000), 0), _views(seed=1).draw(np.arange(20_000), 0)
+    np.testing.assert_array_equal(plan.differs, plain.differs)
+    for name in NAMES:
+        np.testing.assert_array_equal(plan.params[name][:2], plain.params[name])
+    differs = np.stack([(plan.params[n][0] != plan.params[n][2]).any(1) for n in NAMES], 1)
+    assert differs.sum(1).max() == 1
+    # Drawn up to eight times: a first view that is not gray (0.8) stays alone with probability 0.8 ^ 8 = 0.17.
+    chance = 0.2 * np.where(np.array(NAMES) == "gray", 1 - 0.8**9, 1.0)
+    # Four standard errors of a share of 0.2 in 20,000 are 0.0113.
+    assert np.abs(differs.mean(0) - chance).max() < 0.0113
+    gray = plan.params["gray"][0, :, 0] > 0
+    color = NAMES.index("color")
+    assert differs[gray, color].any()
+    assert not plan.isolated[gray, color].any()
+    hidden = gray[:, None] & (np.arange(len(NAMES)) == color)
+    np.testing.assert_array_equal(plan.isolated, differs & ~hidden)
+
+
+def test_every_fourth_image_has_a_third_view():
+    views = _views(third_every=4, seed=3)
+    plan = views.draw(np.arange(22), epoch=0)
+    images = torch.rand(22, 3, 20, 20)
+    first, second, third = views.render(images, plan)
+    plain = _views(seed=3)
+    for ours, theirs in zip((first, second), plain.render(images, plain.draw(np.arange(22), 0)), strict=True):
+        assert torch.equal(ours, theirs)
+    assert third.shape == (6, 3, 16, 16)
+    same = (third == first[::4]).flatten(1).all(1).numpy()
+    assert not same.all()
+    moved = plan.isolated[::4][:, [NAMES.index("crop"), NAMES.index("flip")]].any(1)
+    assert moved.any()
+    assert not same[moved].any()
+    crop = views.augmentations[0]
+    cut = torch.stack(
+        [crop.apply(images, torch.from_numpy(crop.fit(p, 20, 20))) for p in plan.params["crop"]], 1
+    )
+    for ours, theirs in zip(views.render(cut, plan), (first, second, third), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_isolated_without_a_third_view_are_the_single_pairs():
+    plan = _views(single_fraction=0.5, seed=1).draw(np.arange(2_000), epoch=0)
+    np.testing.assert_array_equal(plan.isolated, plan.differs & plan.single[:, None])
+
+
+def test_change_is_zero_where_nothing_differs_and_of_unit_size():
+    views = _views(seed=2)
+    change = views.draw(np.arange(20_000), epoch=3).change
+    assert change.shape == (20_000, sum(views.widths)) == (20_000, 4 + 1 + 4 + 1 + 1)
+    # Scales are estimated from 4,096 draws: heavy-tailed ones (gray) to three standard errors of 3 %.
+    assert np.abs(change.std(0) - 1).max() < 0.06
+    single = _views(single_fraction=1.0, seed=2).draw(np.arange(2_000), epoch=0)
+    ends = np.cumsum(views.widths)
+    for k, (start, end) in enumerate(zip(ends - views.widths, ends, strict=True)):
+        alike = ~single.differs[:, k]
+        if NAMES[k] == "crop":  # a flip moves the place that is seen
+            alike &= ~single.differs[:, NAMES.index("flip")]
+        assert (single.change[alike, start:end] == 0).all()
+        assert (single.change[single.differs[:, k], start:end] != 0).any(1).all()
+
+
+def test_a_crop_is_described_where_it_is_seen():
+    """The same crop to the right of the centre, flipped in the second view, lies to its left there."""
+    views = _views()
+    # Areas of a quarter, ratios of one, halfway down and as far to the right as it goes.
+    crop = np.array([[[0.25] * 10 + [1.0] * 10 + [0.5, 1.0]]] * 2)
+    flip = np.array([[[0.0]], [[1.0]]])
+    rest = {name: views.draw(np.arange(1), 0).params[name][[0, 0]] for name in ("color", "gray", "blur")}
+    found = [views._describe({"crop": crop, "flip": flip, **rest}, view)[0, :4] for view in (0, 1)]
+    np.testing.assert_allclose(found[0], [0.25, 0, np.log(0.5), np.log(0.5)])
+    np.testing.assert_allclose(found[1], [-0.25, 0, np.log(0.5), np.log(0.5)])
+
+
 def test_shared_parameters_give_shared_pixels():
     views = _views(single_fraction=1.0, seed=3)
     plan = views.draw(np.arange(200), epoch=0)

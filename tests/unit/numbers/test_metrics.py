@@ -64,6 +64,26 @@ def test_average_precision_is_its_definitions(seed: int) -> None:
         assert found == pytest.approx(ap11_of_ssl_transfer(truth, values), abs=1e-12)
 
 
+def test_ties_one_by_one_are_a_matter_of_order() -> None:
+    """Three equal scores, one of them of a positive: first, it gives 1; last, 1/3; together, 1/3."""
+    scores, first = np.full(3, 0.5), np.array([1.0, 0.0, 0.0])
+    assert metrics.average_precision(scores, first) == pytest.approx(1 / 3)
+    assert metrics.average_precision(scores, first, ties="devkit") == pytest.approx(1)
+    assert metrics.average_precision(scores, first[::-1], ties="devkit") == pytest.approx(1 / 3)
+    # Few equal values keep their order in numpy's sort, which VISSL turns round.
+    assert metrics.average_precision(scores, first, ties="vissl") == pytest.approx(1 / 3)
+    assert metrics.average_precision(scores, first[::-1], ties="vissl") == pytest.approx(1)
+    with pytest.raises(ValueError, match="ties is 'some'"):
+        metrics.average_precision(scores, first, ties="some")
+    # Without ties all three are one.
+    scores, labels = (
+        np.random.default_rng(0).normal(size=(50, 3)),
+        np.random.default_rng(1).integers(0, 2, (50, 3)),
+    )
+    assert metrics.map_area(scores, labels) == metrics.map_area_vissl(scores, labels)
+    assert metrics.map11(scores, labels) == metrics.map11_devkit(scores, labels)
+
+
 def test_difficult_examples() -> None:
     scores = np.array([0.9, 0.8, 0.7, 0.1])
     labels = np.array([-1.0, 1.0, 0.0, 1.0])
@@ -98,7 +118,17 @@ def test_ece_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["top1", "top5", "mean_per_class", "map11", "map11_ericsson2021", "map_area"]
+    "name",
+    [
+        "top1",
+        "top5",
+        "mean_per_class",
+        "map11",
+        "map11_ericsson2021",
+        "map_area",
+        "map11_devkit",
+        "map_area_vissl",
+    ],
 )
 def test_resampling_is_the_metric_of_the_resampled_examples(name: str) -> None:
     generator = np.random.default_rng(3)

@@ -10,11 +10,10 @@ from sklearn.multiclass import OneVsRestClassifier
 from eval import protocols
 from eval.errors import UserError
 from eval.protocols import Labelled
-from eval.protocols.fewshot import HEADS, accuracies, draw
+from eval.protocols.episodes import HEADS, accuracies, draw
+from eval.protocols.fewshot import outcomes
 
 from .test_linear import clusters
-
-PARAMS = {"transform": "none", "C": 1.0, "ridge": 1.0}
 
 
 def test_episodes_are_pinned_and_disjoint() -> None:
@@ -35,6 +34,23 @@ def test_episodes_are_pinned_and_disjoint() -> None:
 def test_too_few_images_are_refused() -> None:
     with pytest.raises(UserError, match="need 5 classes of 20 images, 4 have them"):
         draw(np.repeat(np.arange(4), 25), way=5, shots=5, queries=15, num_episodes=1, seed=0)
+
+
+def test_short_classes_as_augself_has_them() -> None:
+    """Classes with at most K images are left out; short ones give K of their images and resample the others."""
+    labels = np.repeat(np.arange(7), [30, 30, 30, 30, 12, 6, 5])
+    chosen = draw(labels, way=5, shots=5, queries=16, num_episodes=80, seed=0, resample=True)
+    seen = set(labels[chosen.support].ravel().tolist())
+    assert seen == {0, 1, 2, 3, 4, 5}  # 5 of 5 images leave no query
+    for support, query in zip(chosen.support.reshape(-1, 5), chosen.query.reshape(-1, 16), strict=True):
+        label = labels[support[0]]
+        assert len(set(support)) == 5
+        assert set(support) & set(query) == set()
+        assert (labels[query] == label).all()
+        expected = {4: range(2, 8), 5: range(1, 2)}.get(int(label), range(16, 17))  # of 12 and of 6 images
+        assert len(set(query)) in expected
+    with pytest.raises(UserError, match=r"6-way.*need 6 classes of 21 images, 4 have them"):
+        draw(labels, way=6, shots=5, queries=16, num_episodes=1, seed=0)
 
 
 def loop(features: np.ndarray, chosen: object, head: str) -> np.ndarray:
@@ -70,7 +86,7 @@ def loop(features: np.ndarray, chosen: object, head: str) -> np.ndarray:
 def test_heads_are_their_definitions(head: str, shots: int) -> None:
     x, y = clusters(400, 12, 8, spread=1.2)
     chosen = draw(y, way=5, shots=shots, queries=6, num_episodes=40, seed=0)
-    ours = accuracies(x, chosen, head, PARAMS)
+    ours = accuracies(x, chosen, protocols.get("fewshot").override({"head": head}).settings)
     # The same predictions, but for queries that lie on a boundary to the last digits: at most one in all.
     assert np.abs(ours - loop(x, chosen, head)).sum() * 30 <= 1 + 1e-9
 
@@ -80,8 +96,8 @@ def test_planted_and_permuted_features() -> None:
     noise = np.random.default_rng(0).permutation(y)
     for name in ("fewshot", "fewshot-1shot", "fewshot-logistic", "fewshot-cosine", "fewshot-ridge"):
         protocol = protocols.get(name).override({"episodes": 100})
-        assert protocols.episodes(protocol, Labelled(x, y, 6)).mean() == 1.0
-        chance = protocols.episodes(protocol, Labelled(x, noise, 6))
+        assert outcomes(Labelled(x, y, 6), protocol.settings, 0)["episodes"].mean() == 1.0
+        chance = outcomes(Labelled(x, noise, 6), protocol.settings, 0)["episodes"]
         # Chance is 1/5; the standard error over 100 episodes of 75 queries is below 0.006.
         assert abs(chance.mean() - 0.2) < 0.03
 
@@ -89,22 +105,22 @@ def test_planted_and_permuted_features() -> None:
 def test_all_heads_and_checkpoints_meet_the_same_episodes() -> None:
     x, y = clusters(400, 8, 6, spread=1.0)
     protocol = protocols.get("fewshot").override({"episodes": 20})
-    twice = protocols.episodes(protocol, Labelled(np.concatenate([x, x], 1), y, 6))
+    twice = outcomes(Labelled(np.concatenate([x, x], 1), y, 6), protocol.settings, 0)["episodes"]
     # Doubling every feature changes no distance's order, so equal accuracies mean equal episodes.
-    assert np.array_equal(twice, protocols.episodes(protocol, Labelled(x, y, 6)))
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [({"head": "oracle"}, "unknown few-shot head"), ({"transform": "zca"}, "transform")],
-)
-def test_wrong_parameters_are_refused(change: dict[str, str], message: str) -> None:
-    x, y = clusters(400, 8, 6)
-    with pytest.raises(UserError, match=message):
-        protocols.episodes(protocols.get("fewshot").override(change), Labelled(x, y, 6))
+    assert np.array_equal(twice, outcomes(Labelled(x, y, 6), protocol.settings, 0)["episodes"])
 
 
 def test_several_labels_an_image_are_refused() -> None:
     pool = Labelled(np.zeros((4, 2), np.float32), np.zeros((4, 3), np.float32), 3)
     with pytest.raises(UserError, match="one class an image"):
-        protocols.episodes(protocols.get("fewshot"), pool)
+        outcomes(pool, protocols.get("fewshot").settings, 0)
+
+
+def test_how_often_each_image_was_asked_and_right_gives_the_mean_over_episodes() -> None:
+    rng = np.random.default_rng(3)
+    x, y = rng.normal(size=(90, 4)).astype(np.float32), np.repeat(np.arange(6), 15)
+    params = protocols.get("fewshot").override({"episodes": 40, "way": 4, "queries": 5}).settings
+    found = outcomes(Labelled(x, y, 6), params, 0)
+    assert found["asked"].sum() == 40 * 4 * 5
+    assert (found["right"] <= found["asked"]).all()
+    assert found["right"].sum() / found["asked"].sum() == pytest.approx(found["episodes"].mean())

@@ -13,7 +13,7 @@ import pytest
 from eval import protocols
 from eval.numbers import metrics
 from eval.protocols import Labelled
-from eval.protocols.fewshot import Episodes, accuracies
+from eval.protocols.episodes import Episodes, accuracies
 from eval.protocols.knn import votes
 
 FOLDER = Path(__file__).parents[2] / "golden"
@@ -114,7 +114,8 @@ def test_map11(data: dict[str, Any]) -> None:
 def test_fewshot(data: dict[str, Any], head: str) -> None:
     """ssl-transfer's `ProtoNet`, and AugSelf's liblinear (one against the rest), on the same 40 episodes."""
     rows = data["episodes"].astype(np.int64)
-    found = accuracies(data["x"], Episodes(rows[:, :, :5], rows[:, :, 5:]), head, {"C": 1.0})
+    params = protocols.get("fewshot").override({"head": head}).settings
+    found = accuracies(data["x"], Episodes(rows[:, :, :5], rows[:, :, 5:]), params)
     # 75 queries an episode. Prototypes: float32 distances, equal but for exact ties. liblinear stops at its own
     # tolerance of 1e-4, ours at the minimum: at most one query in an episode.
     np.testing.assert_allclose(

@@ -231,10 +231,11 @@ def test_a_class_that_train_lacks_does_not_shift_the_others() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"solver": "magic"}, "unknown solver"),
+        ({"solver": "magic"}, "solver of protocol linear cannot be 'magic'"),
         ({"penalties": 5}, "penalties"),
-        ({"transform": "zca"}, "unknown transform"),
+        ({"transform": "zca"}, "transform of protocol linear cannot be 'zca'"),
         ({"penalty": 1}, "did you mean penalties"),
+        ({"max_iter": 5}, "the solver certified stops by tolerance, and max_iter and tolerance is given"),
     ],
 )
 def test_wrong_parameters_are_refused(changes: dict[str, Any], message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from eval import protocols, tasks
 from eval.errors import UserError
 from eval.features.matrices import Rows
 from eval.numbers import intervals, metrics
-from eval.protocols import Labelled
+from eval.protocols import Labelled, kinds
 from eval.protocols.knn import votes
 from eval.protocols.svm import low_shot_rows
 
@@ -60,9 +61,10 @@ def test_permuted_labels_give_chance(name: str) -> None:
 
 def test_no_protocol_can_be_given_test_data() -> None:
     """By signature: a protocol takes train and val, and its result takes features without labels."""
-    for kind in protocols.FROZEN:
-        module = __import__(f"eval.protocols.{kind}", fromlist=["fit"])
-        arguments = list(inspect.signature(module.fit).parameters)
+    fits = {kind: kinds.find(kind).fit for kind in kinds.names()}
+    assert {kind for kind, fit in fits.items() if fit} == {"knn", "linear", "ridge", "sgd", "svm"}
+    for fit in filter(None, fits.values()):
+        arguments = list(inspect.signature(fit).parameters)
         assert arguments == ["train", "val", "params", "seed", "metric_name"]
     train, val, test = parts(30, 4, 2)
     with pytest.raises(TypeError):
@@ -115,9 +117,12 @@ def test_labelled_checks_itself() -> None:
         ("finetune", "lr", [[[0, 0.1]]], [0.1, "fast"]),
         ("finetune", "epochs", [3], [2.5, "many"]),
         ("finetune", "weight_decay", [0, 0.1], ["none"]),
-        ("semi-vicreg-1pct", "subset", [0.02, None, "1percent.txt"], [[1]]),
+        ("semi-1pct", "subset", [0.02, None, "1percent.txt"], [[1]]),
         ("svm-low-shot-4", "shots", [8], ["few", 1.5]),
-        ("fewshot", "head", ["ridge"], [3]),
+        ("fewshot", "head", ["ridge"], [3, "oracle"]),
+        ("fewshot", "transform", ["l2"], ["zca"]),
+        ("svm-vissl", "extraction", [{"squash": False, "resize": 256}], [{"squish": True}, 224]),
+        ("linear-ericsson2021", "penalties", [[0, 1, 3]], [5, [0, 1], [0, 1, 0]]),
     ],
 )
 def test_a_parameter_takes_values_of_its_kind(
@@ -138,7 +143,8 @@ def test_one_value_stands_for_a_list_of_one() -> None:
 
 def test_every_protocol_fits_its_own_kind() -> None:
     for protocol in map(protocols.get, protocols.names()):
-        if protocol.kind != "detection":
+        assert protocol.override({}) == protocol
+        if protocol.kind != "detection":  # whose overrides are Detectron2's keys
             assert protocol.override(protocol.params) == protocol
 
 
@@ -157,7 +163,7 @@ def test_every_frozen_protocol_runs_as_it_stands_on_a_small_set() -> None:
     labels = np.eye(3, dtype=np.float32)[y]
     for name in protocols.names():
         protocol = protocols.get(name)
-        if protocol.kind not in protocols.FROZEN:
+        if protocol.code.fit is None:
             continue
         if name == "linear-augself2021":  # 45 fits of 5000 iterations
             continue
@@ -212,8 +218,8 @@ def test_k_is_chosen_on_val_and_clamped() -> None:
     assert any("clamped" in warning for warning in fitted.warnings)
     alone = fit("knn-dino-k20", train, val)
     assert (alone.selected["k"], alone.selected["split"]) == (20, None)
-    with pytest.raises(UserError, match="must be positive"):
-        protocols.fit(protocols.get("knn").override({"k": [0]}), train, val)
+    with pytest.raises(UserError, match=r"cannot be \[0\].*greater than 0"):
+        protocols.get("knn").override({"k": [0]})
 
 
 # -- ridge -----------------------------------------------------------------------------------------------------
@@ -253,14 +259,76 @@ def test_svm_is_visslis() -> None:
     assert [[0.1, 1.0][i] for i in table.argmax(1)] == fitted.selected["cost"]
 
 
-def test_low_shot_rows() -> None:
-    labels = np.zeros((40, 4), np.float32)
-    labels[np.arange(40), np.arange(40) % 4] = 1
-    rows = low_shot_rows(labels, 2, 3, np.random.default_rng(0))
-    # Three positives, and three negatives from each of the three other classes.
-    assert np.bincount(rows % 4).tolist() == [3, 3, 3, 3]
-    other = low_shot_rows(labels, 2, 3, np.random.default_rng(1))
+def test_low_shot_samples_are_visslis() -> None:
+    """`create_low_shot_samples.py`: k positives, and (C - 1) k of everything that is negative, none difficult."""
+    generator = np.random.default_rng(0)
+    labels = (generator.random((400, 4)) < 0.3).astype(np.float32)
+    labels[generator.random((400, 4)) < 0.05] = -1
+    rows = low_shot_rows(labels, 2, 5, np.random.default_rng(0))
+    assert np.unique(labels[rows, 2], return_counts=True)[1].tolist() == [15, 5]
+    assert len(np.unique(rows)) == 20
+    other = low_shot_rows(labels, 2, 5, np.random.default_rng(1))
     assert rows.tolist() != other.tolist()
+    # Every negative is as likely as any other, whatever else it shows.
+    counts = np.zeros(400)
+    for seed in range(2000):
+        counts[low_shot_rows(labels, 2, 5, np.random.default_rng(seed))] += 1
+    negative = labels[:, 2] == 0
+    expected = 2000 * 15 / negative.sum()
+    assert np.abs(counts[negative] - expected).max() < 5 * expected**0.5
+    few = labels.copy()
+    few[3:, 2] = 0
+    few[:3, 2] = 1
+    assert (few[low_shot_rows(few, 2, 5, np.random.default_rng(0)), 2] == 1).sum() == 3
+
+
+def test_low_shot_svms_are_fitted_on_the_sample_and_chosen_on_the_rest() -> None:
+    x, y = clusters(240, 6, 3, spread=1.5)
+    labels = np.eye(3, dtype=np.float32)[y]
+    train, val = Labelled(x[:150], labels[:150], 3), Labelled(x[150:], labels[150:], 3)
+    protocol = protocols.get("svm-low-shot-4").override({"costs": [0.001, 1.0]})
+    fitted = protocols.fit(protocol, train, val, seed=3)
+    unit = x.astype(np.float64) / (np.linalg.norm(x.astype(np.float64), axis=1) + 1e-5)[:, None]
+    generator = np.random.default_rng(3)
+    rows = [low_shot_rows(labels, column, 4, generator) for column in range(3)]
+    values, scores = [], []
+    for cost in (0.001, 1.0):
+        models = [
+            LinearSVC(
+                C=cost,
+                class_weight={1: 2, -1: 1},
+                loss="squared_hinge",
+                dual=True,
+                max_iter=2000,
+                random_state=3,
+            ).fit(unit[rows[c]], 2 * labels[rows[c], c].astype(int) - 1)
+            for c in range(3)
+        ]
+        rest = [np.setdiff1d(np.arange(240), rows[c]) for c in range(3)]
+        points = [
+            metrics.average_precision(models[c].decision_function(unit[rest[c]]), labels[rest[c], c])
+            for c in range(3)
+        ]
+        values.append(np.mean(points))
+        scores.append(np.stack([model.decision_function(unit) for model in models], 1))
+    assert fitted.selected["value"] == pytest.approx(values)
+    assert fitted.selected["cost"] == [0.001, 1.0][int(np.argmax(values))]
+    np.testing.assert_allclose(fitted.scores(x), scores[int(np.argmax(values))], atol=1e-6)
+
+
+def test_svm_folds_go_over_the_sorted_list() -> None:
+    """VISSL's list of train and val is sorted by name; folds are cut from it in that order."""
+    x, y = clusters(180, 6, 3, spread=2.5)
+    labels = np.eye(3, dtype=np.float32)[y]
+    names = np.array([f"{number:06}.jpg" for number in np.random.default_rng(1).permutation(180)])
+    order = np.argsort(names)
+    protocol = protocols.get("svm-vissl").override({"costs": [0.1, 1.0]})
+    parts = [slice(0, 90), slice(90, 180)]
+    ours = protocols.fit(protocol, *(Labelled(x[p], labels[p], 3, names[p]) for p in parts))
+    theirs = protocols.fit(protocol, *(Labelled(x[order][p], labels[order][p], 3) for p in parts))
+    assert ours.selected["value"] == theirs.selected["value"]
+    unsorted = protocols.fit(protocol, *(Labelled(x[p], labels[p], 3) for p in parts))
+    assert ours.selected["value"] != unsorted.selected["value"]
 
 
 def test_svm_leaves_out_classes_too_small_for_its_folds() -> None:
@@ -283,15 +351,15 @@ def test_svm_leaves_out_classes_too_small_for_its_folds() -> None:
 def test_sgd_heads_are_torchs_sgd() -> None:
     import torch
 
-    from eval.protocols.sgd import Heads
+    from eval.protocols.heads import Heads
 
-    params = protocols.get("linear-sgd-vissl").params | {"batchnorm": False}
+    params = protocols.get("linear-sgd-vissl").override({"batchnorm": False, "affine": False}).settings
     heads = Heads([0.1, 0.5], 4, 3, params, seed=0)
     start = heads.weight[1].clone()
     layer = torch.nn.Linear(4, 3)
     with torch.no_grad():
         layer.weight.copy_(start.T)
-        layer.bias.zero_()
+        layer.bias.copy_(heads.bias[1])
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.5, momentum=0.9, nesterov=True, weight_decay=5e-4)
     generator = torch.Generator().manual_seed(1)
     for _ in range(5):
@@ -304,12 +372,48 @@ def test_sgd_heads_are_torchs_sgd() -> None:
     torch.testing.assert_close(heads.bias[1], layer.bias.detach(), atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("area", [1, 4])
+def test_vissls_head_is_trained_as_vissl_trains_it(area: int) -> None:
+    """BatchNorm2d over a channel's positions, with its defaults and not decayed, then nn.Linear; Nesterov."""
+    import torch
+
+    from eval.protocols.heads import Heads
+
+    dim = 4 * area
+    heads = Heads([0.1, 0.5], dim, 3, protocols.get("linear-sgd-vissl").settings, seed=0, area=area)
+    bound = dim**-0.5
+    assert 0 < heads.bias.abs().max() <= bound
+    assert 0.5 * bound < heads.weight.abs().max() <= bound
+    norm, layer = torch.nn.BatchNorm2d(4), torch.nn.Linear(dim, 3)
+    with torch.no_grad():
+        layer.weight.copy_(heads.weight[1].T)
+        layer.bias.copy_(heads.bias[1])
+    groups = [
+        {"params": norm.parameters(), "weight_decay": 0.0},
+        {"params": layer.parameters(), "weight_decay": 5e-4},
+    ]
+    optimizer = torch.optim.SGD(groups, lr=0.5, momentum=0.9, nesterov=True)
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(6):
+        x, y = 3 * torch.randn(16, dim, generator=generator) + 1, torch.randint(3, (16,), generator=generator)
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(layer(norm(x.view(16, 4, -1, 1)).flatten(1)), y).backward()
+        optimizer.step()
+        heads.step(x, y, 1.0)
+    norm.eval()
+    expected = layer(norm(x.view(16, 4, -1, 1)).flatten(1)).detach()
+    np.testing.assert_allclose(heads.scores(x.numpy(), 1), expected.numpy(), atol=2e-5)
+    torch.testing.assert_close(
+        heads.logits(heads.normalise(x, train=False))[1], expected, atol=2e-5, rtol=1e-5
+    )
+
+
 def test_batch_norm_is_torchs() -> None:
     import torch
 
-    from eval.protocols.sgd import Heads
+    from eval.protocols.heads import Heads
 
-    heads = Heads([0.1], 4, 3, protocols.get("linear-sgd-vissl").params, seed=0)
+    heads = Heads([0.1], 4, 3, protocols.get("linear-sgd-vissl").settings, seed=0)
     norm = torch.nn.BatchNorm1d(4, affine=False)
     for seed in range(3):
         x = 3 * torch.randn(16, 4, generator=torch.Generator().manual_seed(seed)) + 1
@@ -350,3 +454,27 @@ def test_rows() -> None:
     np.testing.assert_array_equal(np.asarray(rows), expected)
     np.testing.assert_array_equal(rows[np.array([5, 0, 2])], expected[[5, 0, 2]])
     np.testing.assert_array_equal(rows[1:4], expected[1:4])
+
+
+@pytest.mark.parametrize("multilabel", [False, True])
+@pytest.mark.parametrize("temperature", [1e-3, 1e-4, 1e-6])
+def test_knn_at_temperatures_beyond_a_floats_exponent(temperature: float, multilabel: bool) -> None:
+    """The order of classes, and of queries, is that of exact arithmetic; a float's exp would give inf or NaN."""
+    generator = np.random.default_rng(0)
+    x, q = (generator.normal(size=(n, 4)).astype(np.float32) for n in (40, 15))
+    labels = generator.integers(0, 2, (40, 3)) if multilabel else generator.integers(0, 3, 40)
+    bank = Labelled(x, labels, 3)
+    table = votes(bank, q, [7], temperature)[0]
+    assert np.isfinite(table).all()
+    unit = [array / np.linalg.norm(array, axis=1, keepdims=True) for array in (x, q)]
+    cosine = (unit[1] @ unit[0].T).astype(np.float64)
+    targets = labels if multilabel else np.eye(3, dtype=int)[labels]
+    for row, values in zip(table, cosine, strict=True):
+        near = np.argsort(-values)[:7]
+        for c in range(3):
+            voters = values[near][targets[near, c] == 1] / temperature
+            if len(voters) == 0:
+                assert row[c] == pytest.approx(-1 / temperature - 1)
+            else:
+                exact = voters.max() + math.log(np.exp(voters - voters.max()).sum())
+                assert row[c] == pytest.approx(exact, rel=1e-5)

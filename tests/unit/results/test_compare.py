@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import scipy.stats
@@ -12,11 +13,11 @@ import scipy.stats
 from eval.analysis import write as analysis
 from eval.cli.entry import main
 from eval.errors import UserError
-from eval.results import compare, figures, records
+from eval.results import compare, figures, records, tables
 from eval.results.records import Book, Record
 
 RESULTS = Path(__file__).parents[3] / "results"
-WEIGHTS = {"mast5": "0123", "vicreg": "4567", "a": "0123", "b": "4567"}
+WEIGHTS = {"mast5": "0123", "vicreg": "4567", "a": "0123", "b": "4567", "c": "89"}
 OURS, THEIRS = [0.50, 0.56, 0.53, 0.60], [0.48, 0.50, 0.52, 0.55]
 
 
@@ -70,13 +71,15 @@ def test_evaluation_seeds_are_averaged_and_data_are_never_mixed(
 def test_bold_says_that_an_interval_excludes_zero(make_record: Callable[..., Record]) -> None:
     made = [
         make_record(
-            name=f"{method}-{seed}", weights=WEIGHTS[method][seed], value=0.5 + gain * 0.1 + seed * 0.01
+            name=f"{method}-{seed}",
+            weights=WEIGHTS[method][seed],
+            value=0.5 + gain * (0.1 + seed * 0.001) + seed * 0.01,
         )
         for method, gain in (("a", 1), ("b", 0))
         for seed in range(3)
     ]
     text = compare.markdown(compare.build(Book(made, []), [("a", "b"), ("b", "b")]))
-    assert "**+10.0 [+10.0, +10.0]** | +0.0 [+0.0, +0.0] |" in text
+    assert "**+10.1 [+9.9, +10.3]** | +0.0 (no interval: all 3 differences are the same) |" in text
     assert "1 of 2 intervals" in text
 
 
@@ -127,3 +130,62 @@ def test_committed_differences_of_augmentations_are_those_of_the_records(tmp_pat
     analysis.compare(tmp_path, RESULTS / "records" / "leave-one-out", "all")
     committed = RESULTS / "comparisons" / "leave-one-out.csv"
     assert (tmp_path / "differences.csv").read_bytes() == committed.read_bytes()
+
+
+def prepared(record: Record, params: dict[str, object] | None = None, **how: object) -> Record:
+    """The record of the same checkpoint with another preprocessing, its run id with it."""
+    checkpoint = msgspec.structs.replace(record.checkpoint, preprocessing=how)
+    protocol = msgspec.structs.replace(record.protocol, params=params or record.protocol.params)
+    key = records.run_id(checkpoint, record.task, protocol, record.data.manifest, record.seed)
+    return msgspec.structs.replace(record, checkpoint=checkpoint, protocol=protocol, run_id=key)
+
+
+def test_images_prepared_differently_are_told(make_record: Callable[..., Record]) -> None:
+    made = [
+        prepared(
+            make_record(name=f"{method}-{seed}", weights=WEIGHTS[method][seed], value=0.5 + seed / 10), **how
+        )
+        for method, how in (
+            ("a", {"input_size": 224, "interpolation": "bicubic"}),
+            ("b", {"input_size": 32, "interpolation": "bicubic"}),
+            ("c", {"input_size": 32, "interpolation": "bicubic"}),
+        )
+        for seed in range(2)
+    ]
+    found = compare.build(Book(made, []), [("a", "b"), ("b", "c")])
+    assert found.notes == [
+        "a and b saw images prepared differently (input size: 224 px against 32 px); part of their difference may "
+        "come from that."
+    ]
+    assert found.notes[0] in compare.markdown(found)
+    rows = [row.label for row in tables.build(Book(made, [])).sections[0].rows]
+    assert rows == [
+        "a-0 (224 px)",
+        "a-1 (224 px)",
+        "b-0 (32 px)",
+        "b-1 (32 px)",
+        "c-0 (32 px)",
+        "c-1 (32 px)",
+    ]
+    same = [record for record in made if not record.checkpoint.name.startswith("a")]
+    assert [row.label for row in tables.build(Book(same, [])).sections[0].rows] == [
+        "b-0",
+        "b-1",
+        "c-0",
+        "c-1",
+    ]
+
+
+def test_a_protocol_that_fixes_the_size_makes_it_equal(make_record: Callable[..., Record]) -> None:
+    made = [
+        prepared(
+            make_record(name=f"{name}-{seed}", weights=WEIGHTS[name][seed], value=0.5 + seed / 10),
+            {"extraction": {"image_size": 64}},
+            input_size=side,
+        )
+        for name, side in (("a", 32), ("b", 224))
+        for seed in range(2)
+    ]
+    found = compare.build(Book(made, []), [("a", "b")])
+    assert found.lines
+    assert found.notes == []

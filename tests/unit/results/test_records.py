@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -46,7 +47,7 @@ def test_run_id_covers_what_decides_the_numbers_and_nothing_else(make_record: Ma
 
 def test_preprocessing_is_part_of_the_weights_identity(make_record: Make) -> None:
     record = make_record()
-    other = record.checkpoint.model_copy(update={"preprocessing": {"input_size": 96}})
+    other = msgspec.structs.replace(record.checkpoint, preprocessing={"input_size": 96})
     assert records.run_id(other, record.task, record.protocol, record.data.manifest, 0) != record.run_id
 
 

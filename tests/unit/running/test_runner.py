@@ -9,16 +9,20 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from eval import suites
+from eval import datasets, suites
 from eval.errors import UserError
 from eval.results import records
 from eval.results.records import Record
-from eval.running.local import Costs, Runner, duration, failure, plain, plan
+from eval.running.costs import Costs, duration
+from eval.running.local import Runner
+from eval.running.plan import plan
+from eval.running.recording import failure, plain
 
 SUITE = """
 name: small
@@ -51,9 +55,7 @@ def data(tmp_path: Path) -> Path:
 @pytest.fixture
 def task(tmp_path: Path) -> Path:
     path = tmp_path / "shades.yaml"
-    path.write_text(
-        "version: 1\nkind: classification\ndataset: shades\nmetric: mean_per_class\nprotocols: [linear, knn]\n"
-    )
+    path.write_text("version: 1\nkind: classification\ndataset: shades\nmetric: mean_per_class\n")
     return path
 
 
@@ -69,7 +71,7 @@ def make_runner(tmp_path: Path, data: Path, task: Path) -> Callable[..., Runner]
 
 def test_a_preview_says_whose_data_are_missing(make_runner: Callable[..., Runner], data: Path) -> None:
     (data / "shades" / "test").rename(data / "elsewhere")
-    states = {cell["state"] for cell in make_runner().preview()}
+    states = {cell["state"] for cell in make_runner().preview() if cell["work"] == "cell"}
     assert len(states) == 1
     assert states.pop().startswith(f"data missing or broken: {data}/shades: the split 'test' is missing")
     (data / "elsewhere").rename(data / "shades" / "test")
@@ -81,13 +83,13 @@ def test_a_preview_says_whose_data_are_missing(make_runner: Callable[..., Runner
 
 def test_cells_are_run_once_and_recorded_whole(make_runner: Callable[..., Runner]) -> None:
     first = make_runner()
-    assert [cell["state"] for cell in first.preview()] == ["to run"] * 4
+    assert [cell["state"] for cell in first.preview()] == ["to run"] * 5  # the arm and four cells
     summary = first.run()
     assert (summary.done, summary.skipped, summary.failed) == (4, 0, 0)
     assert make_runner().run().skipped == 4
     assert [cell["state"] for cell in make_runner().preview()] == ["done"] * 4
 
-    book = records.read([first.out])
+    book = records.read([first.folder.root])
     assert len(book.records) == 4
     for record in book.records:
         metric = record.metrics["mean_per_class"]
@@ -106,13 +108,13 @@ def test_cells_are_run_once_and_recorded_whole(make_runner: Callable[..., Runner
     assert control.trained is False
     assert control.preprocessing == arm.preprocessing  # the control sees what the arm sees
     assert control.normalization == arm.normalization
-    assert (first.out / "passports" / f"arm-{(arm.weights_sha256 or '')[:12]}.json").is_file()
+    assert (first.folder.root / "passports" / f"arm-{(arm.weights_sha256 or '')[:12]}.json").is_file()
 
 
 def test_no_path_of_this_machine_stands_in_a_record(make_runner: Callable[..., Runner], data: Path) -> None:
     runner = make_runner()
     runner.run()
-    for path in [runner.file, *(runner.out / "passports").glob("*.json")]:
+    for path in [runner.folder.records, *(runner.folder.root / "passports").glob("*.json")]:
         # The task's own path is its name here, because the test gives a task by its file.
         assert str(data) not in path.read_text(), path
 
@@ -124,12 +126,12 @@ def test_a_failure_is_recorded_and_stops_nothing(make_runner: Callable[..., Runn
     (message,) = summary.errors
     assert "nowhere.pth" in message
     runner = make_runner(text)
-    book = records.read([runner.file])
+    book = records.read([runner.folder.records])
     assert {record.error.message for record in book.failures() if record.error} == {message}
-    assert (runner.run().skipped, len(records.read([runner.file]).records)) == (2, 6)
+    assert (runner.run().skipped, len(records.read([runner.folder.records]).records)) == (2, 6)
     # Mended, the cells run and the failures are answered; the lines stay.
     assert make_runner().run().done == 2
-    assert records.read([runner.file]).failures() == []
+    assert records.read([runner.folder.records]).failures() == []
 
 
 def test_a_corrupt_image_fails_its_cells_with_its_name(
@@ -140,6 +142,21 @@ def test_a_corrupt_image_fails_its_cells_with_its_name(
     summary = make_runner().run()
     assert (summary.done, summary.failed) == (0, 4)
     assert all(str(broken) in message for message in summary.errors)
+
+
+def test_a_run_opens_a_data_set_once(
+    make_runner: Callable[..., Runner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    load = datasets.load
+
+    def counting(name: str, *arguments: Any, **options: Any) -> Any:
+        opened.append(name)
+        return load(name, *arguments, **options)
+
+    monkeypatch.setattr(datasets, "load", counting)
+    assert make_runner().run().done == 4
+    assert opened == ["shades"]
 
 
 def test_other_data_is_another_run(make_runner: Callable[..., Runner], data: Path) -> None:
@@ -154,7 +171,7 @@ def test_folders_are_looked_at_before_any_work(tmp_path: Path, make_runner: Call
     with pytest.raises(UserError, match="nowhere"):
         runner.run()
     runner = make_runner()
-    runner.out.write_text("a file where the folder should be")
+    runner.folder.root.write_text("a file where the folder should be")
     with pytest.raises(UserError, match="cannot be written to"):
         runner.run()
 
@@ -172,28 +189,32 @@ def test_a_killed_run_goes_on_and_runs_nothing_twice(
         "--data-root",
         str(data),
     ]
-    process = subprocess.Popen([*command, "--out", str(runner.out), "--quiet"], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [*command, "--out", str(runner.folder.root), "--quiet"], stdout=subprocess.DEVNULL
+    )
     end = time.monotonic() + 120
-    while not runner.file.is_file() and process.poll() is None and time.monotonic() < end:
+    while not runner.folder.records.is_file() and process.poll() is None and time.monotonic() < end:
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    before = [record.run_id for record in records.read([runner.file]).records]
+    before = [record.run_id for record in records.read([runner.folder.records]).records]
     assert before
     summary = make_runner().run()
     assert summary.skipped == len(set(before))
     assert summary.done == 4 - len(set(before))
-    assert len(records.read([runner.file]).records) == 4
+    assert len(records.read([runner.folder.records]).records) == 4
 
 
 def test_one_process_writes_to_a_folder(make_runner: Callable[..., Runner]) -> None:
     runner = make_runner()
-    runner.out.mkdir()
+    runner.folder.root.mkdir()
     code = (
         "import sys, time; from filelock import FileLock\n"
         "with FileLock(sys.argv[1]): print('held', flush=True); time.sleep(60)"
     )
-    held = subprocess.Popen([sys.executable, "-c", code, str(runner.out / ".lock")], stdout=subprocess.PIPE)
+    held = subprocess.Popen(
+        [sys.executable, "-c", code, str(runner.folder.root / ".lock")], stdout=subprocess.PIPE
+    )
     try:
         assert held.stdout is not None
         held.stdout.readline()

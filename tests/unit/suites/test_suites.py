@@ -8,7 +8,7 @@ import pytest
 
 from eval import suites
 from eval.errors import UserError
-from eval.running.local import plan
+from eval.running.plan import plan
 
 GOOD = """
 name: two
@@ -73,7 +73,11 @@ def test_what_is_wrong_is_told(tmp_path: Path, old: str, new: str, told: str) ->
     [
         ("[cifar10]", "[cifar1O]", "did you mean cifar10"),
         ("[linear, knn]", "[liner]", "did you mean linear"),
-        ("[linear, knn]", "[voc-fpn-tiny]", "the task cifar10 does not list the protocol 'voc-fpn-tiny'"),
+        (
+            "[linear, knn]",
+            "[voc-fpn-tiny]",
+            "voc-fpn-tiny is for detection, and the task cifar10 is classification",
+        ),
         ("k: [5]", "kk: [5]", "did you mean k?"),
     ],
 )

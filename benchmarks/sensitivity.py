@@ -1,0 +1,191 @@
+"""Tables of classes against factors over pretraining seeds, from records.
+
+    python benchmarks/sensitivity.py search results/records/sensitivity-search \\
+        --check results/tables/sensitivity-search.md
+    python benchmarks/sensitivity.py confirm results/records/sensitivity \\
+        --check results/comparisons/sensitivity.md
+
+Checkpoints are called METHOD-SEED. ``search`` is the table of all variants with the score by which one was chosen
+(``eval/suites/sensitivity-search.yaml``); ``confirm`` has the headline means, paired over pretraining seeds, with
+intervals of Student's t and p-values that Holm's procedure adjusts for the number of means of a pair.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from eval.numbers.tests import holm, paired
+from eval.results.records import Record, read
+
+FACTORS = ("hue", "rotation", "scale", "position", "blur")
+BASE = "vicreg"
+LOSS = 0.5  # points of classes that a variant may lose
+Values = dict[str, dict[int, dict[str, float]]]  # method -> seed -> "task protocol" -> percent
+
+
+def values(records: Iterable[Record]) -> Values:
+    """Headline metrics in percent."""
+    found: Values = defaultdict(lambda: defaultdict(dict))
+    for record in records:
+        method, _, seed = record.checkpoint.name.rpartition("-")
+        if method and seed.isdigit():
+            key = f"{record.task.name} {record.protocol.name}"
+            found[method][int(seed)][key] = 100 * record.metrics[record.task.metric].value
+    return found
+
+
+Wanted = Callable[[str, str], bool]  # of a task and a protocol
+
+
+def is_class(task: str, protocol: str) -> bool:
+    return not task.endswith(FACTORS) and protocol in ("linear", "ridge", "knn")
+
+
+def is_factor(task: str, _: str) -> bool:
+    return task.endswith(FACTORS)
+
+
+def reads(factor: str) -> Wanted:
+    return lambda task, _: task.endswith(factor)
+
+
+def mean(cells: Mapping[str, float], wanted: Wanted) -> float:
+    """The mean of the cells whose task and protocol are wanted."""
+    return statistics.mean(value for key, value in cells.items() if wanted(*key.split()))
+
+
+def whole(found: Values) -> Values:
+    """Without the checkpoints that lack cells which VICReg's have: a mean over fewer tasks is another mean."""
+    full = {key for cells in found[BASE].values() for key in cells}
+    return {
+        method: {seed: cells for seed, cells in seeds.items() if full <= cells.keys()}
+        for method, seeds in found.items()
+    }
+
+
+def search(found: Values) -> str:
+    """One line a variant, differences to VICReg of the same seeds."""
+    columns = [is_class, is_factor, *map(reads, FACTORS)]
+    base = found[BASE]
+    level = [f"{statistics.mean(mean(cells, wanted) for cells in base.values()):.1f}" for wanted in columns]
+    rows = []
+    for method, seeds in found.items():
+        common = sorted(seeds.keys() & base.keys())
+        if method == BASE or not common:
+            continue
+        gains = [[mean(seeds[s], wanted) - mean(base[s], wanted) for s in common] for wanted in columns]
+        score = statistics.mean(gains[1]) + 2 * min(0.0, statistics.mean(gains[0]) + LOSS)
+        texts = [_points(each) for each in gains]
+        rows.append((-score, [method, str(len(common)), *texts[:2], f"{score:+.1f}", *texts[2:]]))
+    lines = [
+        "# Forms of the sensitivity terms, on validation images",
+        "",
+        "| variant | seeds | classes | factors | score | " + " | ".join(FACTORS) + " |",
+        "|:--|--:|--:|--:|--:|" + "--:|" * len(FACTORS),
+        _row([f"{BASE}, percent", str(len(base)), *level[:2], "", *level[2:]]),
+        *(_row(cells) for _, cells in sorted(rows)),
+        "",
+        "Differences to VICReg of the same pretraining seeds, in points; behind +- the standard error over "
+        "seeds. Classes: mean of ridge and k-NN on two data sets; factors: mean of five. "
+        "Score: factors + 2 min(0, classes + 0.5).",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _points(differences: list[float]) -> str:
+    text = f"{statistics.mean(differences):+.1f}"
+    if len(differences) > 1:
+        text += f" +- {statistics.stdev(differences) / len(differences) ** 0.5:.1f}"
+    return text
+
+
+MEANS: dict[str, Wanted] = {
+    "classes, linear and k-NN": is_class,
+    "factors": is_factor,
+    "few-shot": lambda _, protocol: protocol == "fewshot",
+}
+PAIRS = (
+    ("mast5", "vicreg"),
+    ("mast5", "no-sensitivity"),
+    ("mast5", "no-masks"),
+    ("no-sensitivity", "vicreg"),
+    ("no-masks", "vicreg"),
+)
+
+
+def confirm(found: Values) -> str:
+    """Headline means of every pair, then every factor."""
+    names = [name for name in found if name in {part for pair in PAIRS for part in pair}]
+    lines = ["# Sensitivity: headline means over pretraining seeds", ""]
+    counts = ", ".join(f"{name} {len(found[name])}" for name in names)
+    singles = {name: reads(name) for name in FACTORS}
+    for title, means in (("Headline means", MEANS), ("Single factors, two data sets each", singles)):
+        lines += [f"## {title}", "", "| | " + " | ".join(means) + " |", "|:--|" + "--:|" * len(means)]
+        for name in names:
+            percent = [statistics.mean(mean(c, w) for c in found[name].values()) for w in means.values()]
+            lines.append(_row([f"{name}, percent", *(f"{value:.1f}" for value in percent)]))
+        for first, second in PAIRS:
+            common = sorted(found.get(first, {}).keys() & found.get(second, {}).keys())
+            if len(common) < 2:
+                continue
+            results = [
+                paired(
+                    *([mean(found[method][seed], wanted) for seed in common] for method in (first, second))
+                )
+                for wanted in means.values()
+            ]
+            adjusted = holm([result.p_value for result in results])
+            cells = []
+            for result, p in zip(results, adjusted, strict=True):
+                low, high = result.interval.low, result.interval.high
+                text = f"{result.difference:+.1f} [{low:+.1f}, {high:+.1f}]"
+                cells.append(
+                    (f"**{text}**" if low > 0 or high < 0 else text)
+                    + f", p {p:.3f}".replace("p 0.000", "p < 0.001")
+                )
+            lines.append(_row([f"{first} - {second}, {len(common)} seeds", *cells]))
+        lines.append("")
+    lines.append(
+        f"Checkpoints: {counts}. Differences in points with 95 % Student intervals, paired over pretraining "
+        "seeds; p by a paired t test, adjusted by Holm over the columns of its line. Bold: the interval, not "
+        "adjusted, excludes zero."
+    )
+    return "\n".join(lines) + "\n"
+
+
+def _row(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("table", choices=("search", "confirm"))
+    parser.add_argument("place", type=Path, nargs="+", help="folders of runs, or record files")
+    parser.add_argument("--out", type=Path, help="write to this file instead")
+    parser.add_argument("--check", type=Path, help="compare with this file; exit 1 with a diff")
+    args = parser.parse_args()
+    found = whole(values(read(args.place).counting()))
+    text = {"search": search, "confirm": confirm}[args.table](found)
+    if args.check:
+        want = args.check.read_text(encoding="utf-8")
+        sys.stdout.writelines(
+            difflib.unified_diff(want.splitlines(True), text.splitlines(True), str(args.check), "records")
+        )
+        return int(want != text)
+    if args.out:
+        args.out.write_text(text, encoding="utf-8")
+    else:
+        print(text, end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,155 @@
+"""Running cells, for ``mast demo``, ``mast eval`` and ``mast run``: the forecast, or the run with its table."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mast.errors import UserError
+
+from . import options, output
+
+if TYPE_CHECKING:
+    from ..results.records import Book
+    from ..running.engines import Engine
+    from ..running.local import Runner
+    from ..running.plan import Plan
+
+
+def run_suite(name: str, arguments: argparse.Namespace) -> int:
+    """Run a suite by its name or file; one with embedded data needs no ``--data-root``."""
+    from .. import suites
+
+    suite = suites.load(name)
+    data_root = arguments.data_root
+    if data_root is not None:
+        options.folder(data_root)
+    elif suite.scenes is None:
+        raise UserError(
+            f"the suite {suite.name} needs --data-root", remedy="give the folder of data sets", code=2
+        )
+    from ..running.folder import claim
+    from ..running.local import embedded
+    from ..running.plan import plan
+
+    todo = plan(suite, arguments.limit)
+    if data_root is None:
+        data_root = arguments.out / "data"
+        if not arguments.dry_run:
+            with claim(arguments.out, Path()):
+                embedded(data_root, suite.scenes or "demo", progress=not arguments.quiet)
+    if arguments.dry_run and suite.minutes and not arguments.json:
+        print(f"The whole suite {suite.name} took {suite.minutes:g} min on {suite.hardware}.")
+    return run(todo, arguments, data_root, suite.title or suite.name)
+
+
+def run(
+    todo: Plan,
+    arguments: argparse.Namespace,
+    data_root: Path,
+    title: str,
+    then: Callable[[Book], None] | None = None,
+) -> int:
+    """Run a plan and print its table, or with ``--dry-run`` print what it would do.
+
+    Args:
+        todo: The plan.
+        arguments: The options of `options.running`.
+        data_root: The folder of the data sets.
+        title: Heading of table and report.
+        then: Prints more, from the records that the table was made of.
+    """
+    from ..running import engines
+    from ..running.local import Runner
+
+    if arguments.only:
+        todo = todo.only(arguments.only)
+    if arguments.part:
+        todo = todo.part(*arguments.part)
+    runner = Runner(
+        todo,
+        data_root=data_root,
+        out=arguments.out,
+        progress=not arguments.quiet,
+        jobs=arguments.jobs or engines.default_jobs(),
+        engine=_engine(arguments),
+        features=arguments.features,
+        features_gb=arguments.features_gb,
+    )
+    if arguments.dry_run:
+        cells = runner.preview()
+        return output.as_json(cells) if arguments.json else _print_forecast(cells)
+    return _run(runner, arguments, data_root, title, then)
+
+
+def _engine(arguments: argparse.Namespace) -> Engine | None:
+    """A cluster's, where one is asked for."""
+    if arguments.engine == "local":
+        if arguments.address:
+            raise UserError("--address is for --engine ray", remedy="add --engine ray", code=2)
+        return None
+    from ..running.ray import Cluster
+
+    return Cluster(arguments.address)
+
+
+def _print_forecast(rows: list[dict[str, Any]]) -> int:
+    from ..running.costs import counted, duration
+
+    for row in rows:
+        cost = "" if row["seconds"] is None else f"  {duration(row['seconds'])}"
+        if row["work"] == "pretraining":
+            print(f"{row['checkpoint']}  pretraining  {row['protocol']}  seed {row['seed']}{cost}")
+            continue
+        cost += f"  features {duration(row['features'])}" if row["features"] else ""
+        seed = f"seed {row['seed']}"
+        print(f"{row['checkpoint']}  {row['task']}  {row['protocol']}  {seed}  {row['state']}{cost}")
+    cells = [row for row in rows if row["work"] == "cell"]
+    to_run = [row["seconds"] for row in cells if row["state"] == "to run"]
+    known = [seconds for seconds in to_run if seconds is not None]
+    costs = [duration(sum(known))] if known else []
+    if unknown := len(to_run) - len(known):
+        costs.append(f"{unknown} of unknown cost (no record here has one like it)")
+    print(f"{counted(len(cells), 'cell')}, {len(to_run)} to run: {' and '.join(costs) or 'nothing'}.")
+    arms = [row["seconds"] for row in rows if row["work"] == "pretraining"]
+    if trained := [seconds for seconds in arms if seconds is not None]:
+        print(f"Pretraining of {counted(len(trained), 'checkpoint')}: about {duration(sum(trained))}.")
+    if features := sum(row["features"] or 0.0 for row in cells):
+        print(f"Features: about {duration(features)}.")
+    if stuck := sum(row["state"] not in ("to run", "done") for row in cells):
+        print(f"{counted(stuck, 'cell')} cannot run; the reason stands beside each.")
+    return 0
+
+
+def _run(
+    runner: Runner,
+    arguments: argparse.Namespace,
+    data_root: Path,
+    title: str,
+    then: Callable[[Book], None] | None,
+) -> int:
+    summary = runner.run()
+    from ..results import report, tables
+    from ..results.render import render
+    from ..running.costs import counted
+
+    table, files = None, []
+    if summary.done + summary.skipped:
+        table = tables.read([arguments.out], title=title)
+        files = report.publish(table, arguments.out, data_root=data_root)
+    if arguments.json:
+        output.as_json({**vars(summary), "files": [str(path) for path in files]})
+    elif table is not None:
+        print(render(table, "text"))
+        print(f"{counted(summary.done, 'cell')} run, {summary.skipped} done before, {summary.failed} failed.")
+        print("Open:")
+        for path in files[:5]:
+            print(f"  {path}")
+        print(f"  {arguments.out / 'figures'}/")
+        if then is not None:
+            then(table.book)
+    for message, count in summary.errors.items():
+        output.failed(f"{message} [{counted(count, 'cell')}]", 1)
+    return 1 if summary.failed else 0

@@ -1,0 +1,62 @@
+"""``mast compare``: methods over pretraining seeds, or two checkpoints on the same examples."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mast.errors import UserError
+
+from . import options, output
+
+
+def add(verbs: options.Verbs) -> None:
+    parser = verbs.add(
+        "compare",
+        run,
+        "compare methods over pretraining seeds, or two checkpoints on the same examples",
+        "mast compare runs/subspaces --pair mast5 vicreg --group classes=cifar10,caltech101_20",
+    )
+    parser.add_argument(
+        "--pair",
+        nargs=2,
+        action="append",
+        required=True,
+        metavar=("A", "B"),
+        help="checkpoints, or methods whose checkpoints are called NAME-SEED",
+    )
+    parser.add_argument("--metric", **options.MANY, default=[], help="default: each task's own")
+    parser.add_argument(
+        "--group",
+        **options.MANY,
+        default=[],
+        metavar="NAME=TASK,TASK",
+        help="also compare the mean over these tasks",
+    )
+    parser.add_argument("--format", default="md", choices=("md", "csv"))
+    options.places(parser)
+    parser.add_argument("--figure", type=Path, help="draw the differences into this file (.svg, .png, .pdf)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from ..results import compare, records
+
+    for path in (arguments.out, arguments.figure):
+        if path:
+            output.check_writable(path)
+    book = records.read(arguments.places)
+    output.problems(book.problems)
+    found = compare.build(
+        book,
+        [tuple(pair) for pair in arguments.pair],
+        metrics=arguments.metric,
+        groups=compare.parse_groups(arguments.group),
+    )
+    if not found.lines:
+        raise UserError("no task has both sides of a pair", remedy="`mast table` shows what was measured")
+    if arguments.figure:
+        from ..results import figures
+
+        figures.save(figures.paired_differences(found), arguments.figure)
+    text = compare.markdown(found) if arguments.format == "md" else compare.as_csv(found)
+    return output.deliver(text, arguments.out, arguments.check)

@@ -1,0 +1,57 @@
+"""``mast data verify`` and ``mast data download``, which verifies what it fetched."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mast.errors import UserError
+
+from . import options, output
+
+
+def add(verbs: options.Verbs) -> None:
+    parser = verbs.add(
+        "data",
+        run,
+        "download a data set, or check one: counts, hashes, images that cannot be read, images in two splits",
+        "mast data verify cifar10 --data-root data",
+    )
+    parser.add_argument("action", choices=("verify", "download"))
+    parser.add_argument(
+        "name", help="a data set's name, its folder under the data root, folder:DIR or csv:FILE"
+    )
+    parser.add_argument("--data-root", type=Path, help="the folder that holds the data sets")
+    options.json(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from ..datasets import Place
+    from ..doctor.data import verify
+
+    if arguments.data_root is None and Place.read(arguments.name) is None:
+        raise UserError(
+            f"mast data {arguments.action} {arguments.name} needs --data-root",
+            remedy="give the folder of data sets, or name the place: folder:DIR, csv:FILE",
+            code=2,
+        )
+    arguments.data_root = arguments.data_root or Path()
+    if arguments.action == "download":
+        from ..datasets import download
+
+        arguments.data_root.mkdir(parents=True, exist_ok=True)
+        download(arguments.name, arguments.data_root)
+    found = verify(arguments.name, arguments.data_root)
+    problems = found["problems"]
+    if arguments.json:
+        output.as_json(found)
+    else:
+        if found.get("against") == []:
+            found["against"] = "nothing: no official numbers are known, and the folder has no SHA256SUMS"
+        told = ("problems", "warnings")
+        output.fields({key: value for key, value in found.items() if key not in told}, width=10)
+        for warning in found.get("warnings", ()):
+            print(f"warning: {warning}")
+        for problem in problems:
+            output.failed(problem, 1)
+    return 1 if problems else 0

@@ -1,0 +1,82 @@
+"""What verbs print and write."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from mast.errors import UserError
+from mast.files import atomic_write
+
+
+def failed(message: str, code: int) -> int:
+    """Print an error's line and return its exit code."""
+    print(f"mast: error: {message}", file=sys.stderr)
+    return code
+
+
+def as_json(value: Any) -> int:
+    """Print a value as JSON."""
+    print(json.dumps(value, indent=1, ensure_ascii=False, default=str))
+    return 0
+
+
+def fields(values: dict[str, Any], width: int) -> None:
+    """Print one line for each field that is not empty."""
+    for key, value in values.items():
+        if value not in ([], {}, ""):
+            print(f"{key:<{width}} {_short(value)}")
+
+
+def problems(found: list[str]) -> None:
+    """Print what was wrong with the records that were read."""
+    for problem in found:
+        print(problem, file=sys.stderr)
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a file that cannot be written, before any work is done for it.
+
+    Raises:
+        UserError: If its folder cannot be made or written to.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written: {error.strerror}", remedy="give another --out", code=2
+        ) from error
+
+
+def deliver(text: str, out: Path | None, check: Path | None) -> int:
+    """Print a text, or write it to ``out``, or compare it with the file ``check``."""
+    if check:
+        there = check.read_text(encoding="utf-8")
+        if there == text:
+            return 0
+        before, after = there.splitlines(keepends=True), text.splitlines(keepends=True)
+        sys.stdout.writelines(difflib.unified_diff(before, after, str(check), "from the records"))
+        return failed(f"{check} is not what the records give", 1)
+    if out:
+        with atomic_write(out) as file:
+            file.write(text)
+        print(out)
+    else:
+        sys.stdout.write(text)
+    return 0
+
+
+def _short(value: Any) -> str:
+    """A value on one line, long lists and texts cut."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_short(item)}" for key, item in value.items())
+    if isinstance(value, list | tuple):
+        some = ", ".join(_short(item) for item in value[:6])
+        return some + (f", ... ({len(value)})" if len(value) > 6 else "")
+    text = str(value)
+    return text if len(text) <= 200 else f"{text[:197]}..."

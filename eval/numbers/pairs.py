@@ -1,0 +1,120 @@
+"""Every pair of several checkpoints at once, by the tests of `tests`: what a column of a table needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.stats
+
+from .intervals import Array
+from .tests import holm
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """All pairs of R checkpoints.
+
+    Attributes:
+        differences: (R, R) of the row over the column.
+        p_values: (R, R), two-sided; NaN where there is no test.
+        detectable: (R, R) smallest true differences found in four of five cases; NaN where there is none.
+    """
+
+    differences: Array
+    p_values: Array
+    detectable: Array
+
+    def adjusted(self) -> Array:
+        """(R, R) p values after Holm's correction for the number of pairs."""
+        found = np.full(self.p_values.shape, np.nan)
+        upper = np.triu(~np.isnan(self.p_values), 1)
+        found[upper] = holm(list(self.p_values[upper])) if upper.any() else []
+        return np.where(np.isnan(found), found.T, found)
+
+
+def proportions(right: Array, *, power: float = 0.8, level: float = 0.95) -> Pairs:
+    """McNemar's score test of each pair, as `tests.proportions`; Connor's detectable difference (Connor 1987).
+
+    Args:
+        right: (R, N) whether each checkpoint is right about each example.
+        power: Of the detectable differences.
+        level: Of the intervals that the p values belong to.
+    """
+    hits = right.astype(np.float64)
+    number = hits.shape[1]
+    wins = hits @ (1 - hits).T
+    total = wins + wins.T
+    with np.errstate(invalid="ignore", divide="ignore"):
+        score = np.where(total > 0, np.abs(wins - wins.T) / np.sqrt(total), 0.0)
+    z, beta = scipy.stats.norm.ppf(0.5 + level / 2), scipy.stats.norm.ppf(power)
+    # sqrt(n) d = z sqrt(q) + beta sqrt(q - d^2), solved for d; q is the share that only one of two has right.
+    share = total / number
+    a, b, c = number + beta**2, -2 * z * np.sqrt(number * share), (z**2 - beta**2) * share
+    found = (-b + np.sqrt(np.maximum(b**2 - 4 * a * c, 0.0))) / (2 * a)
+    detectable = np.where((total > 0) & (found <= share), found, np.nan)
+    return Pairs((wins - wins.T) / number, 2 * scipy.stats.norm.sf(score), detectable)
+
+
+def means(values: Array, seeds: Array | None = None, *, power: float = 0.8, level: float = 0.95) -> Pairs:
+    """Student's paired t of each pair over examples, as `tests.means`; with several seeds, over both.
+
+    Examples and seeds are crossed: the variance of a mean over both is at most the sum of its variance over examples
+    and its variance over seeds, which is what is taken; the degrees of freedom are Satterthwaite's (1946).
+
+    Args:
+        values: (R, N) contributions of the examples, whose mean is the metric; over seeds, their mean.
+        seeds: (R, S) the metric for each seed, S >= 2; None for one seed.
+        power: Of the detectable differences.
+        level: Of the intervals that the p values belong to.
+    """
+    error, df = _error(values)
+    if seeds is not None:
+        over_seeds, df_seeds = _error(seeds)
+        total = error**2 + over_seeds**2
+        with np.errstate(invalid="ignore", divide="ignore"):
+            df = np.where(total > 0, total**2 / (error**4 / df + over_seeds**4 / df_seeds), df)
+        error = np.sqrt(total)
+    mean = values.mean(1)
+    return _student(mean[:, None] - mean[None, :], error, df, power, level)
+
+
+def resampled(
+    values: Array, drawn: Array, df: float = np.inf, *, power: float = 0.8, level: float = 0.95
+) -> Pairs:
+    """Student's t of the bootstrap's standard error of each pair, as `tests.resampled`.
+
+    Args:
+        values: (R,) the metric of all examples.
+        drawn: (R, B) on the same B resamples; undefined ones are NaN and left out for all.
+        df: Degrees of freedom.
+        power: Of the detectable differences.
+        level: Of the intervals that the p values belong to.
+    """
+    defined = drawn[:, ~np.isnan(drawn).any(0)]
+    error = np.sqrt(_variance(defined))
+    return _student(values[:, None] - values[None, :], error, df, power, level)
+
+
+def _variance(values: Array) -> Array:
+    """(R, R) variances of the differences of rows."""
+    centred = values - values.mean(1, keepdims=True)
+    gram = centred @ centred.T / (values.shape[1] - 1)
+    own = np.diag(gram)
+    variance: Array = np.maximum(own[:, None] + own[None, :] - 2 * gram, 0.0)
+    variance[variance <= 1e-12 * np.maximum(own[:, None], own[None, :])] = 0.0  # equal rows, but for rounding
+    return variance
+
+
+def _error(values: Array) -> tuple[Array, Array]:
+    error = np.sqrt(_variance(values) / values.shape[1])
+    return error, np.full(error.shape, values.shape[1] - 1.0)
+
+
+def _student(differences: Array, error: Array, df: Array | float, power: float, level: float) -> Pairs:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        p_values = np.where(error > 0, 2 * scipy.stats.t.sf(np.abs(differences) / error, df), np.nan)
+        # The two quantiles' sum is what the noncentral t gives, but for a per mille from ten degrees of freedom on.
+        quantiles = scipy.stats.t.ppf(0.5 + level / 2, df) + scipy.stats.t.ppf(power, df)
+        detectable = np.where(error > 0, quantiles * error, np.nan)
+    return Pairs(differences, p_values, detectable)

@@ -1,0 +1,101 @@
+"""Detection and instance segmentation: what a protocol says, handed over to `eval.detection`, which does the work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from ..detection.options import options_of
+from ..errors import UserError
+from ..numbers.intervals import Interval
+from . import base
+from .base import Context, Count, Estimate, Kind, Measured
+
+if TYPE_CHECKING:
+    from ..detection.data import DetectionData
+
+Freeze = Literal["nothing", "stem", "res2", "res3", "res4", "all"]
+
+
+class Params(base.Params):
+    """Parameters of a detector's training.
+
+    Attributes:
+        base: A config of Detectron2's model zoo.
+        freeze: What of the backbone does not train, each with all before it.
+        trials: Seeds that the source averages.
+        reports: Metrics that the source publishes.
+        set: The protocol: Detectron2's keys, applied part by part.
+        tiny: What ``tiny=true`` sets on top of it.
+        overrides: What was changed: Detectron2's keys and options of `eval.detection.options`.
+    """
+
+    RUNTIME: ClassVar[Mapping[str, type]] = {"device": str, "workers": int}
+
+    base: str
+    freeze: Freeze
+    trials: Count
+    reports: Annotated[tuple[str, ...], Field(strict=False)]
+    set: Annotated[tuple[dict[str, Any], ...], Field(strict=False)]
+    tiny: Annotated[tuple[dict[str, Any], ...], Field(strict=False)]
+    overrides: dict[str, Any] = Field(default_factory=dict)
+
+    @classmethod
+    def smoke(cls, limit: int) -> dict[str, Any]:
+        """As many iterations as images, and small heads and sizes."""
+        return {"tiny": True, "iterations": limit}
+
+    @classmethod
+    def changed(cls, values: Mapping[str, Any], changes: Mapping[str, Any], name: str) -> dict[str, Any]:
+        """The values with changes kept apart, as overrides: Detectron2 resolves them, in their order."""
+        options_of(changes)
+        found = values.get("overrides", {}) | dict(changes)
+        return {**values, "overrides": found} if found else dict(values)
+
+
+def data(opened: DetectionData, params: Params, seed: int) -> DetectionData:
+    """The part that a cell trains on: all, or what the data set or an override asks for, drawn with the seed."""
+    chosen = params.overrides
+    return opened.drawn(images=chosen.get("train_images"), shots=chosen.get("shots"), seed=seed)
+
+
+def measure(context: Context) -> Measured:
+    """Train a detector and test it."""
+    from .. import detection
+
+    context.loaded.backbone.to("cpu")
+    result = detection.run(
+        context.loaded,
+        context.task,
+        context.protocol,
+        context.data,
+        seed=context.seed,
+        work_dir=context.work,
+        progress=context.progress,
+    )
+    if context.metric not in result.metrics:
+        raise UserError(
+            f"{context.metric} is not defined, the test split has {', '.join(result.metrics) or 'no metric'}",
+            remedy="choose a task whose test split has objects of that kind",
+        )
+    spans = {name: Interval(**span) for name, span in result.intervals.items()}
+    return Measured(
+        {name: Estimate(value, spans.get(name)) for name, value in result.metrics.items()},
+        result.counts,
+        certificate=result.certificate,
+        detections={"classes": result.classes, "config": result.config, "images": result.per_image},
+        seconds=sum(result.seconds.values()),
+    )
+
+
+def forecast(context: Context) -> float:
+    """Seconds by a few timed iterations."""
+    from .. import detection
+
+    told = detection.forecast(context.loaded, context.task, context.protocol, context.data)
+    return told["train_seconds"] + told["test_seconds"]
+
+
+KIND = Kind(Params, ("detection", "instance_segmentation"), measure, data=data, forecast=forecast)

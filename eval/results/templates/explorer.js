@@ -1,0 +1,260 @@
+"use strict";
+// Sorting, filtering, differences to a reference, provenance and plots over the tables that stand in the page.
+// Nothing is loaded; names only ever become text nodes.
+(() => {
+  const all = (selector, root = document) => [...root.querySelectorAll(selector)];
+  const id = (name) => document.getElementById(name);
+  const make = (tag, properties = {}, children = []) => {
+    const element = Object.assign(document.createElement(tag), properties);
+    element.append(...children);
+    return element;
+  };
+  const number = (text) => {
+    const found = /^\s*(-?\d+(\.\d+)?)/.exec(text);
+    return found ? Number(found[1]) : null;
+  };
+
+  // ---------------------------------------------------------------- the tables as they stand in the page
+  const tables = all("table.results").map((element, index) => {
+    const heads = all("thead th", element);
+    const body = element.tBodies[0];
+    const rows = all("tr:not(.foot)", body).map((tr, place) => ({
+      tr, place, label: tr.cells[0].dataset.label,
+      values: all("td", tr).map((td) => number(td.textContent)),
+      html: all("td", tr).map((td) => [...td.childNodes]),
+    }));
+    const section = element.closest(".scroll");
+    const title = id(element.getAttribute("aria-labelledby"));
+    const notes = [];
+    for (let at = title.nextElementSibling; at && at !== section; at = at.nextElementSibling) notes.push(at);
+    return { element, index, heads, body, rows, section, title, notes, columns: Number(element.dataset.columns),
+      foot: body.querySelector("tr.foot") };
+  });
+  if (!tables.length) return;
+  id("explorer").hidden = false;
+
+  let data = null;
+  const load = () => {
+    if (!data) {
+      const bytes = Uint8Array.from(atob(id("explorer-data").textContent.trim()), (sign) => sign.charCodeAt(0));
+      const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+      data = new Response(stream).json();
+    }
+    return data;
+  };
+
+  // ---------------------------------------------------------------- sort
+  const order = (table, column, direction) => {
+    const key = (row) => (column === 0 ? row.label : row.shown ? row.shown[column - 1] : row.values[column - 1]);
+    const sorted = [...table.rows].sort((a, b) => {
+      if (!direction) return a.place - b.place;
+      const [one, other] = [key(a), key(b)];
+      if (one === null || other === null) return (one === null) - (other === null);
+      const compared = typeof one === "string" ? one.localeCompare(other) : one - other;
+      return direction * compared || a.place - b.place;
+    });
+    table.body.append(...sorted.map((row) => row.tr), ...(table.foot ? [table.foot] : []));
+    table.heads.forEach((head, at) => {
+      if (at === column && direction) head.setAttribute("aria-sort", direction > 0 ? "ascending" : "descending");
+      else head.removeAttribute("aria-sort");
+    });
+  };
+  for (const table of tables) {
+    table.heads.forEach((head, column) => {
+      const button = make("button", { type: "button" }, [...head.childNodes]);
+      head.append(button);
+      button.addEventListener("click", () => {
+        const lower = column === 0 || head.dataset.kind === "rank";
+        const steps = lower ? { none: 1, ascending: -1, descending: 0 } : { none: -1, descending: 1, ascending: 0 };
+        order(table, column, steps[head.getAttribute("aria-sort") || "none"]);
+      });
+    });
+  }
+
+  // ---------------------------------------------------------------- filter
+  const fits = (text, words) => words.every((word) => text.toLowerCase().includes(word));
+  const wordsOf = (name) => id(name).value.toLowerCase().split(/\s+/).filter(Boolean);
+  const filter = () => {
+    const [rows, columns, protocol] = [wordsOf("find-rows"), wordsOf("find-columns"), id("find-sections").value];
+    for (const table of tables) {
+      const hidden = table.heads.map((head, at) => at > 0 && at <= table.columns && !fits(head.textContent, columns));
+      for (const row of table.rows) row.tr.hidden = !fits(row.label, rows);
+      for (const tr of all("tr", table.element)) [...tr.cells].forEach((cell, at) => { cell.hidden = hidden[at]; });
+      const empty = table.rows.every((row) => row.tr.hidden) || hidden.slice(1, table.columns + 1).every(Boolean);
+      const away = empty || (protocol !== "" && Number(protocol) !== table.index);
+      for (const part of [table.section, table.title, ...table.notes]) part.hidden = away;
+    }
+  };
+  for (const table of tables) id("find-sections").append(make("option", { value: table.index }, [table.title.textContent]));
+  for (const name of ["find-rows", "find-columns", "find-sections"]) id(name).addEventListener("input", filter);
+
+  // ---------------------------------------------------------------- differences to a reference
+  const labels = [...new Set(tables.flatMap((table) => table.rows.map((row) => row.label)))];
+  for (const label of labels) id("reference").append(make("option", { value: label }, [label]));
+  const level = ([ranked, text], first, second) => {
+    const [i, j] = [ranked.indexOf(first), ranked.indexOf(second)].sort((a, b) => a - b);
+    if (i < 0) return null;
+    const at = i * ranked.length - (i * (i + 1)) / 2 + (j - i - 1);
+    const found = atob(text).charCodeAt(at);
+    return found === 255 ? null : found / 20;
+  };
+  const differences = async () => {
+    const label = id("reference").value;
+    const found = label ? await load() : null;
+    for (const table of tables) {
+      const base = table.rows.find((row) => row.label === label);
+      for (const row of table.rows) {
+        row.shown = base && row.values.map((value, at) =>
+          at < table.columns && value !== null && base.values[at] !== null ? value - base.values[at] : null);
+        all("td", row.tr).forEach((td, at) => {
+          td.classList.remove("apart");
+          td.removeAttribute("title");
+          if (!base || at >= table.columns || row === base) { td.replaceChildren(...row.html[at]); return; }
+          const change = row.shown[at];
+          if (change === null) { td.replaceChildren("–"); return; }
+          const p = level(found.sections[table.index].tests[at], row.place, base.place);
+          const text = (change >= 0 ? "+" : "−") + Math.abs(change).toFixed(1);
+          const note = p === null ? "no test" : p <= 0 ? "p = 1" : `p ${p >= 12 ? "<" : "≈"} ${(10 ** -p).toPrecision(1)}`;
+          td.replaceChildren(text, " ", make("small", {}, [note]));
+          td.classList.toggle("apart", p !== null && p * 20 >= 27);
+        });
+      }
+    }
+  };
+  id("reference").addEventListener("change", differences);
+
+  // ---------------------------------------------------------------- where a cell comes from
+  const lines = (values) => make("dl", {}, Object.entries(values)
+    .filter(([, value]) => value !== null && value !== undefined && JSON.stringify(value) !== "{}")
+    .flatMap(([key, value]) => [make("dt", {}, [key]),
+      make("dd", {}, [typeof value === "object" ? JSON.stringify(value) : String(value)])]));
+  const detail = async (table, row, column) => {
+    const found = await load();
+    const cell = found.sections[table.index].cells[row.place][column];
+    if (cell === null) return;
+    id("detail-title").replaceChildren(`${row.label}, ${table.heads[column + 1].textContent.trim()}, ${table.title.textContent}`);
+    const parts = typeof cell === "string" ? [lines({ "published in": cell })] : cell.flatMap((record) => {
+      const [run, seed, started, seconds, checkpoint, protocol, of, environment, command, warnings] = record;
+      return [make("h4", {}, [`Seed ${seed}, run ${run}`]), make("pre", {}, [command]),
+        lines({ started, seconds, warnings: warnings.length ? warnings.join("; ") : null }),
+        make("h4", {}, ["Checkpoint"]), lines(found.checkpoint[checkpoint]),
+        make("h4", {}, ["Protocol"]), lines(found.protocol[protocol]),
+        make("h4", {}, ["Data"]), lines(found.data[of]),
+        make("h4", {}, ["Computed with"]), lines(found.environment[environment])];
+    });
+    id("detail-body").replaceChildren(...parts);
+    id("detail").showModal();
+  };
+  let last = null;
+  for (const table of tables) {
+    for (const row of table.rows) {
+      all("td", row.tr).forEach((td, column) => {
+        if (column >= table.columns || row.values[column] === null) return;
+        td.tabIndex = -1;
+        td.addEventListener("click", () => { last = td; detail(table, row, column); });
+      });
+    }
+    const first = table.body.querySelector("td[tabindex]");
+    if (first) first.tabIndex = 0;
+    table.body.addEventListener("focusin", (event) => {
+      for (const td of all('td[tabindex="0"]', table.body)) td.tabIndex = -1;
+      if (event.target.matches("td")) event.target.tabIndex = 0;
+    });
+    table.body.addEventListener("keydown", (event) => {
+      const td = event.target.closest("td");
+      if (!td) return;
+      if (event.key === "Enter" || event.key === " ") { event.preventDefault(); td.click(); return; }
+      const moves = { ArrowRight: [0, 1], ArrowLeft: [0, -1], ArrowDown: [1, 0], ArrowUp: [-1, 0] };
+      if (!(event.key in moves)) return;
+      event.preventDefault();
+      const [down, right] = moves[event.key];
+      const shown = all("tr:not(.foot):not([hidden])", table.body);
+      let [y, x] = [shown.indexOf(td.parentElement), td.cellIndex];
+      for (;;) {
+        y += down; x += right;
+        const next = shown[y] && shown[y].cells[x];
+        if (!next || next.matches("th")) return;
+        if (!next.hidden && next.hasAttribute("tabindex")) { next.focus(); return; }
+      }
+    });
+  }
+  id("detail").addEventListener("close", () => { if (last) last.focus(); });
+
+  // ---------------------------------------------------------------- plots
+  const svg = (tag, attributes, children = []) => {
+    const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+    for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+    element.append(...children);
+    return element;
+  };
+  const columns = tables.flatMap((table) => table.heads.slice(1, table.columns + 1).map((head, at) => ({
+    table, at, name: `${table.title.textContent}: ${head.textContent.trim()}`,
+    points: new Map(table.rows.filter((row) => row.values[at] !== null).map((row) => [row.label, row.values[at]])) })));
+  const ticks = (low, high) => {
+    const step = 10 ** Math.floor(Math.log10((high - low) / 2));
+    const by = [1, 2, 5, 10].map((k) => k * step).find((k) => (high - low) / k <= 6);
+    const found = [];
+    for (let at = Math.ceil(low / by) * by; at <= high + 1e-9; at += by) found.push(Number(at.toFixed(6)));
+    return found;
+  };
+  const scatter = () => {
+    const [x, y] = [columns[id("plot-x").value], columns[id("plot-y").value]];
+    const shared = [...x.points.keys()].filter((label) => y.points.has(label));
+    const [xs, ys] = [shared.map((label) => x.points.get(label)), shared.map((label) => y.points.get(label))];
+    if (!shared.length) { id("scatter").replaceChildren("No checkpoint has both."); return; }
+    const range = (values) => {
+      const [low, high] = [Math.min(...values), Math.max(...values)];
+      const pad = (high - low || 1) * 0.08;
+      return [low - pad, high + pad];
+    };
+    const [[x0, x1], [y0, y1]] = [range(xs), range(ys)];
+    const [px, py] = [(v) => 50 + (430 * (v - x0)) / (x1 - x0), (v) => 270 - (250 * (v - y0)) / (y1 - y0)];
+    const named = shared.length <= 30;
+    id("scatter").replaceChildren(svg("svg", { viewBox: "0 0 600 310", role: "img", "aria-label": `${y.name} against ${x.name}` }, [
+      ...ticks(x0, x1).flatMap((v) => [svg("line", { x1: px(v), x2: px(v), y1: 20, y2: 270, class: "rule" }),
+        svg("text", { x: px(v), y: 286, "text-anchor": "middle" }, [String(v)])]),
+      ...ticks(y0, y1).flatMap((v) => [svg("line", { x1: 50, x2: 480, y1: py(v), y2: py(v), class: "rule" }),
+        svg("text", { x: 44, y: py(v) + 4, "text-anchor": "end" }, [String(v)])]),
+      svg("text", { x: 265, y: 304, "text-anchor": "middle" }, [x.name]),
+      svg("text", { x: 50, y: 13 }, [y.name]),
+      ...shared.flatMap((label, at) => [
+        svg("circle", { cx: px(xs[at]), cy: py(ys[at]), r: 4, class: "dot" }, [svg("title", {}, [`${label}: ${xs[at]}, ${ys[at]}`])]),
+        ...(named ? [svg("text", { x: px(xs[at]) + 7, y: py(ys[at]) + 4 }, [label])] : [])]),
+    ]));
+  };
+  const ranked = tables.filter((table) => table.heads.some((head) => head.dataset.kind === "rank"));
+  const ranks = () => {
+    const table = ranked[id("plot-ranks").value];
+    const at = table.heads.findIndex((head) => head.dataset.kind === "rank") - 1;
+    const rows = table.rows.map((row) => ({ label: row.label,
+      found: /([\d.]+) \[([\d.]+), ([\d.]+)\]/.exec(row.html[at].map((node) => node.textContent).join("")) }))
+      .filter((row) => row.found).map((row) => ({ label: row.label, rank: row.found.slice(1).map(Number) }))
+      .sort((a, b) => a.rank[0] - b.rank[0]);
+    const most = Math.max(1, ...rows.map((row) => row.rank[2]));
+    const px = (v) => 200 + (380 * (v - 1)) / Math.max(1, most - 1);
+    const height = 30 + 20 * rows.length;
+    id("ranks").replaceChildren(rows.length ? svg("svg", { viewBox: `0 0 600 ${height}`, role: "img", "aria-label": `Ranks, ${table.title.textContent}` }, [
+      ...ticks(1, Math.max(2, most)).filter((v) => v <= most).flatMap((v) => [svg("line", { x1: px(v), x2: px(v), y1: 4, y2: height - 22, class: "rule" }),
+        svg("text", { x: px(v), y: height - 6, "text-anchor": "middle" }, [String(v)])]),
+      ...rows.flatMap((row, place) => { const y = 14 + 20 * place; return [
+        svg("text", { x: 190, y: y + 4, "text-anchor": "end" }, [row.label]),
+        svg("line", { x1: px(row.rank[1]), x2: px(row.rank[2]), y1: y, y2: y, class: "range" }),
+        svg("circle", { cx: px(row.rank[0]), cy: y, r: 4, class: "dot" })]; }),
+    ]) : "No row has a rank.");
+  };
+  if (columns.length > 1) {
+    id("plots").hidden = false;
+    columns.forEach((column, at) => {
+      for (const name of ["plot-x", "plot-y"]) id(name).append(make("option", { value: at }, [column.name]));
+    });
+    const linear = columns.findIndex((column) => column.name.startsWith("linear"));
+    id("plot-x").value = Math.max(0, linear);
+    id("plot-y").value = linear === columns.length - 1 ? 0 : Math.max(0, linear) + 1;
+    for (const name of ["plot-x", "plot-y"]) id(name).addEventListener("change", scatter);
+    scatter();
+    ranked.forEach((table, at) => id("plot-ranks").append(make("option", { value: at }, [table.title.textContent])));
+    id("plot-ranks").addEventListener("change", ranks);
+    if (ranked.length) ranks();
+    else id("plot-ranks").closest(".tools").hidden = true;
+  }
+})();

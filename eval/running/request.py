@@ -1,0 +1,118 @@
+"""A plan from names: what ``mast eval`` and `eval.evaluate` are asked for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import tasks
+from ..checkpoints import references
+from ..errors import UserError
+
+if TYPE_CHECKING:
+    from .plan import Plan
+
+RANDOM = "random:"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for.
+
+    Attributes:
+        checkpoints: References, each ``REF`` or ``NAME=REF``.
+        tasks: Names of tasks, or files.
+        protocols: Names of protocols, or files; each task's default when empty.
+        seeds: Evaluation seeds.
+        overrides: Changes to the protocols' parameters.
+        against: Further references, which the others are compared with.
+        reading: what the user says about the files in ``checkpoints``, as `eval.checkpoints.load` takes it.
+        limit: Use at most so many examples of each split, and train for a short time: a smoke test.
+    """
+
+    checkpoints: tuple[str, ...]
+    tasks: tuple[str, ...]
+    protocols: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = (0,)
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    against: tuple[str, ...] = ()
+    reading: Mapping[str, Any] = field(default_factory=dict)
+    limit: int | None = None
+
+
+def plan(request: Request) -> Plan:
+    """Resolve a request's names; all of them are checked before anything heavy is imported.
+
+    A random control takes the preprocessing of the first checkpoint that is not random, and runs last.
+
+    Raises:
+        UserError: For a name, file or parameter that does not exist, a protocol that does not apply to a task, or
+            two checkpoints of one name.
+    """
+    pairs = [
+        (task, protocol)
+        for task in request.tasks
+        for protocol in request.protocols or [tasks.get(task).default]
+    ]
+    for task, protocol in pairs:
+        tasks.resolve(task, protocol, request.overrides)
+    for text in [*request.checkpoints, *request.against]:
+        references.check(_split(text)[1])
+
+    from .plan import Plan, Source, make_cell
+
+    named = _named(request)
+    trained = next((name for name, ref in named.items() if not ref.startswith(RANDOM)), "")
+    others = {_split(text)[1] for text in request.against}
+    sources = [
+        Source(name, ref, options={} if ref in others else dict(request.reading))
+        for name, ref in named.items()
+        if not ref.startswith(RANDOM)
+    ]
+    sources += [Source(name, ref, like=trained) for name, ref in named.items() if ref.startswith(RANDOM)]
+    cells = [
+        make_cell(source.name, task, protocol, dict(request.overrides), seed, request.limit)
+        for source in sources
+        for task, protocol in pairs
+        for seed in request.seeds
+    ]
+    return Plan("eval", tuple(sources), tuple(cells), request.limit)
+
+
+def pairs(request: Request, measured: Iterable[str]) -> list[tuple[str, str]]:
+    """Every checkpoint that was measured beside every one of ``against`` that was, by name."""
+    there = set(measured)
+    others = {_split(text)[1] for text in request.against}
+    named = {name: ref for name, ref in _named(request).items() if name in there}
+    return [
+        (first, second)
+        for first, ref in named.items()
+        if ref not in others
+        for second, other in named.items()
+        if other in others
+    ]
+
+
+def _named(request: Request) -> dict[str, str]:
+    """References by name: the one given, or one made of the file's or the folder's."""
+    from mast.train import PUBLISHED
+
+    found: dict[str, str] = {}
+    for text in [*request.checkpoints, *request.against]:
+        name, ref = _split(text)
+        path = Path(ref)
+        stem = path.absolute().parent.name if path.name == PUBLISHED else path.name.partition(".")[0]
+        name = name or re.sub(r"[^\w.-]+", "-", ref if ref.startswith(RANDOM) else stem).strip("-.")
+        if name in found:
+            raise UserError(f"two checkpoints are named {name}", remedy="name them: NAME=FILE", code=2)
+        found[name] = ref
+    return found
+
+
+def _split(text: str) -> tuple[str, str]:
+    """``[NAME=]REF`` in its parts; no name is an empty one."""
+    match = re.match(r"([A-Za-z0-9][\w.-]*)=(.+)", text)
+    return (match[1], match[2]) if match and not Path(text).exists() else ("", text)

@@ -1,0 +1,37 @@
+"""The committed tables of the sensitivity terms are what the committed records give."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+TABLES = {
+    "search": ("sensitivity-search", "tables/sensitivity-search.md"),
+    "confirm": ("sensitivity", "comparisons/sensitivity.md"),
+}
+
+
+def _call(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, ROOT / "benchmarks" / "sensitivity.py", *arguments]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_records_give_the_table(table):
+    records, file = TABLES[table]
+    called = _call(table, ROOT / "results" / "records" / records, "--check", ROOT / "results" / file)
+    assert called.returncode == 0, called.stdout + called.stderr
+
+
+def test_a_difference_is_told(tmp_path):
+    records, file = TABLES["search"]
+    other = tmp_path / "other.md"
+    other.write_text((ROOT / "results" / file).read_text().replace("hinge-weak", "hinge-week"))
+    called = _call("search", ROOT / "results" / "records" / records, "--check", other)
+    assert called.returncode == 1
+    assert "-| hinge-week" in called.stdout
+    assert "+| hinge-weak" in called.stdout

@@ -1,0 +1,114 @@
+"""Numbers of the peers' own code in tests/golden/protocols.json, which make_protocols.py there made, beside ours."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from eval import protocols
+from eval.datasets import ImageDataset, Split
+from eval.numbers import metrics
+from eval.protocols import Labelled, splits, training
+from eval.protocols.episodes import draw
+from eval.protocols.heads import Heads
+from eval.protocols.svm import low_shot_rows
+
+FOLDER = Path(__file__).parents[2] / "golden"
+GOLDEN = {
+    name: entry["value"]
+    for name, entry in json.loads((FOLDER / "protocols.json").read_text(encoding="utf-8")).items()
+}
+
+
+@pytest.fixture(scope="module")
+def made() -> Any:
+    """The module that made them, for its inputs."""
+    spec = importlib.util.spec_from_file_location("make_protocols", FOLDER / "make_protocols.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_equal_scores_are_visslis(made: Any) -> None:
+    data = made.TOOLS.load()
+    labels, scores = data["labels"][data["test"]].astype(float), data["x"][data["test"], :5].round(1)
+    ours = [metrics.average_precision(scores[:, c], labels[:, c], ties="vissl") for c in range(5)]
+    np.testing.assert_allclose(ours, GOLDEN["vissl ties"], rtol=0, atol=1e-12)
+    together = [metrics.average_precision(scores[:, c], labels[:, c]) for c in range(5)]
+    assert np.abs(np.array(together) - GOLDEN["vissl ties"]).max() > 1e-3  # what the mode is for
+
+
+def test_svm_costs_are_visslis(made: Any) -> None:
+    """liblinear draws at random within its tolerance of 1e-4, in their runs and in ours."""
+    data, names = made.TOOLS.load(), made.names()
+    parts = [
+        Labelled(data["x"][p], data["labels"][p].astype(np.float32), 5, names[p])
+        for p in (data["train"], data["val"])
+    ]
+    fitted = protocols.fit(protocols.get("svm-vissl").override({"costs": made.COSTS}), *parts)
+    np.testing.assert_allclose(fitted.selected["value"], GOLDEN["vissl svm"]["ap"], rtol=0, atol=2e-3)
+    assert fitted.selected["cost"] == GOLDEN["vissl svm"]["cost"]
+    # Train, then val, as they were: other folds, other numbers.
+    plain = [Labelled(part.features, part.labels, 5) for part in parts]
+    other = protocols.fit(protocols.get("svm-vissl").override({"costs": made.COSTS}), *plain)
+    assert np.abs(np.array(other.selected["value"]) - GOLDEN["vissl svm"]["ap"]).max() > 5e-3
+
+
+def test_low_shot_samples_are_as_large_as_visslis(made: Any) -> None:
+    labels = made.TOOLS.load()["labels"][:450]
+    for column in range(5):
+        chosen = labels[low_shot_rows(labels, column, 8, np.random.default_rng(0)), column]
+        assert [int((chosen == symbol).sum()) for symbol in (1, 0, -1)] == GOLDEN["vissl low-shot"][column]
+
+
+def test_head_is_visslis(made: Any) -> None:
+    heads = Heads([0.05], 24, 6, protocols.get("linear-vissl").settings, seed=0, area=4)
+    weight, bias = made.start_of_head()
+    heads.weight.copy_(weight.T[None])
+    heads.bias.copy_(bias[None])
+    for _ in range(2):
+        for x, y in made.batches():
+            heads.step(x.flatten(1), y, 1.0)
+    x = made.batches()[0][0].flatten(1)
+    ours = heads.logits(heads.normalise(x, train=False))[0]
+    torch.testing.assert_close(ours, torch.tensor(GOLDEN["vissl head"]), atol=2e-5, rtol=2e-5)
+
+
+def test_schedule_is_lightlys() -> None:
+    params = protocols.get("linear-lightly").settings
+    ours = [training.learning_share(params, 0, step, 12) for step in range(12)]
+    np.testing.assert_allclose(ours, GOLDEN["lightly schedule"], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("how", ["ssl-transfer", "dinov2", "augself"])
+def test_val_is_the_authors(made: Any, how: splits.Published) -> None:
+    golden = GOLDEN[f"{how} split"]
+    for name, expected in golden.items():
+        count = made.COUNTS.get(name) or int(name)
+        paths = tuple(Path(f"/d/{number}") for number in range(count))
+        whole = Split("train", paths, np.zeros(count, dtype=np.int64))
+        parts = {"train": whole.subset(np.arange(1, count)), "val": whole.subset(np.arange(1)), "test": whole}
+        found = splits.cut(ImageDataset(name, ("a",), parts, {"val": "cut"}), how)
+        assert made.short(found.splits["val"].rows) == expected, name
+    assert len(golden) == {"augself": len(splits.AUGSELF), "dinov2": 1, "ssl-transfer": 2}[how]
+
+
+def test_short_classes_are_augselfs() -> None:
+    labels = np.repeat(np.arange(7), [30, 30, 30, 30, 12, 6, 5])
+    chosen = draw(labels, way=5, shots=5, queries=16, num_episodes=600, seed=0, resample=True)
+    shown = labels[chosen.support[..., 0]]
+    golden = GOLDEN["augself sampler"]
+    assert np.unique(shown).tolist() == golden["classes"]
+    assert golden["shared by support and query"] == 0
+    for label, expected in golden["queries that stand twice"].items():
+        twice = [16 - len(set(query)) for query in chosen.query[shown == int(label)]]
+        # Of 7 images 16 draws show 6.4 on average, with a standard deviation of 0.7 over some 140 of their draws.
+        assert np.mean(twice) == pytest.approx(expected, abs=0.3)

@@ -1,0 +1,231 @@
+"""The page's script in a real browser: sort, filter, reference, provenance, keyboard, and no complaint."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from eval.results import explorer, records, report, tables
+from eval.results.records import Record
+from eval.results.tables import Table
+from mast.files import canonical_json
+
+Make = Callable[..., Record]
+NASTY = '<img src=x onerror="document.title=1">&"'
+CHROMIUM = shutil.which("chromium")
+
+
+def fill(
+    place: Path,
+    make_record: Make,
+    checkpoints: int,
+    tasks: int,
+    protocols: tuple[str, ...] = ("linear", "knn"),
+) -> Table:
+    """Records of ever better checkpoints on 200 examples; the last one's name is nasty."""
+    rng, lines = np.random.default_rng(0), []
+    for number in range(checkpoints):
+        name = NASTY if number == checkpoints - 1 else f"net-{number:03d}"
+        for task in range(tasks):
+            for protocol in protocols:
+                hits = rng.random(200) < 0.2 + 0.6 * number / checkpoints
+                value = float(hits.mean())
+                record = make_record(
+                    name=name,
+                    task=f"task-{task:02d}",
+                    protocol=protocol,
+                    value=value,
+                    interval=(value - 0.05, value + 0.05),
+                    outcomes=records.write_arrays(place, correct=hits),
+                )
+                checkpoint = msgspec.structs.replace(record.checkpoint, weights_sha256=f"{number:064x}")
+                about = checkpoint, record.task, record.protocol, record.data.manifest
+                run_id = records.run_id(*about, record.seed)
+                record = msgspec.structs.replace(record, checkpoint=checkpoint, run_id=run_id)
+                lines.append(canonical_json(record.to_json()))
+    path = place / "records" / "x.jsonl"
+    path.parent.mkdir()
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return tables.read([place], title="Explored")
+
+
+def browse(page: Path, steps: str, *, width: int = 1280, dark: bool = False) -> dict[str, object]:
+    """Run a script in the page and return what it resolves to; errors and complaints fail."""
+    text = page.read_text(encoding="utf-8")
+    driver = (
+        "<script>addEventListener('load', async () => { let told;"
+        f"try {{ told = await (async () => {{ {steps} }})(); }}"
+        "catch (error) { told = { error: String(error) }; }"
+        "document.body.append(Object.assign(document.createElement('pre'), "
+        "{ id: 'told', textContent: JSON.stringify(told) })); });</script>"
+    )
+    copy = page.with_name("driven.html")
+    copy.write_text(text.replace("</body>", f"{driver}</body>"), encoding="utf-8")
+    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]
+    command += ["--enable-logging=stderr", "--disable-background-networking", f"--window-size={width},1600"]
+    command += [f"--user-data-dir={page.parent / 'profile'}", "--virtual-time-budget=20000"]
+    command += ["--blink-settings=preferredColorScheme=0"] if dark else []
+    done = subprocess.run(
+        [*command, "--dump-dom", f"file://{copy}"], capture_output=True, text=True, timeout=240, check=True
+    )
+    assert "CONSOLE" not in done.stderr, done.stderr
+    (told,) = re.findall(r'<pre id="told">(.*?)</pre>', done.stdout, flags=re.DOTALL)
+    value = json.loads(told.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
+    assert isinstance(value, dict)
+    assert "error" not in value, value
+    return value
+
+
+@pytest.fixture
+def page(tmp_path: Path, make_record: Make) -> Path:
+    report.write(fill(tmp_path, make_record, 5, 3), tmp_path, tmp_path / "report.html")
+    return tmp_path / "report.html"
+
+
+def test_p_values_keep_their_side_of_five_percent(tmp_path: Path, make_record: Make) -> None:
+    table = fill(tmp_path, make_record, 5, 1)
+    (section, _) = table.sections
+    found = table.standings.of(section, section.columns[0])
+    levels = base64.b64decode(explorer.levels(found))
+    p_values = found.adjusted[np.triu_indices(5, 1)]
+    assert [level >= 27 for level in levels] == [p < 0.05 for p in p_values]
+    for level, p_value in zip(levels, p_values, strict=True):
+        assert 10 ** (-level / 20) == pytest.approx(max(p_value, 1e-12), rel=0.3)
+
+
+def test_what_is_embedded_names_where_each_cell_comes_from(tmp_path: Path, make_record: Make) -> None:
+    table = fill(tmp_path, make_record, 2, 1)
+    data = json.loads(gzip.decompress(base64.b64decode(explorer.packed(table))))
+    record = next(iter(table.sections[0].cells.values())).records[0]
+    (run, seed, *_, checkpoint, _protocol, _data, _environment, command, _warnings) = data["sections"][0][
+        "cells"
+    ][0][0][0]
+    assert record.run_id.startswith(run)
+    assert seed == record.seed
+    assert data["checkpoint"][checkpoint]["weights SHA-256"] == record.checkpoint.weights_sha256
+    assert command == (
+        f"mast eval --checkpoint {record.checkpoint.name}=FILE --task task-00 "
+        f"--protocol {record.protocol.name} --seeds 0 --data-root DATA --out OUT"
+    )
+    assert explorer.packed(table) == explorer.packed(table)
+
+
+TELL = """
+const all = (s) => [...document.querySelectorAll(s)];
+const rows = (n = 0) => [...all('table.results')[n].tBodies[0].rows]
+  .filter((tr) => !tr.hidden && !tr.matches('.foot')).map((tr) => tr.cells[0].dataset.label);
+const set = (name, value) => { const e = document.getElementById(name); e.value = value;
+  e.dispatchEvent(new Event('input', { bubbles: true })); e.dispatchEvent(new Event('change', { bubbles: true })); };
+const wait = async (ready) => {
+  for (let n = 0; n < 200 && !ready(); n++) await new Promise((r) => setTimeout(r, 20)); };
+"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+def test_sort_filter_reference_provenance_and_keyboard(page: Path) -> None:
+    told = browse(
+        page,
+        TELL
+        + """
+const found = {};
+const heads = all('table.results')[0].querySelectorAll('thead button');
+found.before = rows();
+heads[1].click(); found.highest = rows(); found.sorted = all('table.results')[0].querySelectorAll('th')[1].ariaSort
+  || all('table.results')[0].querySelectorAll('th')[1].getAttribute('aria-sort');
+heads[1].click(); found.lowest = rows();
+heads[1].click(); found.after = rows();
+set('find-rows', 'net 001'); found.filtered = rows(); set('find-rows', '');
+set('find-columns', 'task-02');
+found.columns = [...all('table.results')[0].rows[0].cells].filter((c) => !c.hidden).map((c) => c.textContent.trim());
+set('find-columns', '');
+set('find-sections', '1'); found.sections = all('table.results').map((t) => t.closest('.scroll').hidden);
+set('find-sections', '');
+set('reference', 'net-000');
+await wait(() => all('td.apart').length > 0);
+found.reference = [...all('table.results')[0].tBodies[0].rows[3].cells].slice(1, 2).map((c) => c.textContent);
+found.apart = all('td.apart').length;
+set('reference', ''); await wait(() => all('td.apart').length === 0);
+const first = all('table.results')[0].querySelector('td[tabindex="0"]'); first.focus();
+const press = (key) => document.activeElement.dispatchEvent(new KeyboardEvent('keydown', { key, bubbles: true }));
+press('ArrowRight'); press('ArrowDown');
+found.at = [document.activeElement.cellIndex, document.activeElement.parentElement.rowIndex];
+press('Enter'); await wait(() => document.getElementById('detail').open);
+found.title = document.getElementById('detail-title').textContent;
+found.detail = document.getElementById('detail-body').textContent;
+document.getElementById('detail').close();
+found.dots = all('#scatter circle').length; found.ranks = all('#ranks circle').length;
+found.images = all('img[onerror], img[src="x"]').length; found.page = document.title;
+return found;
+""",
+    )
+    names = told["before"]
+    assert isinstance(names, list)
+    assert set(names) == {*(f"net-{n:03d}" for n in range(4)), NASTY}
+    assert told["highest"] == list(reversed(told["lowest"]))  # type: ignore[call-overload]
+    assert told["highest"][0] in (NASTY, "net-003")  # type: ignore[index]
+    assert told["sorted"] == "descending"
+    assert told["after"] == names
+    assert told["filtered"] == ["net-001"]
+    assert told["columns"] == ["checkpoint", "task-02 top1", "mean", "rank"]
+    assert told["sections"] == [True, False]
+    assert re.match(r"\+\d+\.\d p ", told["reference"][0])  # type: ignore[index]
+    assert told["apart"]
+    assert told["at"] == [2, 2]
+    assert "task-01 top1" in str(told["title"])
+    for text in ("mast eval --checkpoint", "weights SHA-256", "manifest SHA-256", "Computed with", "epochs"):
+        assert text in str(told["detail"])
+    assert (told["dots"], told["ranks"]) == (5, 5)
+    assert (told["images"], told["page"]) == (0, "Explored")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+@pytest.mark.parametrize("dark", [False, True])
+def test_at_400_pixels_nothing_sticks_out_and_text_has_contrast(page: Path, dark: bool) -> None:
+    told = browse(
+        page,
+        """
+const style = getComputedStyle(document.body);
+const frame = document.createElement('iframe');
+frame.style.width = '400px';
+frame.srcdoc = document.documentElement.outerHTML.replace(/<script>addEv[^]*?<\\/script>/, '');
+document.body.append(frame); await new Promise((r) => { frame.onload = r; });
+const inside = frame.contentDocument.scrollingElement;
+return { ink: style.color, page: style.backgroundColor, wide: inside.scrollWidth, room: inside.clientWidth };
+""",
+        dark=dark,
+    )
+    assert told["wide"] <= told["room"] <= 400  # type: ignore[operator]
+    ink, ground = ([int(n) for n in re.findall(r"\d+", str(told[key]))[:3]] for key in ("ink", "page"))
+    assert (sum(ink) > sum(ground)) == dark
+    assert abs(sum(ink) - sum(ground)) > 500
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+def test_two_hundred_checkpoints_on_forty_tasks_stay_below_ten_megabytes(
+    tmp_path: Path, make_record: Make
+) -> None:
+    report.write(fill(tmp_path, make_record, 200, 40, ("linear",)), tmp_path, tmp_path / "report.html")
+    size = (tmp_path / "report.html").stat().st_size
+    assert size < 10_000_000
+    told = browse(
+        tmp_path / "report.html",
+        TELL
+        + """
+const start = performance.now();
+all('table.results')[0].querySelectorAll('thead button')[1].click();
+const sorted = performance.now() - start;
+set('find-rows', '17'); return { sorted, rows: rows().length };
+""",
+    )
+    assert told["rows"]

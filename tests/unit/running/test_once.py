@@ -1,0 +1,49 @@
+"""One command opens each data set once, reads records once before and once after, and builds its table once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eval import datasets, scenes
+from eval.checkpoints import reading
+from eval.cli import entry as cli
+from eval.results import records, tables
+
+
+def test_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    scenes.write(tmp_path / "data", size="test")
+    times: Counter[str] = Counter()
+
+    def counted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            times[name] += 1
+            return function(*args, **kwargs)
+
+        return call
+
+    for room, name in ((datasets, "load"), (reading, "load"), (records, "read"), (tables, "build")):
+        title = f"{room.__name__}.{name}"
+        monkeypatch.setattr(room, name, counted(title, getattr(room, name)))
+    command = ["eval", "--checkpoint", "random:resnet10-c8-half@0", "random:resnet10-c8-half@1", "--task"]
+    command += [
+        "scenes-shape",
+        "scenes-colour",
+        "--protocol",
+        "knn",
+        "ridge",
+        "--data-root",
+        str(tmp_path / "data"),
+    ]
+    assert cli.main([*command, "--out", str(tmp_path / "out"), "--quiet"]) == 0
+    assert "8 cells run" in capsys.readouterr().out
+    assert times == {
+        "eval.datasets.load": 2,  # a label each of the same images
+        "eval.checkpoints.reading.load": 2,
+        "eval.results.records.read": 1,  # for the table; there was none to go on from
+        "eval.results.tables.build": 1,
+    }
