@@ -2,13 +2,15 @@
 
 A mask is an integer array with classes from 0 and `IGNORED` where a pixel counts for nothing. How the values in the
 files become classes belongs to the layout; a value that it does not know is refused, never taken for background.
+Pictures are read as `mast.images.decode` reads them, so an orientation tag is not applied, and masks fit the pixels
+as they are stored.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,30 +20,20 @@ import numpy.typing as npt
 from PIL import Image
 
 from mast.files import canonical_json, sha256_file
+from mast.images import header, walk
 
 from ..errors import UserError, unknown
 from ..numbers.segmentation import IGNORED
-from .base import IMAGE_SUFFIXES, Pool
+from .base import Pool
 from .coco import CocoFile, read_coco
-from .values import Tally, class_name, image_size
+from .values import Tally, class_name
 
 Mask = npt.NDArray[np.int16]
 DECODE_ALL = 3000  # up to so many masks are decoded beforehand; beyond that their headers are read
 VOC_CLASSES = (
-    *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
-    *(
-        "diningtable",
-        "dog",
-        "horse",
-        "motorbike",
-        "person",
-        "pottedplant",
-        "sheep",
-        "sofa",
-        "train",
-        "tvmonitor",
-    ),
-)
+    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
 # Cityscapes' labels.py: the 19 classes that are evaluated, by their value in *_labelIds.png.
 CITYSCAPES = {
     7: "road", 8: "sidewalk", 11: "building", 12: "wall", 13: "fence", 17: "pole", 19: "traffic light",
@@ -77,6 +69,23 @@ class MaskSplit:
         """Mask ``index``: (H, W) int16, a class or `IGNORED`."""
         return self.reader(index)
 
+    @cached_property
+    def sizes(self) -> npt.NDArray[np.int64]:
+        """(N, 2) width and height of the pictures."""
+        return np.array([header(path).size for path in self.pool.paths], dtype=np.int64)
+
+    def limited(self, number: int) -> MaskSplit:
+        """At most ``number`` pictures, evenly spaced."""
+        if len(self) <= number:
+            return self
+        keep = np.linspace(0, len(self) - 1, number).round().astype(int).tolist()
+        pool = Pool(
+            f"{self.pool.name}, {number} images", tuple(self.pool.paths[i] for i in keep), self.pool.root
+        )
+        digest = hashlib.sha256(f"{self.digest_of_masks} {keep}".encode()).hexdigest()
+        masks = tuple(self.masks[i] for i in keep)
+        return MaskSplit(self.name, pool, masks, lambda index: self.reader(keep[index]), digest)
+
 
 @dataclass(frozen=True)
 class SegmentationDataset:
@@ -105,6 +114,11 @@ class SegmentationDataset:
     def counts(self) -> dict[str, int]:
         """Number of pictures in each split."""
         return {name: len(split) for name, split in self.splits.items()}
+
+    def limited(self, number: int) -> SegmentationDataset:
+        """At most ``number`` pictures of each split, noted in the manifest, for a smoke test."""
+        splits = {name: split.limited(number) for name, split in self.splits.items()}
+        return replace(self, splits=splits, notes={**self.notes, "limit": f"{number} images of each split"})
 
     @cached_property
     def manifest(self) -> str:
@@ -246,6 +260,14 @@ def _cityscapes(root: Path) -> SegmentationDataset:
     return SegmentationDataset("cityscapes", tuple(CITYSCAPES.values()), splits)
 
 
+def _pictures_of(folder: Path, which: str) -> Path:
+    """COCO's folder of pictures, which people put into one of two places."""
+    for place in (folder / which, folder / "images" / which):
+        if place.is_dir():
+            return place
+    raise UserError(f"no images of {which} in {folder}", remedy=f"put them into {which} or images/{which}")
+
+
 def _coco_stuff(root: Path) -> SegmentationDataset:
     """COCO-Stuff 164k (``stuffthingmaps``): 171 classes, 255 is ignored; val2017 is measured."""
     folder = _first(root, ("coco", "."), "stuffthingmaps")
@@ -253,23 +275,58 @@ def _coco_stuff(root: Path) -> SegmentationDataset:
     values = Values({value: index for index, value in enumerate(kept)}, frozenset((255,)))
     splits = {}
     for name, which in (("train", "train2017"), ("test", "val2017")):
-        images = next(
-            (place for place in (folder / which, folder / "images" / which) if place.is_dir()), None
-        )
-        if images is None:
-            raise UserError(
-                f"no images of {which} in {folder}", remedy=f"put them into {which} or images/{which}"
-            )
+        images = _pictures_of(folder, which)
         splits[name] = _beside(name, folder, images, folder / "stuffthingmaps" / which, values)
     return SegmentationDataset("coco-stuff", tuple(f"class {value + 1}" for value in kept), splits)
 
 
-OFFICIAL: dict[str, Callable[[Path], SegmentationDataset]] = {
-    "voc2012": _voc2012,
-    "voc2012aug": _voc2012aug,
-    "ade20k": _ade20k,
-    "cityscapes": _cityscapes,
-    "coco-stuff": _coco_stuff,
+def _scenes(root: Path) -> SegmentationDataset:
+    """The embedded scenes with their exact visible masks; the classes are the shapes."""
+    if not (root / "SCENES.json").is_file():
+        raise UserError(
+            f"{root}: holds no embedded scenes (SCENES.json is missing)", remedy="`mast demo` writes them", code=2
+        )
+    return replace(_coco(root / "coco"), name="scenes-masks")
+
+
+@dataclass(frozen=True)
+class Official:
+    """A data set with a name.
+
+    Attributes:
+        read: From the data root to the data set.
+        counts: Pictures of the official splits.
+        source: What to download, and from whom.
+    """
+
+    read: Callable[[Path], SegmentationDataset]
+    source: str
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
+OFFICIAL = {
+    "voc2012": Official(
+        _voc2012,
+        "host.robots.ox.ac.uk/pascal/VOC/voc2012: VOCtrainval",
+        {"train": 1464, "test": 1449},
+    ),
+    "voc2012aug": Official(
+        _voc2012aug,
+        "VOC 2012, with SegmentationClassAug and trainaug.txt made from SBD (Hariharan et al. 2011)",
+        {"train": 10582, "test": 1449},
+    ),
+    "ade20k": Official(
+        _ade20k, "sceneparsing.csail.mit.edu: ADEChallengeData2016", {"train": 20210, "test": 2000}
+    ),
+    "cityscapes": Official(
+        _cityscapes, "cityscapes-dataset.com: leftImg8bit, gtFine", {"train": 2975, "test": 500}
+    ),
+    "coco-stuff": Official(
+        _coco_stuff,
+        "github.com/nightrome/cocostuff: stuffthingmaps_trainval2017, beside COCO 2017",
+        {"train": 118287, "test": 5000},
+    ),
+    "scenes-masks": Official(_scenes, "`mast demo` writes it"),
 }
 
 
@@ -296,13 +353,7 @@ def _coco(folder: Path) -> SegmentationDataset:
     """
     files = {}
     for name, which in (("train", "train2017"), ("test", "val2017")):
-        images = next(
-            (place for place in (folder / which, folder / "images" / which) if place.is_dir()), None
-        )
-        if images is None:
-            raise UserError(
-                f"no images of {which} in {folder}", remedy=f"put them into {which} or images/{which}"
-            )
+        images = _pictures_of(folder, which)
         files[name] = read_coco(folder / "annotations" / f"instances_{which}.json", images, masks=True)
     classes = files["train"].classes
     if files["test"].classes != classes:
@@ -345,24 +396,47 @@ def _drawn(name: str, file: CocoFile) -> MaskSplit:
     return split
 
 
+PLACE = "seg:"
+"""What stands before a folder on the command line."""
+
+
+def is_place(name: str) -> bool:
+    """Whether a name is a folder of the user's, ``seg:DIR``."""
+    return name.startswith(PLACE)
+
+
 def load(name: str, data_root: Path) -> SegmentationDataset:
     """Read a data set and look it over.
 
     Args:
-        name: One of `OFFICIAL`; ``masks:<folder>`` or ``coco:<folder>`` for one's own.
-        data_root: Where it lies; relative folders start here.
+        name: One of `OFFICIAL`; a folder under the data root; or ``seg:DIR``, a folder anywhere. A folder holds
+            ``images``, ``masks`` and ``classes.txt``, or COCO's ``annotations/instances_*.json``.
+        data_root: Where the official folders lie.
 
     Raises:
         UserError: For a name that is not known, and for anything that would fail later or train on something wrong.
     """
-    layout, _, folder = name.partition(":")
-    if folder and layout in ("masks", "coco"):
-        found = (_own if layout == "masks" else _coco)(data_root / folder)
-    elif name in OFFICIAL:
-        found = OFFICIAL[name](data_root)
-    else:
-        raise unknown("segmentation data set", name, [*OFFICIAL, "masks:<folder>", "coco:<folder>"])
-    return _checked(found)
+    if is_place(name):
+        folder = Path(name.removeprefix(PLACE)).expanduser()
+        if name == PLACE or not folder.is_dir():
+            raise UserError(f"{folder}: no such folder", remedy=f"write {PLACE}DIR", code=2)
+        return _checked(replace(_folder(folder), name=name))
+    if name in OFFICIAL:
+        return _checked(replace(OFFICIAL[name].read(data_root), name=name))
+    if not (data_root / name).is_dir():
+        raise unknown("segmentation data set", name, [*OFFICIAL, f"{PLACE}DIR"])
+    return _checked(replace(_folder(data_root / name), name=name))
+
+
+def _folder(folder: Path) -> SegmentationDataset:
+    if (folder / "classes.txt").is_file() or (folder / "masks").is_dir():
+        return _own(folder)
+    if (folder / "annotations" / "instances_train2017.json").is_file():
+        return _coco(folder)
+    raise UserError(
+        f"{folder}: has neither masks with classes.txt nor annotations/instances_train2017.json",
+        remedy="lay it out as docs/dense.md says",
+    )
 
 
 def _checked(dataset: SegmentationDataset) -> SegmentationDataset:
@@ -370,8 +444,8 @@ def _checked(dataset: SegmentationDataset) -> SegmentationDataset:
     tally = Tally()
     train = set(dataset.splits["train"].pool.identities)
     test = dataset.splits["test"]
-    for index, identity in enumerate(test.pool.identities):
-        if identity in train and not identity.startswith("size:"):
+    for index, identity in enumerate(test.pool.identities if test.pool.hashed else ()):
+        if identity in train:
             raise UserError(
                 f"{test.pool.paths[index]} is in the test split and in the training split",
                 remedy="take it out of one of them",
@@ -393,9 +467,7 @@ def _checked(dataset: SegmentationDataset) -> SegmentationDataset:
         f"{dataset.name}: {count} {kind} (such as {tally.examples[kind]})"
         for kind, count in tally.counts.items()
     ]
-    return SegmentationDataset(
-        dataset.name, dataset.classes, dataset.splits, dataset.notes, (*dataset.warnings, *lines)
-    )
+    return replace(dataset, warnings=(*dataset.warnings, *lines))
 
 
 def _first(root: Path, candidates: Iterable[str], inside: str) -> Path:
@@ -422,12 +494,7 @@ def _beside(name: str, root: Path, images: Path, masks: Path, values: Values) ->
     """Pictures below a folder and masks of the same names below another."""
     if not images.is_dir():
         raise UserError(f"{images}: no such folder", remedy=f"put the pictures of {name} there")
-    found = sorted(
-        path
-        for path in images.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(images).parts)
-    )
+    found = walk(images).images
     pairs = [(path, masks / path.relative_to(images).with_suffix(".png")) for path in found]
     stems = {path.relative_to(images).with_suffix("") for path in found}
     if len(stems) < len(found):
@@ -441,27 +508,22 @@ def _split(name: str, root: Path, pairs: list[tuple[Path, Path]], values: Values
     if len({picture for picture, _ in pairs}) < len(pairs):
         raise UserError(f"{root}: a picture is listed twice in {name}", remedy="list every picture once")
     for picture, mask in pairs:
-        for path in (picture, mask):
-            if not path.is_file():
-                raise UserError(f"{path} is missing", remedy="every picture needs its mask")
-        try:
-            with Image.open(mask) as image:
-                size = image.size
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise UserError(f"{mask} is not a readable mask: {error}", remedy="save it as PNG") from error
-        _same_size(picture, size, mask)
+        if not mask.is_file():
+            raise UserError(f"{mask} is missing", remedy="every picture needs its mask")
+        _same_size(picture, header(mask).size, mask)
     masks = tuple(mask for _, mask in pairs)
-    pool = Pool(name, tuple(picture for picture, _ in pairs), root)
     digest = hashlib.sha256()
     for mask in masks:
         digest.update(f"{mask.relative_to(root).as_posix()}\0{sha256_file(mask)}\n".encode())
+    pool = Pool(name, tuple(picture for picture, _ in pairs), root)
     return MaskSplit(name, pool, masks, lambda index: values.read(masks[index]), digest.hexdigest())
 
 
 def _same_size(picture: Path, size: tuple[int, int], source: Path) -> None:
-    found = image_size(picture)
-    if found != size:
+    found = header(picture)
+    if found.size != size:
+        turned = " (its orientation tag is not applied)" if found.shown == size else ""
         raise UserError(
-            f"{picture} is {found[0]} x {found[1]}, and {source} says {size[0]} x {size[1]}",
+            f"{picture} is {found.size[0]} x {found.size[1]}{turned}, and {source} says {size[0]} x {size[1]}",
             remedy="restore the picture or its mask",
         )

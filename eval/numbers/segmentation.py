@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -39,39 +40,69 @@ def confusion(truth: Array, predicted: Array, num_classes: int) -> npt.NDArray[n
     )
 
 
-def ious(matrices: Array) -> npt.NDArray[np.float64]:
-    """Intersection over union of every class (Everingham et al. 2010), NaN for one that the truth does not have.
+@dataclass(frozen=True)
+class Sums:
+    """What every metric of segmentation is made of.
 
-    Args:
-        matrices: (..., C, C) confusion matrices.
-
-    Returns:
-        (..., C).
+    Attributes:
+        hits: (..., C) pixels of each class that were found.
+        truth: (..., C) pixels that have the class.
+        found: (..., C) pixels that were said to have it.
     """
-    hits = np.diagonal(matrices, axis1=-2, axis2=-1).astype(np.float64)
-    truth, found = matrices.sum(-1), matrices.sum(-2)
+
+    hits: Array
+    truth: Array
+    found: Array
+
+    @classmethod
+    def of(cls, matrices: Array) -> Sums:
+        """Those of confusion matrices (..., C, C), rows the truth."""
+        return cls(np.diagonal(matrices, axis1=-2, axis2=-1), matrices.sum(-1), matrices.sum(-2))
+
+    def total(self) -> Sums:
+        """Those of all images together: (N, C) to (C,)."""
+        return Sums(self.hits.sum(0), self.truth.sum(0), self.found.sum(0))
+
+    def weighted(self, counts: Array) -> Sums:
+        """Those of resamples of the images: (N, C), with (R, N) how often each image is in each, to (R, C)."""
+        return Sums(*(counts @ part.astype(np.float64) for part in (self.hits, self.truth, self.found)))
+
+
+def sums(confusions: Array, images: int, num_classes: int) -> Sums:
+    """Sums of every image, (N, C), from confusions as they are kept: (K, 4) image, true class, predicted class, pixels."""
+    image, true, predicted, pixels = confusions.T.astype(np.int64)
+    hits, truth, found = np.zeros((3, images, num_classes), dtype=np.int64)
+    np.add.at(truth, (image, true), pixels)
+    np.add.at(found, (image, predicted), pixels)
+    right = true == predicted
+    hits[image[right], true[right]] = pixels[right]
+    return Sums(hits, truth, found)
+
+
+def ious(parts: Sums) -> npt.NDArray[np.float64]:
+    """Intersection over union of every class (Everingham et al. 2010), NaN for one that the truth does not have: (..., C)."""
+    return _share(parts.hits, parts.truth + parts.found - parts.hits, parts.truth)
+
+
+def miou(parts: Sums) -> npt.NDArray[np.float64]:
+    """Mean IoU over the classes that the truth has: (..., C) -> (...), NaN without any."""
+    return _mean(ious(parts))
+
+
+def mean_accuracy(parts: Sums) -> npt.NDArray[np.float64]:
+    """Mean over classes of the share of their pixels that was found: (..., C) -> (...)."""
+    return _mean(_share(parts.hits, parts.truth, parts.truth))
+
+
+def pixel_accuracy(parts: Sums) -> npt.NDArray[np.float64]:
+    """Share of pixels that is right: (..., C) -> (...)."""
+    truth = parts.truth.sum(-1)
+    return _share(parts.hits.sum(-1), truth, truth)
+
+
+def _share(hits: Array, of: Array, defined: Array) -> npt.NDArray[np.float64]:
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(truth > 0, hits / (truth + found - hits), np.nan)
-
-
-def miou(matrices: Array) -> npt.NDArray[np.float64]:
-    """Mean IoU over the classes that the truth has: (..., C, C) -> (...), NaN without any."""
-    return _mean(ious(matrices))
-
-
-def mean_accuracy(matrices: Array) -> npt.NDArray[np.float64]:
-    """Mean over classes of the share of their pixels that was found: (..., C, C) -> (...)."""
-    hits = np.diagonal(matrices, axis1=-2, axis2=-1).astype(np.float64)
-    truth = matrices.sum(-1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return _mean(np.where(truth > 0, hits / truth, np.nan))
-
-
-def pixel_accuracy(matrices: Array) -> npt.NDArray[np.float64]:
-    """Share of pixels that is right: (..., C, C) -> (...)."""
-    hits = np.diagonal(matrices, axis1=-2, axis2=-1).sum(-1).astype(np.float64)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(hits / matrices.sum((-2, -1)), dtype=np.float64)
+        return np.where(defined > 0, hits / of, np.nan)
 
 
 def _mean(values: Array) -> npt.NDArray[np.float64]:
@@ -82,17 +113,3 @@ def _mean(values: Array) -> npt.NDArray[np.float64]:
 
 
 METRICS = {"miou": miou, "mean_accuracy": mean_accuracy, "pixel_accuracy": pixel_accuracy}
-
-
-def resampled(matrices: Array, counts: Array) -> npt.NDArray[np.float64]:
-    """Confusion matrices of bootstrap resamples of the images.
-
-    Args:
-        matrices: (N, C, C), one an image.
-        counts: (R, N), how often each image is in each resample.
-
-    Returns:
-        (R, C, C).
-    """
-    flat = matrices.reshape(len(matrices), -1).astype(np.float64)
-    return (counts @ flat).reshape(len(counts), *matrices.shape[1:])

@@ -46,7 +46,7 @@ def own(folder: Path, *, classes: str = "sky\nsea\nland\n", **options: bool | in
 @pytest.mark.parametrize("options", [{}, {"palette": True}, {"bits": 16}])
 def test_own_folders_with_grey_palette_and_16_bit_masks(tmp_path: Path, options: dict[str, int]) -> None:
     own(tmp_path / "mine", **options)
-    found = load("masks:mine", tmp_path)
+    found = load("mine", tmp_path)
     assert found.classes == ("sky", "sea", "land")
     assert found.counts == {"train": 2, "test": 1}
     expected = np.resize([0, 1, 2, IGNORED], 12)
@@ -56,15 +56,15 @@ def test_own_folders_with_grey_palette_and_16_bit_masks(tmp_path: Path, options:
 def test_the_manifest_is_about_content_and_not_about_places(tmp_path: Path) -> None:
     own(tmp_path / "a" / "mine")
     own(tmp_path / "b" / "mine")
-    first = load("masks:mine", tmp_path / "a").manifest
-    assert load("masks:mine", tmp_path / "b").manifest == first
+    first = load("mine", tmp_path / "a").manifest
+    assert load("mine", tmp_path / "b").manifest == first
     mask(tmp_path / "b/mine/masks/test/c.png", [0, 1, 1, 255])
-    assert load("masks:mine", tmp_path / "b").manifest != first
+    assert load("mine", tmp_path / "b").manifest != first
 
 
 def test_classes_that_are_nowhere_are_told(tmp_path: Path) -> None:
     own(tmp_path / "mine", classes="sky\nsea\nland\nfire\n")
-    found = load("masks:mine", tmp_path)
+    found = load("mine", tmp_path)
     assert [line for line in found.warnings if "no picture of test" in line and "fire" in line]
 
 
@@ -80,7 +80,7 @@ def _drop(path: str) -> Callable[[Path], None]:
         (lambda folder: mask(folder / "masks/test/c.png", [0, 9]), "has the value 9"),
         (lambda folder: picture(folder / "images/test/c.jpg", 2, (12, 11)), "is 12 x 11, and"),
         (lambda folder: picture(folder / "masks/test/c.png", 2), "has colours, not one class"),
-        (lambda folder: (folder / "masks/test/c.png").write_text("no"), "is not a readable mask"),
+        (lambda folder: (folder / "masks/test/c.png").write_text("no"), "cannot be decoded as an image"),
         (lambda folder: picture(folder / "images/test/c.png", 5), "two pictures have one name"),
         (
             lambda folder: picture(folder / "images/test/c.jpg", 0),
@@ -93,10 +93,10 @@ def test_what_has_no_one_right_reading_is_refused(
     tmp_path: Path, spoil: Callable[[Path], None], message: str
 ) -> None:
     folder = own(tmp_path / "mine")
-    load("masks:mine", tmp_path)
+    load("mine", tmp_path)
     spoil(folder)
     with pytest.raises(UserError) as caught:
-        load("masks:mine", tmp_path)
+        load("mine", tmp_path)
     assert message in str(caught.value)
     assert caught.value.remedy
     assert "\n" not in str(caught.value)
@@ -157,7 +157,7 @@ def test_coco_stuff_has_171_classes(tmp_path: Path) -> None:
 
 def test_scenes_give_their_exact_masks(tmp_path: Path) -> None:
     scenes.write(tmp_path, size="test")
-    found = load("coco:coco", tmp_path)
+    found = load("scenes-masks", tmp_path)
     assert found.classes[0] == "background"
     content = json.loads((tmp_path / "coco/annotations/instances_val2017.json").read_text())
     image = sorted(content["images"], key=lambda i: i["id"])[0]
