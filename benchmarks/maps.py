@@ -3,8 +3,9 @@
     python benchmarks/maps.py --images 100000 --grid 14 --dim 64
     python benchmarks/maps.py --images 100000 --grid 32 --dim 16
 
-The features are made up. Memory is the peak of this process (VmHWM) above what it takes before the first row; the bound
-is a shard, a batch and its copies, whatever the number of images. ``--dim`` makes the run fit the disk: bytes go with it.
+The features are made up. Memory is the peak of this process (VmHWM) above what it takes before the first row; the
+bound is a shard, a batch and their copies, whatever the number of images. ``--dim`` makes the run fit the disk: bytes
+go with it.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ def resident(what: str) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", type=int, default=100_000)
     parser.add_argument("--grid", type=int, default=14, help="cells on a side")
     parser.add_argument("--dim", type=int, default=384, help="channels")
@@ -48,7 +51,9 @@ def main() -> None:
 
 def stream(given: argparse.Namespace, store: Path) -> None:
     shape = (given.grid, given.grid, given.dim)
-    noise = np.random.default_rng(0).integers(0, 1 << 16, shape, dtype=np.uint16) & 0x3FFF  # finite in bfloat16
+    noise = (
+        np.random.default_rng(0).integers(0, 1 << 16, shape, dtype=np.uint16) & 0x3FFF
+    )  # finite in bfloat16
     plan = Views("squash", 16 * given.grid).plan(np.full((given.images, 2), 300))
     need = maps.budget(given.images, shape, store, 10_000, "made-up maps")
     row = need // given.images
@@ -59,7 +64,9 @@ def stream(given: argparse.Namespace, store: Path) -> None:
     before = resident("VmRSS")
     clock = time.monotonic()
     with entry.lock():
-        maps.fill_entry(entry, lambda index: noise + np.uint16(index & 63), lambda batch, first: batch, given.batch, 0)
+        maps.fill_entry(
+            entry, lambda index: noise + np.uint16(index & 63), lambda batch, first: batch, given.batch, 0
+        )
     written = time.monotonic() - clock
     size = entry.data.stat().st_size
     print(f"written {size / 1e9:.2f} GB in {written:.0f} s, {size / 1e6 / written:.0f} MB/s")

@@ -103,9 +103,12 @@ def _augmentations() -> Rows:
 
 def _data() -> Rows:
     from .. import datasets
+    from ..datasets import segmentation
 
     for name, entry in datasets.known().items():
         yield name, entry.source
+    for name, masks in segmentation.OFFICIAL.items():
+        yield name, f"masks: {masks.source}"
 
 
 KINDS: dict[str, Callable[[], Rows]] = {

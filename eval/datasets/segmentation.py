@@ -284,7 +284,9 @@ def _scenes(root: Path) -> SegmentationDataset:
     """The embedded scenes with their exact visible masks; the classes are the shapes."""
     if not (root / "SCENES.json").is_file():
         raise UserError(
-            f"{root}: holds no embedded scenes (SCENES.json is missing)", remedy="`mast demo` writes them", code=2
+            f"{root}: holds no embedded scenes (SCENES.json is missing)",
+            remedy="`mast demo` writes them",
+            code=2,
         )
     return replace(_coco(root / "coco"), name="scenes-masks")
 

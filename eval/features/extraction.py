@@ -211,7 +211,9 @@ def _fill(
 
 def batches(pool: Pool, preprocess: Preprocess, start: int, batch_size: int, workers: int) -> Iterator[Any]:
     """Decoded batches (B, H, W, 3) uint8 from row ``start`` on, decoded ahead by ``workers`` threads."""
-    return ahead(lambda index: preprocess.image(pool.read(index)), range(start, len(pool)), batch_size, workers)
+    return ahead(
+        lambda index: preprocess.image(pool.read(index)), range(start, len(pool)), batch_size, workers
+    )
 
 
 def ahead(

@@ -1,7 +1,7 @@
 """Maps of frozen backbones in the feature store: patch tokens or a ResNet's maps, in bfloat16, never all in memory.
 
-Disk: a row of (h, w, C) takes 2 h w C bytes; what an extraction will take is told, and refused where there is no room,
-before anything is written. Memory: extraction holds one batch and one shard of `SHARD` bytes, reading one batch.
+Disk: a row of (h, w, C) takes 2 h w C bytes; what an extraction will take is told, and refused where there is no
+room, before anything is written. Memory: extraction holds a batch and a shard of `SHARD` bytes, reading a batch.
 """
 
 from __future__ import annotations
@@ -86,8 +86,9 @@ def dense(backbone: Backbone, images: torch.Tensor, layers: Layers) -> torch.Ten
     Args:
         backbone: The backbone.
         images: The images.
-        layers: ``last``: patch tokens after the last normalisation, or a ResNet's ``res5``; ``last4``: the patch tokens
-            of the last four blocks, or all four maps brought to the size of ``res3``, side by side; or one map by name.
+        layers: ``last``: patch tokens after the last normalisation, or a ResNet's ``res5``. ``last4``: the patch
+            tokens of the last four blocks, or all four maps brought to the size of ``res3``, side by side. Or one map
+            by name.
 
     Raises:
         UserError: If the network has no such map.
@@ -101,20 +102,22 @@ def dense(backbone: Backbone, images: torch.Tensor, layers: Layers) -> torch.Ten
             raise UserError(
                 f"layers={layers} of a vision transformer", remedy="its patch tokens are layers=last", code=2
             )
-        found = tokens(images)
+        found: torch.Tensor = tokens(images)
         patch = images.shape[-1] // _side(found.shape[1], images)
         height, width = images.shape[-2] // patch, images.shape[-1] // patch
         return found[:, -height * width :].transpose(1, 2).reshape(len(images), -1, height, width)
     maps = backbone.feature_maps(images)
     if layers == "last4":
         size = maps["res3"].shape[-2:]
-        parts = [F.interpolate(maps[name], size, mode="bilinear", align_corners=False) for name in sorted(maps)]
+        parts = [
+            F.interpolate(maps[name], size, mode="bilinear", align_corners=False) for name in sorted(maps)
+        ]
         return torch.cat(parts, dim=1)
     return maps["res5" if layers == "last" else layers]
 
 
 def _side(count: int, images: torch.Tensor) -> int:
-    """Patches on a side of a square image: the largest square among the tokens, the others are class and registers."""
+    """Patches on a side of a square image: the largest square among the tokens; the rest are class and registers."""
     side = int(count**0.5)
     while images.shape[-1] % side:
         side -= 1
@@ -163,7 +166,9 @@ def extract(
     identity: dict[str, Any] = {
         "format": 1,
         "weights": passport.weights_sha256,
-        "preprocess": {k: v for k, v in preprocess.identity().items() if k not in ("resize", "crop", "squash")},
+        "preprocess": {
+            k: v for k, v in preprocess.identity().items() if k not in ("resize", "crop", "squash")
+        },
         "images": pool.digest,
         "views": views.identity(),
         "layer": f"maps {layers}",
@@ -201,7 +206,9 @@ def extract(
                     )
                 return found.to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)
 
-            fill_entry(entry, square, one_batch, batch_size, workers, lambda done: progress(what, done, len(plan)))
+            fill_entry(
+                entry, square, one_batch, batch_size, workers, lambda done: progress(what, done, len(plan))
+            )
         found = entry.shape()
         assert found is not None
         return Maps(entry, plan, (found[0], found[1], found[2]))

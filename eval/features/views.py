@@ -158,7 +158,7 @@ def corners(length: int, side: int, step: int) -> list[int]:
 def area_box(
     width: int, height: int, shares: tuple[float, ...], generator: np.random.Generator
 ) -> tuple[int, int, int, int]:
-    """Left, top, width, height of a random box of a share of the area, as torchvision's RandomResizedCrop draws it."""
+    """Left, top, width, height of a random box of a share of the area, as in torchvision's RandomResizedCrop."""
     for _ in range(10):
         area = width * height * generator.uniform(min(shares), max(shares))
         ratio = math.exp(generator.uniform(math.log(3 / 4), math.log(4 / 3)))

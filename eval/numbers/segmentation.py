@@ -69,7 +69,13 @@ class Sums:
 
 
 def sums(confusions: Array, images: int, num_classes: int) -> Sums:
-    """Sums of every image, (N, C), from confusions as they are kept: (K, 4) image, true class, predicted class, pixels."""
+    """Sums of every image, (N, C), from confusions as they are kept.
+
+    Args:
+        confusions: (K, 4) image, true class, predicted class, pixels.
+        images: N.
+        num_classes: C.
+    """
     image, true, predicted, pixels = confusions.T.astype(np.int64)
     hits, truth, found = np.zeros((3, images, num_classes), dtype=np.int64)
     np.add.at(truth, (image, true), pixels)
@@ -80,7 +86,7 @@ def sums(confusions: Array, images: int, num_classes: int) -> Sums:
 
 
 def ious(parts: Sums) -> npt.NDArray[np.float64]:
-    """Intersection over union of every class (Everingham et al. 2010), NaN for one that the truth does not have: (..., C)."""
+    """Intersection over union of every class (Everingham et al. 2010), (..., C); NaN for one that the truth lacks."""
     return _share(parts.hits, parts.truth + parts.found - parts.hits, parts.truth)
 
 

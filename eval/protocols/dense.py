@@ -1,4 +1,4 @@
-"""What dense protocols share: maps and masks from the store, and from logits of squares to numbers of whole images."""
+"""What dense protocols share: maps and masks from the store; from logits of squares to numbers of whole images."""
 
 from __future__ import annotations
 
@@ -94,7 +94,9 @@ class Stored:
     views: Views
 
 
-def stored(context: Context, split: str, chosen: SquaresOfTraining | SquaresOfTest, label_size: int | None = None) -> Stored:
+def stored(
+    context: Context, split: str, chosen: SquaresOfTraining | SquaresOfTest, label_size: int | None = None
+) -> Stored:
     """Maps of a split, from the store or extracted now; with masks for training.
 
     Args:
@@ -105,7 +107,9 @@ def stored(context: Context, split: str, chosen: SquaresOfTraining | SquaresOfTe
     """
     params: DenseParams = context.params
     if context.store is None:
-        raise UserError("dense protocols need a feature store", remedy="run the cell with `mast eval`", code=2)
+        raise UserError(
+            "dense protocols need a feature store", remedy="run the cell with `mast eval`", code=2
+        )
     part: MaskSplit = context.data.splits[split]
     preprocess = Preprocess.of(context.loaded.passport, **params.extraction.pixels())
     views = Views(side=preprocess.crop, seed=context.seed, **chosen.model_dump())
@@ -124,7 +128,11 @@ def stored(context: Context, split: str, chosen: SquaresOfTraining | SquaresOfTe
     )
     masks = None
     if label_size is not None:
-        told = {"masks": part.digest_of_masks, "classes": list(context.data.classes), "images": part.pool.digest}
+        told = {
+            "masks": part.digest_of_masks,
+            "classes": list(context.data.classes),
+            "images": part.pool.digest,
+        }
         masks = labels(
             views, maps.views, part.read, told, context.data.num_classes, label_size, store=context.store
         )
@@ -158,7 +166,6 @@ def predictions(
         batch_size: Squares at a time.
         progress: Called with the number of images done.
     """
-    import torch
     from torch.nn import functional as F
 
     plan = list(enumerate(test.maps.views))
@@ -169,7 +176,9 @@ def predictions(
         if params.logit_size == "grid":
             if test.views.kind != "squash":
                 raise UserError(
-                    "logit_size=grid, and an image has several squares", remedy="use test_views.kind=squash", code=2
+                    "logit_size=grid, and an image has several squares",
+                    remedy="use test_views.kind=squash",
+                    code=2,
                 )
             at = test.maps.shape[:2]
         elif params.logit_size is not None:
@@ -180,7 +189,11 @@ def predictions(
         total: torch.Tensor | None = None
         for (whole, _), members in groups.items():
             canvas = _canvas(test, members, whole, scores, device, batch_size)
-            found = canvas if canvas.shape[2:] == at else F.interpolate(canvas, at, mode="bilinear", align_corners=False)
+            found = (
+                canvas
+                if canvas.shape[2:] == at
+                else F.interpolate(canvas, at, mode="bilinear", align_corners=False)
+            )
             if len(groups) > 1:
                 found = found.softmax(1)
             total = found if total is None else total + found
@@ -284,7 +297,7 @@ def measured(confusions: Array, images: int, classes: Sequence[str], counts: Map
         metrics[name] = Estimate(value, intervals.around(value, metric(drawn)))
     each = segmentation.ious(sums.total())
     absent = [str(name) for name, value in zip(classes, each, strict=True) if np.isnan(value)]
-    warnings = ()
+    warnings: tuple[str, ...] = ()
     if absent:
         some = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
         warnings = (

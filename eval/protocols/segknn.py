@@ -1,6 +1,7 @@
 """Semantic segmentation by retrieval: every map cell takes its label from the most similar labelled cells.
 
-Balazevic et al. 2023 (Hummingbird, arXiv 2306.01667), as vpariza/open-hummingbird-eval computes it. Nothing is trained.
+Balazevic et al. 2023 (Hummingbird, arXiv 2306.01667), as vpariza/open-hummingbird-eval computes it. Nothing is
+trained.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ class Params(dense.DenseParams):
         neighbours: Cells that are retrieved.
         temperature: Of the softmax over their cosines.
         memory: Labelled cells that are kept, drawn image by image with rare classes preferred; None keeps all.
-        ignored: Ignored pixels are ``left-out`` of a cell's label (and a cell of nothing else of the memory), or count
-            as the ``first-class``, as the authors' code has it on VOC.
+        ignored: Ignored pixels are ``left-out`` of a cell's label (and a cell of nothing else out of the memory), or
+            count as the ``first-class``, as the authors' code has it on VOC.
     """
 
     RUNTIME: ClassVar[dict[str, type]] = {**dense.DenseParams.RUNTIME, "search": str, "memory_gb": int}
@@ -79,7 +80,8 @@ def shares(mask: Array, grid: tuple[int, int], num_classes: int, ignored: int, f
     place = np.arange(len(values))[:, None] * num_classes + values
     counts = np.bincount(place[kept], minlength=len(values) * num_classes).reshape(len(values), num_classes)
     total = counts.sum(1, keepdims=True)
-    return (counts / np.maximum(total, 1)).astype(np.float32)
+    found: Array = (counts / np.maximum(total, 1)).astype(np.float32)
+    return found
 
 
 def rare_first(labels: Array, number: int, generator: np.random.Generator) -> Array:
@@ -98,7 +100,9 @@ def rare_first(labels: Array, number: int, generator: np.random.Generator) -> Ar
     return usable[np.argsort(score[usable], kind="stable")[:number]]
 
 
-def remember(data: Stored, images: int, num_classes: int, params: Params, seed: int, memory_gb: float) -> Memory:
+def remember(
+    data: Stored, images: int, num_classes: int, params: Params, seed: int, memory_gb: float
+) -> Memory:
     """The memory, from stored maps and masks.
 
     Raises:
@@ -163,7 +167,9 @@ def indexed(memory: Memory, neighbours: int) -> Callable[[torch.Tensor], Any]:
     try:
         import faiss
     except ImportError as error:
-        raise UserError("search=faiss needs faiss", remedy="pip install faiss-cpu, or search=exact", code=2) from error
+        raise UserError(
+            "search=faiss needs faiss", remedy="pip install faiss-cpu, or search=exact", code=2
+        ) from error
     index = faiss.IndexFlatIP(memory.keys.shape[1])
     index.add(memory.keys.numpy())
 
@@ -175,7 +181,7 @@ def indexed(memory: Memory, neighbours: int) -> Callable[[torch.Tensor], Any]:
 
 
 def retriever(memory: Memory, params: Params, device: torch.device, search: str = "exact") -> dense.Scores:
-    """From maps (B, D, h, w) to shares of classes (B, C, h, w): labels of the nearest, weighted by softmax(cosine / T)."""
+    """From maps (B, D, h, w) to shares of classes (B, C, h, w): the nearest's, weighted by softmax(cosine / T)."""
     import torch
 
     if search not in ("exact", "faiss"):
@@ -213,7 +219,9 @@ def measure(context: Context) -> Measured:
     found = dense.evaluate(context, test, scores)
     warnings = found.warnings
     if len(memory.keys) < params.neighbours:
-        warnings += (f"neighbours {params.neighbours} are clamped to the {len(memory.keys)} cells of the memory",)
+        warnings += (
+            f"neighbours {params.neighbours} are clamped to the {len(memory.keys)} cells of the memory",
+        )
     return replace(
         found, counts=found.counts | {"memory": len(memory.keys)}, selected={"split": None}, warnings=warnings
     )

@@ -1,4 +1,4 @@
-"""Semantic segmentation by a linear classifier of map cells: batch normalisation and a 1x1 convolution (DINOv2's head)."""
+"""Semantic segmentation by a linear classifier of map cells: batch normalisation, 1x1 convolution (DINOv2's head)."""
 
 from __future__ import annotations
 
@@ -69,14 +69,14 @@ def head(channels: int, classes: int, params: Params, seed: int) -> torch.nn.Seq
 
 def rate(params: Params, step: int) -> float:
     """Learning rate of an iteration, from 0: OpenMMLab's ``poly`` by iteration with a linear warm-up."""
-    found = params.lr * (1 - step / params.iterations) ** params.power
+    found: float = params.lr * (1 - step / params.iterations) ** params.power
     if step < params.warmup:
         found *= 1 - (1 - step / params.warmup) * (1 - params.warmup_ratio)
     return found
 
 
 def loss_of(logits: torch.Tensor, masks: torch.Tensor, ignored: int) -> torch.Tensor:
-    """Cross-entropy at the masks' size: (B, C, h, w) and (B, H, W); ignored pixels are 0 in the mean over all, as mmseg's."""
+    """Cross-entropy at the masks' size, (B, C, h, w) and (B, H, W); ignored pixels are zeros in the mean (mmseg)."""
     from torch.nn import functional as F
 
     if logits.shape[2:] != masks.shape[1:]:
@@ -118,7 +118,7 @@ def train(data: Stored, classes: int, params: Params, seed: int, context: Contex
         if not bool(torch.isfinite(loss)):
             raise UserError(f"the loss of iteration {step} is not finite", remedy="lower lr")
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         if step % 20 == 19 or step + 1 == params.iterations:
             context.progress("iterations", step + 1, params.iterations)

@@ -13,6 +13,7 @@ from PIL import Image
 from eval import scenes
 from eval.datasets import segmentation
 from eval.datasets.segmentation import CITYSCAPES, load
+from eval.doctor.data import verify
 from eval.errors import UserError
 from eval.numbers.segmentation import IGNORED
 
@@ -178,3 +179,28 @@ def test_unknown_names(tmp_path: Path) -> None:
     for name in segmentation.OFFICIAL:
         with pytest.raises(UserError, match=r"no .* in |holds no"):
             load(name, tmp_path)
+
+
+def test_verify_decodes_pictures_and_masks(tmp_path: Path) -> None:
+    folder = own(tmp_path / "mine")
+    found = verify(f"seg:{folder}", Path())
+    assert found["ok"]
+    assert (found["classes"], found["counts"], found["against"]) == (3, {"train": 2, "test": 1}, [])
+    (folder / "images/train/b.jpg").write_bytes((folder / "images/train/b.jpg").read_bytes()[:-200])
+    found = verify(f"seg:{folder}", Path())
+    assert not found["ok"]
+    assert "b.jpg" in found["problems"][0]
+    (folder / "classes.txt").unlink()
+    (problem,) = verify(f"seg:{folder}", Path())["problems"]
+    assert "classes.txt is missing" in problem
+
+
+def test_verify_compares_with_the_official_counts(tmp_path: Path) -> None:
+    for which in ("train", "val"):
+        picture(tmp_path / f"cityscapes/leftImg8bit/{which}/ulm/ulm_1_leftImg8bit.png", len(which))
+        mask(tmp_path / f"cityscapes/gtFine/{which}/ulm/ulm_1_gtFine_labelIds.png", [7, 33, 4, 0])
+    found = verify("cityscapes", tmp_path)
+    assert found["problems"] == [
+        "cityscapes train: 1 images, officially 2,975",
+        "cityscapes test: 1 images, officially 500",
+    ]

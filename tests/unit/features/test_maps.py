@@ -176,7 +176,8 @@ def batched(batch, first):
     time.sleep(0.02)
     return batch
 with entry.lock():
-    maps.fill_entry(entry, lambda row: np.full((2, 2, 3), row, np.uint16), batched, 4, 0, lambda done: print(done, flush=True))
+    one = lambda row: np.full((2, 2, 3), row, np.uint16)
+    maps.fill_entry(entry, one, batched, 4, 0, lambda done: print(done, flush=True))
 """
 
 
@@ -210,7 +211,11 @@ def test_the_size_is_told_before_anything_is_written(
         extract(loaded, pool, tmp_path / "store")
     monkeypatch.undo()
     found = extract(
-        loaded, pool, tmp_path / "store", progress=lambda what, done, total: told.append(what), most_gb=need / 1e9
+        loaded,
+        pool,
+        tmp_path / "store",
+        progress=lambda what, done, total: told.append(what),
+        most_gb=need / 1e9,
     )
     assert found.entry.data.stat().st_size == need
     assert told[0] == "maps of five, 0.00 GB"
@@ -251,5 +256,3 @@ def test_masks_are_stored_once_with_the_ignored_value_last(tmp_path: Path) -> No
     assert (row[2:, 8:] == 1).all()
     many = maps.labels(views, plan, read, {"masks": "a"}, 300, 16, store=tmp_path / "many")
     assert maps.rows_of(many, [0])[0, 0, 0] == 65535
-
-

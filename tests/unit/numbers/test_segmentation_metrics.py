@@ -9,7 +9,6 @@ from sklearn.metrics import balanced_accuracy_score, confusion_matrix, jaccard_s
 from eval.numbers import segmentation
 from eval.numbers.segmentation import IGNORED, Sums, ious, mean_accuracy, miou, pixel_accuracy
 
-
 confusion = segmentation.confusion
 
 

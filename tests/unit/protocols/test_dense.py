@@ -46,9 +46,18 @@ class FakeSplit:
         return np.array([[mask.shape[1], mask.shape[0]] for mask in self.masks])
 
 
-def stored(tmp_path: Path, rows: np.ndarray, views: Views, sizes: np.ndarray, masks: np.ndarray | None = None) -> Stored:
+def stored(
+    tmp_path: Path, rows: np.ndarray, views: Views, sizes: np.ndarray, masks: np.ndarray | None = None
+) -> Stored:
     """Made-up maps (N, C, h, w) and masks (N, H, W) as a store has them."""
-    bits = torch.from_numpy(rows).permute(0, 2, 3, 1).to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)
+    bits = (
+        torch.from_numpy(rows)
+        .permute(0, 2, 3, 1)
+        .to(torch.bfloat16)
+        .view(torch.int16)
+        .numpy()
+        .view(np.uint16)
+    )
     plan = views.plan(sizes)
     assert len(plan) == len(rows)
     entry = Entry(tmp_path, {"rows": str(rows.sum())}, len(rows), "<u2")
@@ -188,7 +197,15 @@ def test_the_linear_head_is_trained_as_an_independent_loop_trains_it(tmp_path: P
     data = stored(tmp_path, rows, Views("squash", 8), np.array([[8, 8]] * 6), masks)
     how = params("seg-linear-tiny", iterations=30, batch_size=3, warmup=10, lr=0.01)
     context = Context(
-        task=None, protocol=None, metric="miou", seed=4, data=None, loaded=None, extract=None, work=tmp_path, device=CPU
+        task=None,
+        protocol=None,
+        metric="miou",
+        seed=4,
+        data=None,
+        loaded=None,
+        extract=None,
+        work=tmp_path,
+        device=CPU,
     )  # type: ignore[arg-type]
     model = seglinear.train(data, CLASSES, how, 4, context)
     # The reference has no modules: batch normalisation, matrix product and AdamW by their formulas.
@@ -206,7 +223,10 @@ def test_the_linear_head_is_trained_as_an_independent_loop_trains_it(tmp_path: P
         mean, variance = 0.9 * mean + 0.1 * m, 0.9 * variance + 0.1 * v * 48 / 47
         normal = (x - m[:, None, None]) / (v[:, None, None] + 1e-5).sqrt()
         normal = normal * leaves["0.weight"][:, None, None] + leaves["0.bias"][:, None, None]
-        logits = torch.einsum("bdhw,cd->bchw", normal, leaves["1.weight"][:, :, 0, 0]) + leaves["1.bias"][:, None, None]
+        logits = (
+            torch.einsum("bdhw,cd->bchw", normal, leaves["1.weight"][:, :, 0, 0])
+            + leaves["1.bias"][:, None, None]
+        )
         logits = F.interpolate(logits, (8, 8), mode="bilinear", align_corners=False)
         kept = y != 255
         chosen = logits.log_softmax(1).gather(1, (y * kept)[:, None])[:, 0]
@@ -219,7 +239,9 @@ def test_the_linear_head_is_trained_as_an_independent_loop_trains_it(tmp_path: P
             first.mul_(0.9).add_(0.1 * gradient)
             second.mul_(0.999).add_(0.001 * gradient**2)
             value.mul_(1 - lr * 1e-4)
-            value.sub_(lr * first / (1 - 0.9 ** (step + 1)) / ((second / (1 - 0.999 ** (step + 1))).sqrt() + 1e-8))
+            value.sub_(
+                lr * first / (1 - 0.9 ** (step + 1)) / ((second / (1 - 0.999 ** (step + 1))).sqrt() + 1e-8)
+            )
     for name, value in model.named_parameters():
         assert torch.allclose(value.double(), values[name], atol=2e-4), name
     assert torch.allclose(model[0].running_mean.double(), mean, atol=1e-5)
@@ -276,7 +298,9 @@ def test_retrieval_is_hummingbirds(tmp_path: Path, search: str, monkeypatch: pyt
     test = stored(tmp_path / "test", rows[4:], views, sizes)
     scores = segknn.retriever(memory, how, CPU, search)
     found = [chosen for _, chosen in dense.predictions(test, split, scores, how, CPU)]  # type: ignore[arg-type]
-    expected = hummingbird(data.maps.read(range(4)), torch.from_numpy(masks[:4]), test.maps.read(range(4)), 32, 7)
+    expected = hummingbird(
+        data.maps.read(range(4)), torch.from_numpy(masks[:4]), test.maps.read(range(4)), 32, 7
+    )
     assert (np.stack(found) == expected.numpy()).mean() > 0.9999
     assert (np.stack(found) == masks[4:])[masks[4:] != 255].mean() > 0.8
 
