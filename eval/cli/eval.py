@@ -42,7 +42,7 @@ def add(verbs: options.Verbs) -> None:
         "--task",
         **options.MANY,
         required=True,
-        help="names from `mast list tasks`, files, folder:DIR, csv:FILE, or seg:DIR for pictures with masks",
+        help="names from `mast list tasks`, files, folder:DIR, csv:FILE, seg:DIR (pictures with masks) or depth:DIR",
     )
     parser.add_argument(
         "--protocol", **options.MANY, help="names from `mast list protocols` (default: each task's default)"
@@ -57,10 +57,10 @@ def add(verbs: options.Verbs) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from ..datasets import Place
-    from ..datasets.segmentation import is_place
     from ..running import request
 
-    if arguments.data_root is None and all(is_place(task) or Place.read(task) for task in arguments.task):
+    placed = (task.startswith(("seg:", "depth:")) or Place.read(task) for task in arguments.task)
+    if arguments.data_root is None and all(placed):
         arguments.data_root = Path()
     if arguments.data_root is None:
         raise UserError("mast eval needs --data-root", remedy="give the folder of data sets", code=2)

@@ -28,7 +28,7 @@ from .base import Pool
 from .coco import CocoFile, read_coco
 from .values import Tally, class_name
 
-Mask = npt.NDArray[np.int16]
+Mask = npt.NDArray[np.integer[Any]]
 DECODE_ALL = 3000  # up to so many masks are decoded beforehand; beyond that their headers are read
 VOC_CLASSES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from mast.files import sha256_file
 from mast.images import is_image
 
 from .. import datasets, scenes
-from ..datasets import ImageDataset, segmentation
+from ..datasets import ImageDataset, depth, segmentation
 from ..datasets.checks import by_pool
+from ..datasets.segmentation import SegmentationDataset
 from ..detection.names import Named, table
 from ..errors import UserError
 
@@ -28,7 +30,7 @@ def verify(name: str, data_root: Path, *, workers: int = 4) -> dict[str, Any]:
 
     Args:
         name: A name from ``mast list data``, a folder under the data root, ``folder:DIR``, ``csv:FILE`` or
-            ``seg:DIR``, a data set of `datasets.segmentation.OFFICIAL`, or one of ``eval/detection/datasets.yaml``.
+            ``seg:DIR`` or ``depth:DIR``, ``nyu``, a data set of `datasets.segmentation.OFFICIAL`, or one of ``eval/detection/datasets.yaml``.
         data_root: Where it lies.
         workers: Decoding threads.
 
@@ -40,7 +42,9 @@ def verify(name: str, data_root: Path, *, workers: int = 4) -> dict[str, Any]:
     if name in detection and name not in datasets.known():
         return _detection(name, data_root, detection[name])
     if name in segmentation.OFFICIAL or segmentation.is_place(name):
-        return _segmentation(name, data_root, workers)
+        return _dense(name, lambda: segmentation.load(name, data_root), workers)
+    if name == depth.NYU or name.startswith(depth.PLACE):
+        return _dense(name, lambda: depth.load(name, data_root), workers)
     dataset = datasets.load(name, data_root)
     against, problems = list[str](), list[str]()
     for what, found in (
@@ -91,10 +95,10 @@ def _detection(name: str, data_root: Path, entry: Named) -> dict[str, Any]:
     }
 
 
-def _segmentation(name: str, data_root: Path, workers: int) -> dict[str, Any]:
-    """Pictures and masks, decoded whole; the first error of a list ends it, since nothing more is read then."""
+def _dense(name: str, load: Callable[[], SegmentationDataset], workers: int) -> dict[str, Any]:
+    """Pictures with masks or depths, decoded whole; an error of the lists ends it, since nothing more is read then."""
     try:
-        data = segmentation.load(name, data_root)
+        data = load()
     except UserError as error:
         return {"name": name, "ok": False, "problems": [str(error)]}
     official = segmentation.OFFICIAL[name].counts if name in segmentation.OFFICIAL else {}

@@ -27,7 +27,7 @@ from .views import View, Views
 if TYPE_CHECKING:
     import torch
 
-Layers = Literal["last", "last4", "res2", "res3", "res4", "res5"]
+Layers = Literal["last", "last+cls", "last4", "res2", "res3", "res4", "res5"]
 Told = Callable[[str, int, int], None]
 SHARD = 64 << 20  # bytes between two points from which an interrupted extraction goes on
 RESERVE = 1 << 30  # bytes that an extraction leaves free on the disk
@@ -88,7 +88,7 @@ def dense(backbone: Backbone, images: torch.Tensor, layers: Layers) -> torch.Ten
         images: The images.
         layers: ``last``: patch tokens after the last normalisation, or a ResNet's ``res5``. ``last4``: the patch
             tokens of the last four blocks, or all four maps brought to the size of ``res3``, side by side. Or one map
-            by name.
+            by name. ``last+cls``: ``last`` with the class token, or the map's mean, beside every cell.
 
     Raises:
         UserError: If the network has no such map.
@@ -98,14 +98,15 @@ def dense(backbone: Backbone, images: torch.Tensor, layers: Layers) -> torch.Ten
 
     tokens = getattr(backbone, "tokens", None)
     if tokens is not None:
-        if layers != "last":
+        if layers not in ("last", "last+cls"):
             raise UserError(
                 f"layers={layers} of a vision transformer", remedy="its patch tokens are layers=last", code=2
             )
         found: torch.Tensor = tokens(images)
         patch = images.shape[-1] // _side(found.shape[1], images)
         height, width = images.shape[-2] // patch, images.shape[-1] // patch
-        return found[:, -height * width :].transpose(1, 2).reshape(len(images), -1, height, width)
+        map = found[:, -height * width :].transpose(1, 2).reshape(len(images), -1, height, width)
+        return map if layers == "last" else _beside(map, found[:, 0])
     maps = backbone.feature_maps(images)
     if layers == "last4":
         size = maps["res3"].shape[-2:]
@@ -113,7 +114,16 @@ def dense(backbone: Backbone, images: torch.Tensor, layers: Layers) -> torch.Ten
             F.interpolate(maps[name], size, mode="bilinear", align_corners=False) for name in sorted(maps)
         ]
         return torch.cat(parts, dim=1)
+    if layers == "last+cls":
+        return _beside(maps["res5"], maps["res5"].mean((2, 3)))
     return maps["res5" if layers == "last" else layers]
+
+
+def _beside(map: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
+    """A vector (B, D) beside every cell of a map (B, C, h, w): (B, C + D, h, w)."""
+    import torch
+
+    return torch.cat([map, vector[:, :, None, None].expand(-1, -1, *map.shape[2:])], dim=1)
 
 
 def _side(count: int, images: torch.Tensor) -> int:

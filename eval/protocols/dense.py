@@ -77,6 +77,7 @@ class DenseParams(base.Params):
 
 
 MAPS_GB = 200
+DEPTHS = 65_535  # values of a mask that holds millimetres
 
 
 @dataclass(frozen=True)
@@ -133,9 +134,8 @@ def stored(
             "classes": list(context.data.classes),
             "images": part.pool.digest,
         }
-        masks = labels(
-            views, maps.views, part.read, told, context.data.num_classes, label_size, store=context.store
-        )
+        number = context.data.num_classes or DEPTHS
+        masks = labels(views, maps.views, part.read, told, number, label_size, store=context.store)
     return Stored(maps, masks, views)
 
 
@@ -166,6 +166,38 @@ def predictions(
         batch_size: Squares at a time.
         progress: Called with the number of images done.
     """
+    for truth, total in assembled(
+        test, split, scores, params, device, average=_softmax, batch_size=batch_size, progress=progress
+    ):
+        chosen = total.argmax(1)[0].cpu().numpy().astype(np.int16)
+        if chosen.shape != truth.shape:
+            size = (truth.shape[1], truth.shape[0])
+            enlarged = Image.fromarray(chosen.astype(np.int32)).resize(size, Image.Resampling.NEAREST)
+            chosen = np.asarray(enlarged).astype(np.int16)
+        yield truth, chosen
+
+
+def _softmax(logits: torch.Tensor) -> torch.Tensor:
+    return logits.softmax(1)
+
+
+def assembled(
+    test: Stored,
+    split: MaskSplit,
+    scores: Scores,
+    params: DenseParams,
+    device: torch.device,
+    *,
+    average: Callable[[torch.Tensor], torch.Tensor],
+    batch_size: int = 16,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Iterator[tuple[Array, torch.Tensor]]:
+    """Mask (H, W) of every image and what its squares say together, (1, C, H', W') at the size of the choice.
+
+    Args:
+        test, split, scores, params, device, batch_size, progress: As of `predictions`.
+        average: What is averaged over sizes and mirrored squares, where there are several.
+    """
     from torch.nn import functional as F
 
     plan = list(enumerate(test.maps.views))
@@ -189,22 +221,13 @@ def predictions(
         total: torch.Tensor | None = None
         for (whole, _), members in groups.items():
             canvas = _canvas(test, members, whole, scores, device, batch_size)
-            found = (
-                canvas
-                if canvas.shape[2:] == at
-                else F.interpolate(canvas, at, mode="bilinear", align_corners=False)
-            )
+            found = F.interpolate(canvas, at, mode="bilinear", align_corners=False)  # nothing at equal sizes
             if len(groups) > 1:
-                found = found.softmax(1)
+                found = average(found) / len(groups)
             total = found if total is None else total + found
         assert total is not None
-        chosen = total.argmax(1)[0].cpu().numpy().astype(np.int16)
-        if at != size:
-            chosen = np.asarray(
-                Image.fromarray(chosen.astype(np.int32)).resize((size[1], size[0]), Image.Resampling.NEAREST)
-            ).astype(np.int16)
         progress(done)
-        yield truth, chosen
+        yield truth, total
 
 
 def _canvas(

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from ..numbers import intervals, metrics, pairs, segmentation, tests
+from ..numbers import depth, intervals, metrics, pairs, segmentation, tests
 from ..numbers.tests import Paired
 from .parts import Cell
 from .records import Book, MissingOutcomes, Record
@@ -97,6 +97,9 @@ def _evidence(arrays: Mapping[str, Any], metric: str, value: float) -> Evidence 
         sums = segmentation.sums(arrays["confusions"], images, classes)
         resampled = sums.weighted(intervals.resample_counts(images, RESAMPLES, 0))
         return Evidence("resamples", "test images", value, segmentation.METRICS[metric](resampled), images)
+    if "depth" in arrays and metric in depth.NAMES:
+        values = arrays["depth"][:, depth.NAMES.index(metric)].astype(np.float64)
+        return Evidence("means", "test images", value, values, len(values))
     if metric == "mean_per_class":
         return "the outcomes were written without labels; run the cell again"
     return f"outcomes do not tell {metric}"
