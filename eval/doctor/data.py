@@ -29,8 +29,9 @@ def verify(name: str, data_root: Path, *, workers: int = 4) -> dict[str, Any]:
     """Look a data set over, whole.
 
     Args:
-        name: A name from ``mast list data``, a folder under the data root, ``folder:DIR``, ``csv:FILE`` or
-            ``seg:DIR`` or ``depth:DIR``, ``nyu``, a data set of `datasets.segmentation.OFFICIAL`, or one of ``eval/detection/datasets.yaml``.
+        name: A name from ``mast list data``, a folder under the data root, ``folder:DIR``, ``csv:FILE``, ``seg:DIR``
+            or ``depth:DIR``; ``nyu``, a data set of `datasets.segmentation.OFFICIAL`, or one of
+            ``eval/detection/datasets.yaml``.
         data_root: Where it lies.
         workers: Decoding threads.
 
@@ -96,7 +97,7 @@ def _detection(name: str, data_root: Path, entry: Named) -> dict[str, Any]:
 
 
 def _dense(name: str, load: Callable[[], SegmentationDataset], workers: int) -> dict[str, Any]:
-    """Pictures with masks or depths, decoded whole; an error of the lists ends it, since nothing more is read then."""
+    """Pictures with masks or depths, decoded whole; an error of the lists ends it, as nothing more is read."""
     try:
         data = load()
     except UserError as error:

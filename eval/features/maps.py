@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from ..checkpoints import Backbone, Passport
+from ..checkpoints import Backbone, Passport, spatial
 from ..datasets import Pool
-from ..errors import UserError
+from ..errors import UserError, unknown
 from .extraction import ahead
 from .preprocess import Preprocess
 from .store import Entry
@@ -96,27 +96,21 @@ def dense(backbone: Backbone, images: torch.Tensor, layers: Layers) -> torch.Ten
     import torch
     from torch.nn import functional as F
 
-    tokens = getattr(backbone, "tokens", None)
-    if tokens is not None:
-        if layers not in ("last", "last+cls"):
-            raise UserError(
-                f"layers={layers} of a vision transformer", remedy="its patch tokens are layers=last", code=2
-            )
-        found: torch.Tensor = tokens(images)
-        patch = images.shape[-1] // _side(found.shape[1], images)
-        height, width = images.shape[-2] // patch, images.shape[-1] // patch
-        map = found[:, -height * width :].transpose(1, 2).reshape(len(images), -1, height, width)
-        return map if layers == "last" else _beside(map, found[:, 0])
-    maps = backbone.feature_maps(images)
+    if layers.startswith("res"):
+        maps = backbone.feature_maps(images)
+        if layers not in maps:
+            raise unknown("map", layers, [*maps, "last", "last+cls", "last4"])
+        return maps[layers]
+    found = spatial(backbone, images, 4 if layers == "last4" else 1)
+    last = found[-1]
     if layers == "last4":
-        size = maps["res3"].shape[-2:]
-        parts = [
-            F.interpolate(maps[name], size, mode="bilinear", align_corners=False) for name in sorted(maps)
-        ]
+        # Tokens have one size; of a pyramid, that of its second map is a compromise of detail and disk.
+        size = found[1].map.shape[-2:]
+        parts = [F.interpolate(part.map, size, mode="bilinear", align_corners=False) for part in found]
         return torch.cat(parts, dim=1)
     if layers == "last+cls":
-        return _beside(maps["res5"], maps["res5"].mean((2, 3)))
-    return maps["res5" if layers == "last" else layers]
+        return _beside(last.map, last.map.mean((2, 3)) if last.cls is None else last.cls)
+    return last.map
 
 
 def _beside(map: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
@@ -124,14 +118,6 @@ def _beside(map: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
     import torch
 
     return torch.cat([map, vector[:, :, None, None].expand(-1, -1, *map.shape[2:])], dim=1)
-
-
-def _side(count: int, images: torch.Tensor) -> int:
-    """Patches on a side of a square image: the largest square among the tokens; the rest are class and registers."""
-    side = int(count**0.5)
-    while images.shape[-1] % side:
-        side -= 1
-    return side
 
 
 def extract(

@@ -376,16 +376,20 @@ def test_a_cell_on_the_scenes_and_on_folders_of_ones_own(tmp_path: Path) -> None
 
 
 def test_what_a_vision_transformer_gives() -> None:
-    pytest.importorskip("timm")
     from eval.features.maps import dense as read_maps
 
     backbone = checkpoints.load("random:vit_tiny_patch16").backbone
     images = torch.randn(2, 3, 224, 224)
     with torch.inference_mode():
-        found = read_maps(backbone, images, "last")
+        found = {name: read_maps(backbone, images, name) for name in ("last", "last+cls", "last4")}  # type: ignore[arg-type]
         tokens = backbone.tokens(images)
-    assert found.shape == (2, 192, 14, 14)
-    assert torch.equal(found[:, :, 3, 5], tokens[:, 1 + 3 * 14 + 5])
+        inner = backbone.network.get_intermediate_layers(images, n=4, reshape=True, norm=True)
+    assert found["last"].shape == (2, 192, 14, 14)
+    assert torch.allclose(found["last"][:, :, 3, 5], tokens[:, 1 + 3 * 14 + 5], atol=1e-6)
+    assert torch.allclose(found["last+cls"][:, 192:, 9, 2], tokens[:, 0], atol=1e-6)
+    assert torch.allclose(found["last4"], torch.cat(inner, dim=1), atol=1e-6)
+    with pytest.raises(UserError):
+        read_maps(backbone, images, "res4")
 
 
 def test_maps_gb_is_a_runtime_matter() -> None:
