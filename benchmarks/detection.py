@@ -3,7 +3,11 @@
     python benchmarks/detection.py --data-root SCENES --task scenes-voc --protocol voc0712-c4-moco --iterations 200
     python benchmarks/detection.py --data-root SCENES --protocol voc-fpn-tiny --arch resnet18 --iterations 40
 
+    python benchmarks/detection.py --data-root SCENES --task scenes-coco --protocol coco-vitdet-b \
+        --arch vit_base_patch16 --iterations 8 --block 2 tiny=true batch=2
+
 Theirs is `DefaultTrainer` with `build_resnet_backbone` (or its pyramid), Detectron2's own heads and data loader.
+Under ViTDet's protocols it is Detectron2's own ViT and simple pyramid, and its loader does the same jitter.
 Blocks of the two alternate, so that a busy machine slows both. It prints images a second (of wall time on a GPU, of
 CPU time without one), the ratio ours / theirs, the largest memory on the GPU, and what certificates cost beside it.
 
@@ -17,8 +21,10 @@ import statistics
 import tempfile
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import yaml
@@ -47,20 +53,20 @@ def measure(args: argparse.Namespace) -> dict[str, dict[str, float]]:
         For "ours" and "theirs", where there is such a one: ``images_per_second``, ``median`` seconds of an
         iteration and ``memory``, the largest on the GPU in bytes.
     """
+    from detectron2.data import build_detection_train_loader
     from detectron2.engine import DefaultTrainer
     from detectron2.utils.events import EventStorage
 
     from eval import checkpoints, tasks
     from eval.detection import certify
-    from eval.detection.convert import load_backbone
     from eval.detection.data import register
-    from eval.detection.run_cell import _quiet, _resolve
-    from eval.detection.train import Trainer
-    from mast.model import parse_arch
+    from eval.detection.run_cell import _quiet, _resolve, _trainer
+    from eval.detection.train import build_mapper
+    from mast.model import Arch
 
     loaded = checkpoints.load(f"random:{args.arch}@0")
     overrides = {key: yaml.safe_load(value) for key, value in (item.split("=", 1) for item in args.overrides)}
-    arch = parse_arch(args.arch)
+    arch: Any = getattr(loaded.backbone, "arch", None)
     clock = time.perf_counter if torch.cuda.is_available() else time.process_time
 
     class Plain(DefaultTrainer):
@@ -69,6 +75,10 @@ def measure(args: argparse.Namespace) -> dict[str, dict[str, float]]:
         def build_writers(self) -> list[Any]:
             return []
 
+        @classmethod
+        def build_train_loader(cls, cfg: Any) -> Any:
+            return build_detection_train_loader(cfg, mapper=build_mapper(cfg))
+
     with tempfile.TemporaryDirectory() as folder, _quiet(Path(folder)):
         task, protocol = tasks.resolve(args.task, args.protocol, overrides)
         data = protocol.code.data(task.open(args.data_root), protocol.settings, 0)
@@ -76,17 +86,21 @@ def measure(args: argparse.Namespace) -> dict[str, dict[str, float]]:
         register(data, Path(folder))
         began = time.monotonic()
         trainers: dict[str, Any] = {}
-        trainers["ours"] = Trainer(
-            cfg,
-            lambda model: print(len(load_backbone(model, loaded.backbone.state_dict()).mapped), "keys"),
-            lambda *_: None,
-            lambda _: {},
-        )
+        trainers["ours"], conversion = _trainer(loaded, cfg, lambda *_: None, lambda _: {})
+        print(len(conversion.mapped), "keys")
         built = time.monotonic()
         certify.certify_features(trainers["ours"].model, loaded.backbone, loaded.passport, cfg)
         certify.certify_training(trainers["ours"].model, cfg, protocol.params["freeze"])
         print(f"building {built - began:.1f} s, certificates {time.monotonic() - built:.1f} s", flush=True)
-        if arch.channels == 64 and arch.stem == "imagenet" and arch.depth in (18, 34, 50, 101, 152):
+        if conversion.kind == "vit" and cfg.MODEL.VIT.FORM == "vitdet":
+            theirs = cfg.clone()
+            theirs.defrost()
+            theirs.OUTPUT_DIR = str(Path(folder) / "theirs")
+            with mock.patch(
+                "detectron2.modeling.meta_arch.rcnn.build_backbone", partial(peer, loaded.backbone)
+            ):
+                trainers["theirs"] = Plain(theirs)
+        elif conversion.kind in ("fpn", "c4") and arch == Arch(arch.depth) and arch.depth != 10:
             theirs = cfg.clone()
             theirs.defrost()
             fpn = bool(theirs.MODEL.FPN.IN_FEATURES)
@@ -135,6 +149,33 @@ def measure(args: argparse.Namespace) -> dict[str, dict[str, float]]:
         }
         for name, taken in times.items()
     }
+
+
+def peer(backbone: Any, cfg: Any) -> Any:
+    """Detectron2's own ViT under its own pyramid, with the settings of a config of ours."""
+    from detectron2.modeling import SimpleFeaturePyramid, ViT
+    from detectron2.modeling.backbone.fpn import LastLevelMaxPool
+
+    from eval.detection.vit import STRIDE, global_blocks, grid_of
+
+    network = backbone.network
+    depth = len(network.blocks)
+    everywhere = global_blocks(depth, cfg.MODEL.VIT.GLOBAL_BLOCKS)
+    net = ViT(
+        img_size=cfg.INPUT.LSJ,
+        embed_dim=network.embed_dim,
+        depth=depth,
+        num_heads=network.blocks[0].attn.num_heads,
+        drop_path_rate=cfg.MODEL.NETWORK.DROP_PATH,
+        norm_layer=partial(torch.nn.LayerNorm, eps=network.blocks[0].norm1.eps),
+        use_rel_pos=cfg.MODEL.VIT.REL_POS,
+        window_size=cfg.MODEL.VIT.WINDOW,
+        window_block_indexes=[i for i in range(depth) if i not in everywhere],
+        pretrain_img_size=grid_of(network) * STRIDE,
+    )
+    scales = (4.0, 2.0, 1.0, 0.5)
+    channels = cfg.MODEL.FPN.OUT_CHANNELS
+    return SimpleFeaturePyramid(net, "last_feat", channels, scales, LastLevelMaxPool(), "LN", cfg.INPUT.LSJ)
 
 
 if __name__ == "__main__":

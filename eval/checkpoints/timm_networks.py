@@ -192,7 +192,7 @@ class Transformer(nn.Module):
         """
         raise UserError(
             f"{self.arch} has no feature maps at strides 4, 8, 16 and 32",
-            remedy="detection needs a ResNet; a ViT serves the protocols on frozen features",
+            remedy="detectors take it through coco-vitdet and coco-vit-frozen-pyramid, which read its patch tokens",
             code=2,
         )
 

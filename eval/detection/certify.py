@@ -57,7 +57,7 @@ def certify_features(
     if (multiple := int(whole.backbone.size_divisibility)) > _IMAGE[1] - _IMAGE[0]:
         height, width = multiple, 2 * multiple
     if model_kind(model) == "vit" and cfg.MODEL.VIT.FORM == "vitdet":
-        height = width = backbone.grid * vit.STRIDE
+        height = width = vit.grid_of(backbone.network) * vit.STRIDE
     pixels = torch.randint(0, 256, (2, 3, height, width), generator=generator)  # RGB
     given = pixels.flip(1) if cfg.INPUT.FORMAT == "BGR" else pixels  # what Detectron2's mapper hands over
     differences: dict[str, dict[str, float]] = {}

@@ -97,6 +97,12 @@ def resolve(
     _set(cfg, {key: value for key, value in overrides.items() if "." in key})
     if cfg.MODEL.DEVICE == "cpu" and cfg.SOLVER.AMP.ENABLED:
         raise UserError("SOLVER.AMP.ENABLED needs a GPU", remedy="leave it off on the CPU", code=2)
+    if cfg.INPUT.LSJ and cfg.INPUT.MAX_SIZE_TEST > cfg.INPUT.LSJ:
+        raise UserError(
+            f"test images of up to {cfg.INPUT.MAX_SIZE_TEST} pixels do not fit the square of {cfg.INPUT.LSJ}",
+            remedy="INPUT.MAX_SIZE_TEST may be as large as INPUT.LSJ",
+            code=2,
+        )
     cfg.freeze()
     return cfg
 

@@ -60,7 +60,7 @@ def run(
     uninterrupted run ends with, on the same machine; a finished run is returned at once.
 
     Args:
-        loaded: A checkpoint with a ResNet backbone, or a ViT for ViTDet's protocols.
+        loaded: A checkpoint with a ResNet; with a ViT or a network with stages for the protocols that say so.
         task: A task of kind ``detection`` or ``instance_segmentation``.
         protocol: A protocol of kind ``detection``, overrides applied.
         data: The task's data, with the training part that is to be used.
@@ -383,7 +383,7 @@ def _portable(cfg: CfgNode, *, hardware: bool = True) -> str:
 
 def _norm_note(cfg: CfgNode, processes: int) -> str:
     if networks.is_network(cfg):
-        return "the checkpoint's own, and none of the detector's looks beyond one image"
+        return f"none looks beyond one image, {processes} processes"
     norm = cfg.MODEL.RESNETS.NORM
     if norm == "BN" and processes == 1:
         return f"BN over the {cfg.SOLVER.IMS_PER_BATCH} images of the one process (what SyncBN is there)"

@@ -72,6 +72,11 @@ def describe(backbone: Any) -> Network:
     )
 
 
+def grid_of(network: Any) -> int:
+    """The side, in patches, of the square that a network has positions for."""
+    return int(network.patch_embed.grid_size[0])
+
+
 def settle(cfg: CfgNode) -> None:
     """Leave out what a frozen network cannot learn: windows, and relative positions."""
     if cfg.MODEL.BACKBONE.FREEZE_AT:
@@ -235,7 +240,7 @@ class VitBackbone(LoadedBackbone):
     def _as_vitdet(self, images: Tensor) -> Tensor:
         network: Any = self.inner.network
         x = network.patch_embed(images)  # (B, h, w, D)
-        marked = network.pos_embed.shape[1] != self.inner.grid**2  # the class token has a position too
+        marked = network.pos_embed.shape[1] != grid_of(network) ** 2  # the class token has a position too
         x = x + get_abs_pos(network.pos_embed, marked, x.shape[1:3])
         return torch.as_tensor(network.blocks(x.flatten(1, 2)))
 
@@ -313,7 +318,7 @@ def expected_tokens(net: VitBackbone, backbone: Any, images: Tensor) -> Tensor:
     images = net.resized(images)
     network = backbone.network
     if net.form == "vitdet":
-        tokens = network.patch_embed(images).flatten(1, 2) + network.pos_embed[:, -(backbone.grid**2) :]
+        tokens = network.patch_embed(images).flatten(1, 2) + network.pos_embed[:, -(grid_of(network) ** 2) :]
         tokens = network.blocks(tokens)
     else:
         tokens = backbone.tokens(images)[:, network.num_prefix_tokens :]

@@ -423,10 +423,21 @@ def test_what_vitdets_own_network_lacks_is_refused(network: str, message: str) -
 def test_what_cannot_be_asked_for() -> None:
     with pytest.raises(UserError, match="no part of its own to freeze"):
         make_config("coco-vitdet", lived_in(), freeze="res4")
+    with pytest.raises(UserError, match="do not fit the square of 128"):
+        make_config("coco-vitdet-b", lived_in(), INPUT__MAX_SIZE_TEST=160)
     with pytest.raises(UserError, match="for vision transformers"):
         vit.describe(checkpoints.load("random:resnet10-c8-half@0").backbone)
     with pytest.raises(UserError, match=r"MODEL\.VIT\.FORM"):
         make_detector("coco-vitdet", lived_in(), MODEL__VIT__FORM="mine")
+
+
+def test_a_plain_vit_of_timms_in_vitdets_form() -> None:
+    """Without the attributes that this project's own ViT has beside the network."""
+    torch.manual_seed(0)
+    source = stirred(Plain(VisionTransformer(64, 16, init_values=1e-5, **SMALL)))
+    model, cfg = make_detector("coco-vitdet-b", source)
+    load_backbone(model, source.state_dict())
+    assert certify_features(model, source, passport(), cfg)["float64"]["tokens"] < 1e-9
 
 
 def test_a_trainer_takes_the_loaded_network(scenes_root: Any, tmp_path: Any) -> None:
