@@ -64,4 +64,5 @@ def context(
         work=work,
         device=device(),
         progress=progress,
+        store=store,
     )
