@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -37,10 +37,18 @@ from .tensor_edits import TRANSFORMS
 
 @dataclass(frozen=True)
 class Loaded:
-    """A backbone, in evaluation mode and without gradients, and its passport."""
+    """A backbone, in evaluation mode and without gradients, and its passport.
+
+    Attributes:
+        backbone: The backbone.
+        passport: Its passport.
+        together: Further features that are wanted of the same forward: for each name of `pooling.CHOICES`, what the
+            passport's ``network`` would be.
+    """
 
     backbone: Backbone
     passport: Passport
+    together: Mapping[str, dict[str, Any]] = field(default_factory=dict)
 
 
 class Said(TypedDict, total=False):
@@ -57,6 +65,7 @@ class Said(TypedDict, total=False):
         normalization: How pixels are normalised, or what ``--normalization`` takes.
         interpolation: ``bicubic`` or ``bilinear``.
         features: What the feature is, a name of `pooling.CHOICES`.
+        together: Further features that extraction is to store from the same forward.
     """
 
     layout: str | None
@@ -69,6 +78,7 @@ class Said(TypedDict, total=False):
     normalization: Normalization | Sequence[str] | None
     interpolation: str | None
     features: str | None
+    together: Sequence[str]
 
 
 class _Undetermined(UserError):
@@ -131,7 +141,25 @@ def load(ref: str, **said: Unpack[Said]) -> Loaded:
     architectures.target(match.skeleton).load_state_dict(
         {name: tensor.clone() for name, tensor in match.weights.items()}, strict=True, assign=True
     )
-    return Loaded(_frozen(match.skeleton), passport)
+    usual = layouts.families()[match.family]["open"]["pooling"]
+    return Loaded(
+        _frozen(match.skeleton),
+        passport,
+        _together(match.skeleton, passport.network, usual, said.get("together", ())),
+    )
+
+
+def _together(
+    backbone: Backbone, network: Mapping[str, Any], usual: str, choices: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """What a passport's ``network`` is for other features of the same backbone."""
+    own = getattr(backbone, "pooling", "avg")
+    rest = {name: value for name, value in network.items() if name != "pooling"}
+    return {
+        choice: rest if choice == usual else {**rest, "pooling": choice}
+        for choice in choices
+        if choice != own and choice in getattr(backbone, "choices", ("avg",))
+    }
 
 
 def inspect(ref: str, **said: Unpack[Said]) -> Passport:
@@ -173,7 +201,11 @@ def _random(ref: str, said: Said) -> Loaded:
         input_size=facts["input_size"].value,
         interpolation=facts["interpolation"].value,
     )
-    return Loaded(_frozen(backbone), passport)
+    return Loaded(
+        _frozen(backbone),
+        passport,
+        _together(backbone, passport.network, usual_pooling, said.get("together", ())),
+    )
 
 
 def _of_user(said: Said) -> dict[str, Fact]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from filelock import Timeout
 
 from ..checkpoints import Backbone, Passport
 from ..datasets import Pool, Split
@@ -31,6 +33,7 @@ def extract(
     split: Split,
     *,
     store: str | Path,
+    together: Mapping[str, Mapping[str, Any]] | None = None,
     batch_size: int = 64,
     image_size: int | None = None,
     resize: float | None = None,
@@ -49,6 +52,7 @@ def extract(
         passport: Its passport: weights' hash, normalisation, input size, interpolation.
         split: The images.
         store: Root folder of the feature store.
+        together: Further features to store from the same forward, see `Loaded.together`.
         batch_size: Images in a forward.
         image_size: Side of the input in pixels; the checkpoint's own when None.
         resize: Short side before the centre crop: pixels, or a multiple of the crop when below 8.
@@ -80,6 +84,7 @@ def extract(
             normalization=normalization,
         ),
         store=store,
+        together=together,
         pooling=pooling,
         batch_size=batch_size,
         workers=workers,
@@ -98,6 +103,7 @@ def extract_pool(
     preprocess: Preprocess,
     *,
     store: str | Path,
+    together: Mapping[str, Mapping[str, Any]] | None = None,
     pooling: str = "average",
     batch_size: int = 64,
     workers: int = 2,
@@ -117,7 +123,23 @@ def extract_pool(
     with place.lock():
         os.utime(place.folder / "lock")  # when it was last used, for `budget.evict`
         if not place.whole():
-            _fill(place, backbone, pool, preprocess, pooling, batch_size, workers, dtype, progress)
+            others = {
+                choice: entry(
+                    replace(passport, network=dict(network)), pool, preprocess, store, pooling, dtype
+                )
+                for choice, network in (together or {}).items()
+                if pooling == "average"
+            }
+            with ExitStack() as locks:
+                for choice in list(others):
+                    try:  # what another process works on is left to it
+                        locks.enter_context(others[choice].lock().acquire(timeout=0))
+                    except Timeout:
+                        del others[choice]
+                others = {choice: other for choice, other in others.items() if not other.whole()}
+                _fill(
+                    place, others, backbone, pool, preprocess, pooling, batch_size, workers, dtype, progress
+                )
         return place.read()
 
 
@@ -174,6 +196,7 @@ def pooled(backbone: Backbone, images: torch.Tensor, pooling: str = "average") -
 
 def _fill(
     entry: Entry,
+    others: dict[str, Entry],
     backbone: Backbone,
     pool: Pool,
     preprocess: Preprocess,
@@ -183,30 +206,45 @@ def _fill(
     dtype: str,
     progress: Progress | None,
 ) -> None:
-    """Forward what an entry lacks, and keep it shard by shard."""
+    """Forward what an entry lacks, and keep it shard by shard; with it other features that lack as much."""
     import torch
 
     device = next(iter(backbone.parameters())).device
     context: Any = torch.autocast(device.type, torch.bfloat16) if dtype == "bfloat16" else nullcontext()
-    pending: list[npt.NDArray[np.float32]] = []
     written = position = entry.begin()
+    others = {choice: other for choice, other in others.items() if other.begin() == position}
+    entries = {"": entry, **others}
+    pending: dict[str, list[npt.NDArray[np.float32]]] = {choice: [] for choice in entries}
     for batch in batches(pool, preprocess, position, batch_size, workers):
         with torch.inference_mode(), context:
             images = preprocess.normalise(torch.from_numpy(batch).to(device, non_blocking=True))
-            rows = pooled(backbone, images, pooling).float().cpu().numpy()
-        if not np.isfinite(rows).all():
-            bad = position + int(np.flatnonzero(~np.isfinite(rows).all(1))[0])
-            raise UserError(
-                f"{pool.paths[bad]}: its features are not finite",
-                remedy="the checkpoint is damaged, or use dtype float32",
-            )
-        pending.append(rows)
+            found = _forward(backbone, images, pooling, list(others))
+        for choice, tensor in found.items():
+            rows = tensor.float().cpu().numpy()
+            if not np.isfinite(rows).all():
+                bad = position + int(np.flatnonzero(~np.isfinite(rows).all(1))[0])
+                raise UserError(
+                    f"{pool.paths[bad]}: its features are not finite",
+                    remedy="the checkpoint is damaged, or use dtype float32",
+                )
+            pending[choice].append(rows)
         position += len(batch)
         if progress:
             progress(position, len(pool))
         if position - written >= SHARD or position == len(pool):
-            entry.append(written, np.concatenate(pending))
-            pending, written = [], position
+            for choice, place in entries.items():
+                place.append(written, np.concatenate(pending[choice]))
+                pending[choice] = []
+            written = position
+
+
+def _forward(backbone: Any, images: torch.Tensor, pooling: str, others: list[str]) -> dict[str, torch.Tensor]:
+    """The backbone's own feature under "", and others by name, from one forward."""
+    if not others:
+        return {"": pooled(backbone, images, pooling)}
+    found: dict[str, torch.Tensor] = backbone.pooled(images, [backbone.pooling, *others])
+    found[""] = found.pop(backbone.pooling)
+    return found
 
 
 def batches(pool: Pool, preprocess: Preprocess, start: int, batch_size: int, workers: int) -> Iterator[Any]:

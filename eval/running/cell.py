@@ -48,6 +48,7 @@ def context(
             loaded.passport,
             data.splits[split],
             store=store,
+            together=loaded.together,
             progress=lambda done, total: progress(f"features of {cell.task.dataset} {split}", done, total),
             **extraction.options(),
         )

@@ -71,7 +71,9 @@ def plan(request: Request) -> Plan:
     sources = []
     for name, ref in sorted(named.items(), key=lambda pair: pair[1].startswith(RANDOM)):
         for choice in choices:
-            feature = {"features": choice} if choice else {}
+            feature: dict[str, Any] = {"features": choice} if choice else {}
+            if len(choices) > 1:
+                feature["together"] = choices
             options = {} if ref in others else {**request.reading, **feature}
             control = ref.startswith(RANDOM)
             sources.append(

@@ -292,7 +292,9 @@ def convnextv2_fcmae(path: Path) -> Family:
             key = re.sub(r"\.(weight|bias)$", r".linear.\1", key)
         if not key.startswith("norm."):
             state[f"encoder.{key}"] = tensor.clone()
-    state |= {"encoder.norm.weight": network.head.norm.weight, "encoder.norm.bias": network.head.norm.bias}
+    state |= {
+        f"encoder.norm.{leaf}": getattr(network.head.norm, leaf).detach() for leaf in ("weight", "bias")
+    }
     state |= dict.fromkeys(
         ("mask_token", "decoder.0.dwconv.weight", "proj.weight", "pred.weight"), torch.zeros(4)
     )

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torchvision import transforms
 
 from eval import datasets, features
-from eval.checkpoints import Normalization
+from eval.checkpoints import Normalization, load
 from eval.errors import UserError
 from mast.files import canonical_json
 
@@ -132,6 +132,28 @@ def test_another_checkpoint_or_preprocessing_is_extracted_anew(
     change(passport)
     features.extract(backbone, passport, split, store=tmp_path / "s")
     assert backbone.seen == 46
+
+
+def test_several_features_come_from_one_forward(split: datasets.Split, tmp_path: Path) -> None:
+    """Those asked for together are stored as each alone would be, bit for bit; nothing is forwarded again."""
+    ref, wanted, forwards = "random:vit_w64_patch16_d4", ["cls", "mean", "cls+mean", "last4"], []
+    alone = {}
+    for choice in wanted:
+        loaded = load(ref, features=choice, input_size=32)
+        alone[choice] = features.extract(loaded.backbone, loaded.passport, split, store=tmp_path / "alone")
+    for choice in wanted:
+        loaded = load(ref, features=choice, input_size=32, together=wanted)
+        loaded.backbone.network.norm.register_forward_hook(lambda *_: forwards.append(1))
+        found = features.extract(
+            loaded.backbone, loaded.passport, split, store=tmp_path / "s", together=loaded.together
+        )
+        assert np.array_equal(found, alone[choice])
+        assert len(forwards) == 4  # of the first: its four blocks, and no other image
+    keys = [
+        {path.parent.name for path in (tmp_path / name).glob("*/*/features.bin")} for name in ("alone", "s")
+    ]
+    assert keys[0] == keys[1]
+    assert len(keys[0]) == 4
 
 
 def test_a_changed_image_is_extracted_anew(split: datasets.Split, tmp_path: Path) -> None:
