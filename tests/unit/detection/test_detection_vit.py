@@ -128,7 +128,12 @@ def test_features_losses_and_gradients_are_detectron2s(scenes_root: Any, tmp_pat
     """Windows, relative positions that are not zero, resized positions: all as Detectron2's ViT has them."""
     found = registered("scenes-coco", scenes_root, tmp_path, masks=True)
     source = lived_in()
-    options = {"MODEL__VIT__GLOBAL_BLOCKS": 2, "MODEL__NETWORK__DROP_PATH": 0.0, "INPUT__LSJ": 96}
+    options = {
+        "MODEL__VIT__GLOBAL_BLOCKS": 2,
+        "MODEL__NETWORK__DROP_PATH": 0.0,
+        "INPUT__LSJ": 96,
+        "INPUT__MAX_SIZE_TEST": 96,
+    }
     model, cfg = make_detector(
         "coco-vitdet-b", source, classes=len(found.classes), masks=True, MODEL__VIT__WINDOW=4, **options
     )
