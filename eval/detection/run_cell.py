@@ -383,7 +383,7 @@ def _portable(cfg: CfgNode, *, hardware: bool = True) -> str:
 
 def _norm_note(cfg: CfgNode, processes: int) -> str:
     if networks.is_network(cfg):
-        return f"none looks beyond one image, {processes} processes"
+        return "none looks beyond one image" + (f", {processes} processes" if processes > 1 else "")
     norm = cfg.MODEL.RESNETS.NORM
     if norm == "BN" and processes == 1:
         return f"BN over the {cfg.SOLVER.IMS_PER_BATCH} images of the one process (what SyncBN is there)"
