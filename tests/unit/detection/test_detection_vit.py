@@ -71,9 +71,10 @@ def of_timm(name: str) -> Any:
 
         options = {"init_values": 1e-5, "reg_tokens": 4, "mlp_layer": SwiGLUPacked, "act_layer": nn.SiLU}
         return stirred(Plain(VisionTransformer(56, 14, mlp_ratio=4, **options, **SMALL)))
-    if name == "dinov3's form":
-        rotary = {"use_abs_pos_emb": False, "use_rot_pos_emb": True, "rope_type": "dinov3"}
-        more = {"num_reg_tokens": 4, "init_values": 1e-5, "rope_rotate_half": True}
+    if name in ("dinov3's form", "turns of each head and block"):
+        kind = "dinov3" if name == "dinov3's form" else "mixed"
+        rotary = {"use_abs_pos_emb": False, "use_rot_pos_emb": True, "rope_type": kind}
+        more = {"num_reg_tokens": 4, "init_values": 1e-5, "rope_rotate_half": kind == "dinov3"}
         return stirred(Plain(Eva(64, 16, **rotary, **more, **SMALL)))
     assert name == "i-jepa's form"
     options = {"class_token": False, "global_pool": "avg", "qk_norm": True}
@@ -258,7 +259,7 @@ def test_a_window_sees_nothing_of_the_others(form: str) -> None:
     assert torch.equal(touched, expected)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", [*FORMS, "turns of each head and block"])
 def test_a_window_over_everything_is_no_window(form: str) -> None:
     source = of_timm(form)
     model, _ = make_detector("coco-vitdet", source, MODEL__VIT__WINDOW=64)
