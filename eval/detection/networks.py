@@ -127,8 +127,18 @@ def given(backbone: Any) -> Iterator[None]:
 
 
 def take() -> Any:
-    """A copy of the backbone that `given` gave."""
-    return copy.deepcopy(_GIVEN.get())
+    """A copy of the backbone that `given` gave.
+
+    Raises:
+        UserError: If a config that asks for one is built without: Detectron2 alone cannot rebuild the network.
+    """
+    backbone = _GIVEN.get(None)
+    if backbone is None:
+        raise UserError(
+            "this config's backbone is a checkpoint's own network, and none was given",
+            remedy="build the model inside eval.detection.networks.given(backbone)",
+        )
+    return copy.deepcopy(backbone)
 
 
 class LoadedBackbone(Backbone):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import make_config, make_detector, registered
 from detectron2.data import build_detection_test_loader
-from detectron2.modeling import SimpleFeaturePyramid, ViT, get_vit_lr_decay_rate
+from detectron2.modeling import SimpleFeaturePyramid, ViT, build_model, get_vit_lr_decay_rate
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from detectron2.utils.events import EventStorage
 from timm.models.eva import Eva
@@ -431,6 +431,8 @@ def test_what_cannot_be_asked_for() -> None:
         make_config("coco-vitdet", lived_in(), freeze="res4")
     with pytest.raises(UserError, match="do not fit the square of 128"):
         make_config("coco-vitdet-b", lived_in(), INPUT__MAX_SIZE_TEST=160)
+    with pytest.raises(UserError, match="none was given"):
+        build_model(make_config("coco-vitdet", lived_in()))
     with pytest.raises(UserError, match="for vision transformers"):
         vit.describe(checkpoints.load("random:resnet10-c8-half@0").backbone)
     with pytest.raises(UserError, match=r"MODEL\.VIT\.FORM"):
