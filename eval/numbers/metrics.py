@@ -44,15 +44,21 @@ def top1(scores: Array, labels: Array) -> float:
     return float(correct(scores, labels).mean())
 
 
-def topk(scores: Array, labels: Array, k: int = 5) -> float:
-    """Share of examples whose label is among the ``k`` largest scores; with k >= C it is 1.
+def among(scores: Array, labels: Array, k: int) -> npt.NDArray[np.bool_]:
+    """(N,) whether the label is among the ``k`` largest scores.
 
-    Equal scores are counted against the label where the other class has the lower index, as in `top1`.
+    Equal scores are counted against the label where the other class has the lower index, as in `correct`.
     """
     _check(scores, labels)
     own = np.take_along_axis(scores, labels[:, None], 1)
     ties = (scores == own) & (np.arange(scores.shape[1]) < labels[:, None])
-    return float((((scores > own) | ties).sum(1) < k).mean())
+    result: npt.NDArray[np.bool_] = ((scores > own) | ties).sum(1) < k
+    return result
+
+
+def topk(scores: Array, labels: Array, k: int = 5) -> float:
+    """Share of examples whose label is `among` the ``k`` largest scores; with k >= C it is 1."""
+    return float(among(scores, labels, k).mean())
 
 
 def top5(scores: Array, labels: Array) -> float:
@@ -204,10 +210,34 @@ def ece(probabilities: Array, labels: Array, *, bins: int = 15) -> float:
     confidence = probabilities.max(1)
     if confidence.max() > 1 + 1e-6 or probabilities.min() < -1e-6:
         raise ValueError("probabilities lie outside [0, 1]; pass them through softmax first")
-    index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    count = np.bincount(index, minlength=bins)
-    gap = np.bincount(index, hits, bins) - np.bincount(index, confidence, bins)
-    return float(np.abs(gap[count > 0]).sum() / len(labels))
+    return float(calibration_error(confidence, hits, bins=bins))
+
+
+def calibration_bins(confidence: Array, bins: int = 15) -> npt.NDArray[np.int64]:
+    """(N,) the bin (l, u] of each confidence."""
+    found: npt.NDArray[np.int64] = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    return found
+
+
+def calibration_error(
+    confidence: Array, hits: Array, *, bins: int = 15, weights: Array | None = None
+) -> Array:
+    """`ece` from what outcomes keep.
+
+    Args:
+        confidence: (N,) of the class that is thought right.
+        hits: (N,) whether it is.
+        bins: Number of bins of confidence.
+        weights: (R, N) weights of the examples, for resampling.
+
+    Returns:
+        A scalar array, or (R,) with weights.
+    """
+    weight = np.ones((1, len(hits))) if weights is None else weights
+    member = calibration_bins(confidence, bins)[:, None] == np.arange(bins)
+    gaps = weight @ (member * (np.asarray(hits, dtype=np.float64) - confidence)[:, None])  # (R, bins)
+    found: Array = np.abs(gaps).sum(1) / weight.sum(1)
+    return found[0] if weights is None else found
 
 
 METRICS: dict[str, Callable[[Array, Array], float]] = {
@@ -242,8 +272,7 @@ def resampled(name: str, scores: Array, labels: Array, weights: Array) -> npt.ND
         (R,); NaN where a resample leaves the metric undefined.
     """
     if name in ("top1", "top5"):
-        k = 1 if name == "top1" else 5
-        hits = np.array([topk(scores[i : i + 1], labels[i : i + 1], k) for i in range(len(labels))])
+        hits = among(scores, labels, 1 if name == "top1" else 5)
         total: npt.NDArray[np.float64] = (weights @ hits) / weights.sum(1)
         return total
     if name == "mean_per_class":

@@ -15,6 +15,7 @@ import numpy as np
 import scipy.optimize
 import scipy.stats
 
+from . import pool
 from .intervals import Array, Interval, NoInterval, check_level
 
 
@@ -176,14 +177,22 @@ def _student(
 
 
 def resampled(
-    difference: float, drawn: Array, df: float = math.inf, *, kind: str, level: float = 0.95
+    differences: Sequence[float],
+    drawn: Array,
+    size: float = math.inf,
+    lacking: float = 1.0,
+    *,
+    kind: str,
+    level: float = 0.95,
 ) -> Paired:
     """The difference of two statistics whose resamples are paired: Student's t of the bootstrap's standard error.
 
     Args:
-        difference: Of the first over the second, on all examples.
-        drawn: (R,) differences on the same resamples of both; undefined ones (NaN) are left out.
-        df: Degrees of freedom: of what varies, positives for average precision.
+        differences: Of the first over the second on all examples, one for each evaluation seed; the variance over
+            seeds is added, as in `crossed`.
+        drawn: (R,) differences on the same resamples of both, the mean over seeds; undefined ones (NaN) are left out.
+        size: Of what varies, one more than the degrees of freedom; for average precision see `intervals.few`.
+        lacking: What the bootstrap's variance is to be multiplied with.
         kind: What to call the interval.
         level: Confidence level.
     """
@@ -192,10 +201,41 @@ def resampled(
     defined = defined[~np.isnan(defined)]
     if len(defined) < 2:
         raise ValueError("fewer than two resamples have a defined value")
-    error = float(defined.std(ddof=1))
+    difference = float(np.mean(differences))
+    parts, dfs = [float(defined.var(ddof=1)) * lacking], [max(size - 1, 1.0)]
+    if len(differences) > 1:
+        parts.append(float(np.var(differences, ddof=1)) / len(differences))
+        dfs.append(len(differences) - 1)
+    error = math.sqrt(sum(parts))
     if error <= 1e-12:
         return Paired(difference, NoInterval("the difference is the same on every resample"), None)
+    df = sum(parts) ** 2 / sum(part**2 / one for part, one in zip(parts, dfs, strict=True))
     return _student(difference, error, df, kind, level)
+
+
+def pooled(
+    difference: float,
+    contributed: Array,
+    episodes: Array,
+    *,
+    kind: str = "t-pool-images",
+    level: float = 0.95,
+) -> Paired:
+    """The difference of two few-shot accuracies on the same episodes, over the images of their pool.
+
+    Args:
+        difference: Of the first over the second.
+        contributed: (2, N) differences of what each image contributes, see `pool.contributions`.
+        episodes: (E,) differences of the episodes' accuracies.
+        kind: What to call the interval.
+        level: Confidence level.
+    """
+    check_level(level)
+    wins, losses = int((episodes > 0).sum()), int((episodes < 0).sum())
+    error = math.sqrt(pool.variance(contributed, episodes))
+    if error <= 1e-12:
+        return Paired(difference, NoInterval("no episode differs"), None, wins, losses)
+    return _student(difference, error, contributed.shape[1] - 1, kind, level, wins, losses)
 
 
 def crossed(differences: Array, seeds: Sequence[float] | Array, level: float = 0.95) -> Paired:

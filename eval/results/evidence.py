@@ -16,6 +16,7 @@ from .records import Book, MissingOutcomes, Record
 
 Floats = npt.NDArray[np.float64]
 RESAMPLES: Final = 1000
+HITS: Final = {"top1": "correct", "top5": "among5"}
 FEWSHOT: Final = "the records keep episodes of one pool alone, which say nothing of other images"
 
 
@@ -25,23 +26,29 @@ class Evidence:
 
     Attributes:
         kind: ``hits``: right or wrong; ``means``: contributions whose mean is the metric; ``resamples``: the metric
-            on resamples of the examples, the same ones for every record.
+            on resamples of the examples, the same ones for every record; ``pool``: contributions of the images of a
+            few-shot pool.
         unit: What varies: ``test examples`` or ``images of the pool``.
         value: The metric.
-        values: (N,).
+        values: (N,); for ``pool`` (2, N).
         examples: How many there are.
+        size, lacking: For ``resamples``, see `numbers.intervals.few`.
+        episodes: (E,) for ``pool``: their accuracies.
     """
 
-    kind: Literal["hits", "means", "resamples"]
+    kind: Literal["hits", "means", "resamples", "pool"]
     unit: str
     value: float
     values: Floats
     examples: int
+    size: float = np.inf
+    lacking: float = 1.0
+    episodes: Floats = field(default_factory=lambda: np.zeros(0))
 
     @property
-    def shape(self) -> tuple[str, str, int]:
+    def shape(self) -> tuple[str, str, int, int, float]:
         """Two records pair if these are equal."""
-        return self.kind, self.unit, len(self.values)
+        return self.kind, self.unit, self.values.shape[-1], len(self.episodes), self.size
 
 
 @dataclass
@@ -76,14 +83,13 @@ class Witness:
 
 def _evidence(arrays: Mapping[str, Any], metric: str, value: float) -> Evidence | str:
     if "episodes" in arrays:
-        if "asked" not in arrays:
+        if "contributions" not in arrays:
             return FEWSHOT
-        asked, right = arrays["asked"].astype(np.float64), arrays["right"].astype(np.float64)
-        # The share of right answers is a ratio of sums over images; this is its linear form.
-        linear = value + (right - value * asked) * len(asked) / asked.sum()
-        return Evidence("means", "images of the pool", value, linear, int((asked > 0).sum()))
-    if metric == "top1" and "correct" in arrays:
-        correct = arrays["correct"].astype(np.float64)
+        added, episodes = arrays["contributions"].astype(np.float64), arrays["episodes"].astype(np.float64)
+        taken = int((added != 0).any(0).sum())
+        return Evidence("pool", "images of the pool", value, added, taken, episodes=episodes)
+    if (key := HITS.get(metric, "")) in arrays:
+        correct = arrays[key].astype(np.float64)
         return Evidence("hits", "test examples", value, correct, len(correct))
     if metric == "mean_per_class" and "labels" in arrays:
         return _per_class(arrays["correct"].astype(np.float64), arrays["labels"], value)
@@ -91,7 +97,13 @@ def _evidence(arrays: Mapping[str, Any], metric: str, value: float) -> Evidence 
         scores, labels = arrays["scores"].astype(np.float64), arrays["labels"]
         counts = intervals.resample_counts(len(labels), RESAMPLES, 0)
         drawn = metrics.resampled(metric, scores, labels, counts)
-        return Evidence("resamples", "test examples", value, drawn, len(labels))
+        size, lacking = intervals.few((labels > 0).sum(0))
+        return Evidence("resamples", "test examples", value, drawn, len(labels), size, lacking)
+    if metric == "ece" and "confidence" in arrays:
+        confidence, hits = arrays["confidence"].astype(np.float64), arrays["correct"]
+        counts = intervals.resample_counts(len(hits), RESAMPLES, 0)
+        drawn = metrics.calibration_error(confidence, hits, weights=counts)
+        return Evidence("resamples", "test examples", value, drawn, len(hits), len(hits))
     if metric == "mean_per_class":
         return "the outcomes were written without labels; run the cell again"
     return f"outcomes do not tell {metric}"
@@ -125,7 +137,10 @@ def compare(found: Sequence[Sequence[Evidence]]) -> pairs.Pairs | None:
     if kind == "hits" and seeds == 1:
         return pairs.proportions(values[:, 0])
     if kind == "resamples":
-        return pairs.resampled(points.mean(1), values.mean(1))
+        return pairs.resampled(points, values.mean(1), found[0][0].size, found[0][0].lacking)
+    if kind == "pool":
+        episodes = np.array([np.concatenate([item.episodes for item in one]) for one in found])
+        return pairs.pooled(points.mean(1), values.mean(1), episodes)
     return pairs.means(values.mean(1), points if seeds > 1 else None)
 
 
@@ -137,7 +152,12 @@ def pair(first: Sequence[Evidence], second: Sequence[Evidence]) -> Paired | None
     deltas = np.array([a.values - b.values for a, b in seeds])
     points = [a.value - b.value for a, b in seeds]
     if first[0].kind == "resamples":
-        return tests.resampled(float(np.mean(points)), deltas.mean(0), kind="bootstrap-paired")
+        return tests.resampled(
+            points, deltas.mean(0), first[0].size, first[0].lacking, kind="bootstrap-paired"
+        )
+    if first[0].kind == "pool":
+        episodes = np.concatenate([a.episodes - b.episodes for a, b in seeds])
+        return tests.pooled(float(np.mean(points)), deltas.mean(0), episodes)
     if len(seeds) > 1:
         return tests.crossed(deltas.mean(0), points)
     if first[0].kind == "hits":
