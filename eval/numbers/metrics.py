@@ -76,6 +76,47 @@ def mean_per_class(scores: Array, labels: Array) -> float:
     return float(np.mean([hits[labels == label].mean() for label in np.unique(labels)]))
 
 
+def class_contributions(hits: Array, labels: Array) -> npt.NDArray[np.float64]:
+    """What each example adds to the mean over classes: its mean is the metric, its spread that within classes.
+
+    The sizes of the classes are given, so that only examples of one class are exchangeable. Classes of a single
+    example are taken together, since one example has no spread.
+
+    Args:
+        hits: (N,) 1 where an example is right, else 0.
+        labels: (N,) its class.
+
+    Returns:
+        (N,), to be treated as independent values.
+    """
+    _, place, count = np.unique(labels, return_inverse=True, return_counts=True)
+    accuracy = np.bincount(place, hits) / count
+    _, stratum, size = np.unique(
+        np.where(count[place] == 1, -1, place), return_inverse=True, return_counts=True
+    )
+    centre = (np.bincount(stratum, hits) / size)[stratum]
+    unbiased = np.sqrt(size / np.maximum(size - 1, 1))[stratum]
+    weight = len(place) / (len(count) * count[place])
+    found: npt.NDArray[np.float64] = float(accuracy.mean()) + weight * (hits - centre) * unbiased
+    return found
+
+
+def class_size(labels: Array) -> float:
+    """How many values of equal weight say as much of the spread of `class_contributions`, for a t test.
+
+    Satterthwaite's degrees of freedom plus one, where the variance within all classes is the same; small classes
+    weigh more than their number. Classes of a single example are taken together.
+
+    Args:
+        labels: (N,) class of every example.
+    """
+    _, count = np.unique(labels, return_counts=True)
+    weights, sizes = 1 / count[count > 1], count[count > 1].astype(np.float64)
+    if single := int((count == 1).sum()):
+        weights, sizes = np.append(weights, single), np.append(sizes, max(single, 2))
+    return float(weights.sum() ** 2 / (weights**2 / (sizes - 1)).sum()) + 1
+
+
 def _precision_recall(
     scores: Array, positive: Array, weights: Array | None = None, ties: str = "together"
 ) -> tuple[Array, Array]:

@@ -56,7 +56,14 @@ def proportions(right: Array, *, power: float = 0.8, level: float = 0.95) -> Pai
     return Pairs((wins - wins.T) / number, 2 * scipy.stats.norm.sf(score), detectable)
 
 
-def means(values: Array, seeds: Array | None = None, *, power: float = 0.8, level: float = 0.95) -> Pairs:
+def means(
+    values: Array,
+    seeds: Array | None = None,
+    *,
+    size: float | None = None,
+    power: float = 0.8,
+    level: float = 0.95,
+) -> Pairs:
     """Student's paired t of each pair over examples, as `tests.means`; with several seeds, over both.
 
     Examples and seeds are crossed: the variance of a mean over both is at most the sum of its variance over examples
@@ -65,10 +72,12 @@ def means(values: Array, seeds: Array | None = None, *, power: float = 0.8, leve
     Args:
         values: (R, N) contributions of the examples, whose mean is the metric; over seeds, their mean.
         seeds: (R, S) the metric for each seed, S >= 2; None for one seed.
+        size: One more than the degrees of freedom over examples, where they do not weigh alike.
         power: Of the detectable differences.
         level: Of the intervals that the p values belong to.
     """
     error, df = _error(values)
+    df = df if size is None else np.full(df.shape, size - 1.0)
     if seeds is not None:
         error, df = _added(error, df, *_error(seeds))
     mean = values.mean(1)

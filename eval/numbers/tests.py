@@ -7,7 +7,7 @@ the p value lies below one minus its level. ``docs/statistics.md`` says which me
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -116,7 +116,8 @@ def _tango_upper(wins: int, losses: int, trials: int, z: float) -> float:
     value = (wins - losses) / trials
     if wins == trials:
         return 1.0
-    return float(scipy.optimize.brentq(beyond, value, 1.0, xtol=1e-12))
+    # Just above the value, since without any variance there the value itself is a root, and not the limit.
+    return float(scipy.optimize.brentq(beyond, value + 1e-9, 1.0, xtol=1e-12))
 
 
 def mcnemar(wins: int, losses: int, kind: Literal["score", "exact", "mid-p"] = "score") -> float:
@@ -138,7 +139,7 @@ def mcnemar(wins: int, losses: int, kind: Literal["score", "exact", "mid-p"] = "
     return min(1.0, tail)
 
 
-def means(differences: Sequence[float] | Array, level: float = 0.95) -> Paired:
+def means(differences: Sequence[float] | Array, level: float = 0.95, *, size: float | None = None) -> Paired:
     """The mean of differences over examples, episodes or pretraining seeds: Student's paired t.
 
     Without any spread, as when every difference is the same, there is no interval: a few equal differences do not
@@ -147,6 +148,7 @@ def means(differences: Sequence[float] | Array, level: float = 0.95) -> Paired:
     Args:
         differences: (N,) of the first over the second.
         level: Confidence level.
+        size: One more than the degrees of freedom, where the values do not weigh alike; see `metrics.class_size`.
     """
     check_level(level)
     data = np.asarray(differences, dtype=np.float64)
@@ -158,7 +160,14 @@ def means(differences: Sequence[float] | Array, level: float = 0.95) -> Paired:
     if sd <= 1e-12 * max(1.0, abs(mean)):
         reason = NoInterval(f"all {number} differences are the same")
         return Paired(mean, reason, None, wins, losses)
-    return _student(mean, sd / math.sqrt(number), number - 1, "paired-t", level, wins, losses)
+    df = (number if size is None else size) - 1
+    return _student(mean, sd / math.sqrt(number), df, "paired-t", level, wins, losses)
+
+
+def _satterthwaite(variances: Sequence[float], dfs: Sequence[float]) -> float:
+    """Degrees of freedom of a sum of estimated variances (Satterthwaite 1946)."""
+    spread = sum(variance**2 / df for variance, df in zip(variances, dfs, strict=True))
+    return sum(variances) ** 2 / spread if spread > 0 else math.inf
 
 
 def _student(
@@ -209,8 +218,7 @@ def resampled(
     error = math.sqrt(sum(parts))
     if error <= 1e-12:
         return Paired(difference, NoInterval("the difference is the same on every resample"), None)
-    df = sum(parts) ** 2 / sum(part**2 / one for part, one in zip(parts, dfs, strict=True))
-    return _student(difference, error, df, kind, level)
+    return _student(difference, error, _satterthwaite(parts, dfs), kind, level)
 
 
 def pooled(
@@ -238,7 +246,9 @@ def pooled(
     return _student(difference, error, contributed.shape[1] - 1, kind, level, wins, losses)
 
 
-def crossed(differences: Array, seeds: Sequence[float] | Array, level: float = 0.95) -> Paired:
+def crossed(
+    differences: Array, seeds: Sequence[float] | Array, level: float = 0.95, *, size: float | None = None
+) -> Paired:
     """The mean difference over examples and evaluation seeds, both of which vary.
 
     The variance of a mean over both is at most the sum of its variance over examples and its variance over seeds,
@@ -248,6 +258,7 @@ def crossed(differences: Array, seeds: Sequence[float] | Array, level: float = 0
         differences: (N,) of each example, the mean over seeds.
         seeds: (S,) of each seed, the mean over examples, S >= 2.
         level: Confidence level.
+        size: As of `means`.
     """
     check_level(level)
     examples, runs = np.asarray(differences, dtype=np.float64), np.asarray(seeds, dtype=np.float64)
@@ -256,7 +267,7 @@ def crossed(differences: Array, seeds: Sequence[float] | Array, level: float = 0
     wins, losses = int((examples > 0).sum()), int((examples < 0).sum())
     if error <= 1e-12:
         return Paired(float(examples.mean()), NoInterval("nothing varies"), None, wins, losses)
-    df = sum(parts) ** 2 / (parts[0] ** 2 / (len(examples) - 1) + parts[1] ** 2 / (len(runs) - 1))
+    df = _satterthwaite(parts, [(len(examples) if size is None else size) - 1, len(runs) - 1])
     return _student(float(examples.mean()), error, df, "t-examples-and-seeds", level, wins, losses)
 
 
@@ -321,53 +332,3 @@ def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
     adjusted = np.empty(len(values))
     adjusted[order] = np.minimum(np.minimum.accumulate(steps), 1.0)
     return [float(value) for value in adjusted]
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """What paired tests say of the order of several checkpoints on one task.
-
-    Attributes:
-        ranks: For each name the ranks that the tests leave it, 1 is best; kind "ranks-by-paired-tests".
-        leaders: The name with the highest value and all that no test tells from it.
-        adjusted: For each pair of names its p value after Holm's correction within this task.
-    """
-
-    ranks: dict[str, Interval]
-    leaders: frozenset[str]
-    adjusted: dict[tuple[str, str], float]
-
-
-def ranking(
-    values: Mapping[str, float], pairs: Mapping[tuple[str, str], Paired], *, level: float = 0.95
-) -> Ranking:
-    """Ranks and ties from all pairs' tests, corrected together by Holm.
-
-    A checkpoint is behind another only where the corrected test of the two says so; the ranks left to it run from one
-    more than those it is behind to all but those behind it (Mogstad, Romano, Shaikh and Wilhelm 2024). With the given
-    probability all ranges hold at once. A pair without a p value separates nothing.
-
-    Args:
-        values: What each checkpoint reached.
-        pairs: The comparison of two names, in either order; a pair that is absent separates nothing.
-        level: That all ranges hold.
-    """
-    check_level(level)
-    tested = {pair: result for pair, result in pairs.items() if result.p_value is not None}
-    adjusted = dict(zip(tested, holm([result.p_value or 0.0 for result in tested.values()]), strict=True))
-    behind: dict[str, set[str]] = {name: set() for name in values}
-    for (first, second), p_value in adjusted.items():
-        if p_value < 1 - level and tested[first, second].difference != 0:
-            better, worse = (first, second) if tested[first, second].difference > 0 else (second, first)
-            behind[worse].add(better)
-    best = max(values, key=lambda name: values[name])
-    ranks = {
-        name: Interval(
-            1.0 + len(ahead),
-            float(len(values) - sum(name in others for others in behind.values())),
-            "ranks-by-paired-tests",
-            level,
-        )
-        for name, ahead in behind.items()
-    }
-    return Ranking(ranks, frozenset(n for n in values if best not in behind[n]), adjusted)

@@ -32,7 +32,8 @@ class Evidence:
         value: The metric.
         values: (N,); for ``pool`` (2, N).
         examples: How many there are.
-        size, lacking: For ``resamples``, see `numbers.intervals.few`.
+        size, lacking: One more than the degrees of freedom where it is not N, and what a variance of resamples lacks,
+            see `numbers.intervals.few`; infinite for N.
         episodes: (E,) for ``pool``: their accuracies.
     """
 
@@ -92,7 +93,9 @@ def _evidence(arrays: Mapping[str, Any], metric: str, value: float) -> Evidence 
         correct = arrays[key].astype(np.float64)
         return Evidence("hits", "test examples", value, correct, len(correct))
     if metric == "mean_per_class" and "labels" in arrays:
-        return _per_class(arrays["correct"].astype(np.float64), arrays["labels"], value)
+        linear = metrics.class_contributions(arrays["correct"].astype(np.float64), arrays["labels"])
+        size = metrics.class_size(arrays["labels"])
+        return Evidence("means", "test examples", value, linear, len(linear), size)
     if "scores" in arrays and metric in metrics.METRICS:
         scores, labels = arrays["scores"].astype(np.float64), arrays["labels"]
         counts = intervals.resample_counts(len(labels), RESAMPLES, 0)
@@ -101,6 +104,8 @@ def _evidence(arrays: Mapping[str, Any], metric: str, value: float) -> Evidence 
         return Evidence("resamples", "test examples", value, drawn, len(labels), size, lacking)
     if metric == "ece" and "confidence" in arrays:
         confidence, hits = arrays["confidence"].astype(np.float64), arrays["correct"]
+        if len(hits) < intervals.MIN_CALIBRATION:
+            return f"calibration errors need {intervals.MIN_CALIBRATION} examples"
         counts = intervals.resample_counts(len(hits), RESAMPLES, 0)
         drawn = metrics.calibration_error(confidence, hits, weights=counts)
         return Evidence("resamples", "test examples", value, drawn, len(hits), len(hits))
@@ -109,14 +114,8 @@ def _evidence(arrays: Mapping[str, Any], metric: str, value: float) -> Evidence 
     return f"outcomes do not tell {metric}"
 
 
-def _per_class(correct: Floats, labels: npt.NDArray[np.int32], value: float) -> Evidence:
-    """Contributions to the mean over classes, whose spread is that within classes, since their sizes are given."""
-    _, place, count = np.unique(labels, return_inverse=True, return_counts=True)
-    weight = len(labels) / (len(count) * count[place])
-    accuracy = np.bincount(place, correct) / count
-    within = np.sqrt(count / np.maximum(count - 1, 1))[place]
-    linear = value + weight * (correct - accuracy[place]) * within
-    return Evidence("means", "test examples", value, linear, len(labels))
+def _size(item: Evidence) -> float | None:
+    return None if np.isinf(item.size) else item.size
 
 
 def compare(found: Sequence[Sequence[Evidence]]) -> pairs.Pairs | None:
@@ -141,7 +140,7 @@ def compare(found: Sequence[Sequence[Evidence]]) -> pairs.Pairs | None:
     if kind == "pool":
         episodes = np.array([np.concatenate([item.episodes for item in one]) for one in found])
         return pairs.pooled(points.mean(1), values.mean(1), episodes)
-    return pairs.means(values.mean(1), points if seeds > 1 else None)
+    return pairs.means(values.mean(1), points if seeds > 1 else None, size=_size(found[0][0]))
 
 
 def pair(first: Sequence[Evidence], second: Sequence[Evidence]) -> Paired | None:
@@ -159,10 +158,10 @@ def pair(first: Sequence[Evidence], second: Sequence[Evidence]) -> Paired | None
         episodes = np.concatenate([a.episodes - b.episodes for a, b in seeds])
         return tests.pooled(float(np.mean(points)), deltas.mean(0), episodes)
     if len(seeds) > 1:
-        return tests.crossed(deltas.mean(0), points)
+        return tests.crossed(deltas.mean(0), points, size=_size(first[0]))
     if first[0].kind == "hits":
         return tests.paired(first[0].values, second[0].values)
-    return tests.means(deltas[0])
+    return tests.means(deltas[0], size=_size(first[0]))
 
 
 def gain(first: Cell, second: Cell, metric: str, witness: Witness) -> Paired | None:
