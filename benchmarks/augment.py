@@ -11,6 +11,7 @@ and its jitter has one order a batch: other pixels (``pip install --no-deps --ta
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import statistics
 import sys
 import time
@@ -64,6 +65,58 @@ def one_by_one(images: Tensor, params: list[Tensor], size: int, kernel: int) -> 
     return torch.stack(done)
 
 
+def contestants(
+    batch: int, side: int, size: int, kernel: int, *, device: torch.device | None = None
+) -> dict[str, Callable[[int], Tensor]]:
+    """What makes a view of a batch: ours, torchvision's, and kornia's where it is installed."""
+    images = torch.rand(batch, 3, side, side, generator=torch.Generator().manual_seed(0)).to(device)
+    operations = [Crop(size, SCALE), Flip(), Color(*JITTER), Grayscale(), Blur(kernel, SIGMA)]
+
+    def ours(epoch: int) -> Tensor:
+        view = images
+        for each, params in zip(operations, drawn(operations, batch, epoch), strict=True):
+            view = each.apply(view, params.to(device))
+        return view
+
+    def torchvision(epoch: int) -> Tensor:
+        return one_by_one(images, drawn(operations, batch, epoch), size, kernel)
+
+    found: dict[str, Callable[[int], Tensor]] = {"ours": ours, "torchvision": torchvision}
+    if importlib.util.find_spec("kornia"):
+        import kornia.augmentation as K
+
+        pipeline = K.AugmentationSequential(
+            K.RandomResizedCrop((size, size), scale=SCALE, resample="bicubic", cropping_mode="resample"),
+            K.RandomHorizontalFlip(p=0.5),
+            K.ColorJitter(*JITTER, p=0.8),
+            K.RandomGrayscale(p=0.2),
+            K.RandomGaussianBlur((kernel, kernel), SIGMA, p=0.5),
+        )
+        found["kornia"] = lambda epoch: pipeline(images)
+    return found
+
+
+def measure(found: dict[str, Callable[[int], Tensor]], batch: int, rounds: int) -> None:
+    """Print the CPU time of each, and how far the pixels of ours are from torchvision's."""
+    seconds: dict[str, list[float]] = {name: [] for name in found}
+    worst = 0.0
+    for epoch in range(rounds + 1):
+        made = {}
+        for name, contestant in found.items():
+            began = time.process_time()
+            made[name] = contestant(epoch)
+            if epoch:
+                seconds[name].append(time.process_time() - began)
+        worst = max(worst, float((made["ours"] - made["torchvision"]).abs().max()))
+    print(f"largest difference of pixels to torchvision: {worst:.1e} of 1")
+    for name, taken in seconds.items():
+        ratios = sorted(a / b for a, b in zip(taken, seconds["ours"], strict=True))
+        print(
+            f"{name}: {1e3 * statistics.median(taken):.1f} ms of CPU a view of {batch} images, "
+            f"{statistics.median(ratios):.2f} times ours ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -76,51 +129,9 @@ def main() -> None:
     parser.add_argument("--kornia", type=Path, help="folder that holds kornia")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    images = torch.rand(args.batch, 3, args.stored, args.stored, generator=torch.Generator().manual_seed(0))
-    operations = [Crop(args.size, SCALE), Flip(), Color(*JITTER), Grayscale(), Blur(args.kernel, SIGMA)]
-
-    def ours(epoch: int) -> Tensor:
-        view = images
-        for each, params in zip(operations, drawn(operations, args.batch, epoch), strict=True):
-            view = each.apply(view, params)
-        return view
-
-    def torchvision(epoch: int) -> Tensor:
-        return one_by_one(images, drawn(operations, args.batch, epoch), args.size, args.kernel)
-
-    contestants: dict[str, Callable[[int], Tensor]] = {"ours": ours, "torchvision": torchvision}
     if args.kornia:
         sys.path.append(str(args.kornia))
-        import kornia.augmentation as K
-
-        pipeline = K.AugmentationSequential(
-            K.RandomResizedCrop(
-                (args.size, args.size), scale=SCALE, resample="bicubic", cropping_mode="resample"
-            ),
-            K.RandomHorizontalFlip(p=0.5),
-            K.ColorJitter(*JITTER, p=0.8),
-            K.RandomGrayscale(p=0.2),
-            K.RandomGaussianBlur((args.kernel, args.kernel), SIGMA, p=0.5),
-        )
-        contestants["kornia"] = lambda epoch: pipeline(images)
-
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    worst = 0.0
-    for epoch in range(args.rounds + 1):
-        made = {}
-        for name, contestant in contestants.items():
-            began = time.process_time()
-            made[name] = contestant(epoch)
-            if epoch:
-                seconds[name].append(time.process_time() - began)
-        worst = max(worst, float((made["ours"] - made["torchvision"]).abs().max()))
-    print(f"largest difference of pixels to torchvision: {worst:.1e} of 1")
-    for name, found in seconds.items():
-        ratios = sorted(a / b for a, b in zip(found, seconds["ours"], strict=True))
-        print(
-            f"{name}: {1e3 * statistics.median(found):.1f} ms of CPU a view of {args.batch} images, "
-            f"{statistics.median(ratios):.2f} times ours ({ratios[0]:.2f} to {ratios[-1]:.2f})"
-        )
+    measure(contestants(args.batch, args.stored, args.size, args.kernel), args.batch, args.rounds)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,46 @@ from eval.features import extraction
 from mast.model import build_backbone
 
 
+def measure(images: int, arch: str, size: int, workers: int) -> dict[str, float]:
+    """Seconds of decoding, of the forward and of the extraction of the same images, once caches are warm."""
+    backbone = build_backbone(arch, seed=0).eval()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    backbone.to(device)
+    passport = SimpleNamespace(
+        weights_sha256="0" * 64,
+        normalization=Normalization(),
+        input_size=size,
+        interpolation="bicubic",
+        network={},
+    )
+    generator = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        paths = []
+        for index in range(images):
+            small = generator.integers(0, 256, (12, 16, 3), dtype=np.uint8)
+            image = Image.fromarray(small).resize((128, 96), Image.Resampling.BICUBIC)
+            paths.append(root / f"{index:05}.jpg")
+            image.save(paths[-1], quality=90)
+        split = Split("train", tuple(paths), np.zeros(images, np.int64))
+        prep = features.Preprocess.of(passport)
+        _ = split.pool.digest
+        for _ in range(2):  # the first round warms caches
+            start = time.perf_counter()
+            batches = list(extraction.batches(split.pool, prep, 0, 64, workers))
+            decode = time.perf_counter() - start
+            start = time.perf_counter()
+            with torch.inference_mode():
+                for batch in batches:
+                    backbone.features(prep.normalise(torch.from_numpy(batch).to(device))).cpu()
+            forward = time.perf_counter() - start
+            store = Path(tempfile.mkdtemp(dir=root))
+            start = time.perf_counter()
+            features.extract(backbone, passport, split, store=store, workers=workers)
+            both = time.perf_counter() - start
+    return {"decode": decode, "forward": forward, "extract": both}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -34,45 +74,11 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
-    backbone = build_backbone(args.arch, seed=0).eval()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    backbone.to(device)
-    passport = SimpleNamespace(
-        weights_sha256="0" * 64,
-        normalization=Normalization(),
-        input_size=args.size,
-        interpolation="bicubic",
-    )
-    generator = np.random.default_rng(0)
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        paths = []
-        for index in range(args.images):
-            small = generator.integers(0, 256, (12, 16, 3), dtype=np.uint8)
-            image = Image.fromarray(small).resize((128, 96), Image.Resampling.BICUBIC)
-            paths.append(root / f"{index:05}.jpg")
-            image.save(paths[-1], quality=90)
-        split = Split("train", tuple(paths), np.zeros(args.images, np.int64))
-        prep = features.Preprocess.of(passport)
-        _ = split.pool.digest
-        for _ in range(2):  # the first round warms caches
-            start = time.perf_counter()
-            batches = list(extraction.batches(split.pool, prep, 0, 64, args.workers))
-            decode = time.perf_counter() - start
-            start = time.perf_counter()
-            with torch.inference_mode():
-                for batch in batches:
-                    backbone.features(prep.normalise(torch.from_numpy(batch).to(device))).cpu()
-            forward = time.perf_counter() - start
-            store = Path(tempfile.mkdtemp(dir=root))
-            start = time.perf_counter()
-            features.extract(backbone, passport, split, store=store, workers=args.workers)
-            both = time.perf_counter() - start
-        print(f"decoding {decode:.2f} s, forward {forward:.2f} s, extraction {both:.2f} s")
-        slower = max(decode, forward)
-        print(
-            f"extraction is {both / slower:.2f} of the slower and {both / (decode + forward):.2f} of the sum"
-        )
+    found = measure(args.images, args.arch, args.size, args.workers)
+    decode, forward, both = found["decode"], found["forward"], found["extract"]
+    print(f"decoding {decode:.2f} s, forward {forward:.2f} s, extraction {both:.2f} s")
+    slower = max(decode, forward)
+    print(f"extraction is {both / slower:.2f} of the slower and {both / (decode + forward):.2f} of the sum")
 
 
 if __name__ == "__main__":

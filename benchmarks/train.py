@@ -84,6 +84,8 @@ def steps(recipe: Recipe, images: torch.Tensor, *, bare: bool) -> Iterator[float
     learner = (
         Learner(recipe, views.names, views.widths).to(DEVICE).to(memory_format=torch.channels_last).train()
     )
+    if recipe.compile:
+        learner.backbone.compile()
     settings = recipe.optimizer.model_dump(include={"name", "weight_decay", "momentum", "eta"})
     optimizers = [build_optimizer(learner.networks(), **settings)]
     if learner.masks is not None:

@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -26,27 +26,22 @@ from .results import records
 if TYPE_CHECKING:
     import pandas as pd
 
+    from .checkpoints.reading import Said
+
 Place = str | os.PathLike[str]
 Images = Place | Sequence[Place | Image.Image] | npt.NDArray[np.uint8]
 
 
-def load_backbone(
-    ref: str,
-    *,
-    layout: str | None = None,
-    arch: str | None = None,
-    trust_pickle: bool = False,
-    device: str | None = None,
-) -> tuple[Backbone, Passport]:
+def load_backbone(ref: str, *, device: str | None = None, **said: Unpack[Said]) -> tuple[Backbone, Passport]:
     """Load a checkpoint; every tensor of the backbone is filled from the file, or this fails.
 
     Args:
         ref: A file, a name from ``mast list checkpoints``, ``hf://owner/name``, ``timm:name``, or
             ``random:ARCH[@SEED]`` for random weights.
-        layout: Read the file in this layout.
-        arch: Build this architecture, where the file fits several.
-        trust_pickle: Allow the file to run its own code; only for files that you trust.
         device: Where to put the backbone; the GPU if there is one, when None.
+        **said: What you know about the file, which overrules it: ``layout``, ``arch``, ``key``, ``prefix``,
+            ``heads``, ``input_size``, ``normalization``, ``interpolation``; ``trust_pickle=True`` lets the file run
+            its own code.
 
     Returns:
         The backbone, in evaluation mode and without gradients, and its passport. ``backbone.features(images)``
@@ -56,7 +51,7 @@ def load_backbone(
     Raises:
         UserError: If the file cannot be found or read, or leaves a tensor of the backbone unfilled.
     """
-    loaded = checkpoints.load(ref, layout=layout, arch=arch, trust_pickle=trust_pickle)
+    loaded = checkpoints.load(ref, **said)
     backbone = loaded.backbone.to(device or str(best_device()))
     object.__setattr__(backbone, "passport", loaded.passport)  # beside torch's own attributes
     return backbone, loaded.passport
@@ -106,6 +101,7 @@ def extract(
             remedy="load it with load_backbone, or give passport=",
             code=2,
         )
+    passport.refuse_guesses()
     preprocess = features.Preprocess.of(passport, image_size=image_size, resize=resize, squash=squash)
     with tempfile.TemporaryDirectory() as scratch:
         found = features.extract_pool(

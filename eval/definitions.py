@@ -60,6 +60,11 @@ def included(folders: Sequence[Path]) -> Iterator[None]:
         _included[:] = before
 
 
+def in_use() -> tuple[Path, ...]:
+    """The folders that `included` has let in."""
+    return tuple(_included)
+
+
 def files(folder: Path) -> dict[str, Path]:
     """The YAML files of a folder of the package and of the included folders of that name, by name.
 
@@ -146,7 +151,7 @@ class Catalog(Generic[T]):
             if len(found) != 1:
                 raise UserError(
                     f"{path}: defines {', '.join(found) or 'nothing'}",
-                    remedy=f"a file of one's own defines one {self.kind}",
+                    remedy=f"a file that you name by its path defines one {self.kind}",
                     code=2,
                 )
             return next(iter(found.values()))

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,6 +24,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from .errors import UserError
 
 T = TypeVar("T")
+TIMEOUT = timedelta(minutes=10)  # for joining, and for processes that wait for one another afterwards
+
+
+def restarted() -> bool:
+    """Whether ``torchrun --max-restarts`` has started this process anew, after one of its processes had died."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
 @dataclass(frozen=True)
@@ -88,7 +95,14 @@ def join(device: str | None = None) -> Iterator[World]:
         torch.cuda.set_device(kind)
     ours = not dist.is_initialized()
     if ours:
-        dist.init_process_group("nccl" if kind.type == "cuda" else "gloo")
+        try:
+            dist.init_process_group("nccl" if kind.type == "cuda" else "gloo", timeout=TIMEOUT)
+        except (dist.DistStoreError, dist.DistNetworkError) as error:
+            raise UserError(
+                f"{size} processes did not come together within {TIMEOUT.total_seconds():g} s",
+                remedy="start all of them with one MASTER_ADDR and MASTER_PORT; on one machine use "
+                "`torchrun --standalone`",
+            ) from error
     try:
         yield World(kind, dist.get_rank(), size, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     finally:

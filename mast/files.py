@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -41,6 +42,19 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
         raise
+
+
+def sweep(folder: str | os.PathLike[str], *, older_than: float = 3600.0) -> None:
+    """Delete what killed processes left of files that `atomic_write` had begun in a folder.
+
+    Args:
+        folder: The folder; those in it are left alone.
+        older_than: Seconds since the last write. Younger ones may still be written to.
+    """
+    for path in Path(folder).glob(".*.tmp"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > older_than:
+                path.unlink()
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:

@@ -62,6 +62,12 @@ class Header:
     frames: int
     alpha: bool
 
+    @property
+    def shown(self) -> tuple[int, int]:
+        """Width and height of the picture turned as its tag says, which is how Detectron2 shows it to a detector."""
+        width, height = self.size
+        return (height, width) if self.orientation >= 5 else (width, height)
+
 
 def header(source: Path | bytes, name: str = "") -> Header:
     """Read a file's header.

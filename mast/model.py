@@ -25,6 +25,9 @@ _STEM_STRIDE: dict[Stem, int] = {"imagenet": 4, "cifar": 1, "cifar2": 1, "half":
 _ARCH = re.compile(r"resnet(\d+)(?:w(\d+))?(?:-c(\d+))?(?:-(cifar2|cifar|half))?")
 
 
+WIDEST = 1024  # channels of a stem, four times those of a network four times as wide as usual
+
+
 @dataclass(frozen=True)
 class Arch:
     """A ResNet (He et al. 2016, arXiv 1512.03385) as torchvision builds it, with its published variations.
@@ -99,7 +102,12 @@ def parse_arch(name: str) -> Arch:
             f"unknown architecture '{name}': expected resnet({depths})[w2|w4][-c<channels>][-cifar|-cifar2|-half]"
         )
     stem: Stem = match[4] or "imagenet"  # type: ignore[assignment]
-    return Arch(int(match[1]), int(match[2] or 1), int(match[3] or 64), stem)
+    arch = Arch(int(match[1]), int(match[2] or 1), int(match[3] or 64), stem)
+    if not 1 <= arch.stem_channels <= WIDEST:
+        raise ValueError(
+            f"architecture '{name}': its stem has {arch.stem_channels} channels, not 1 to {WIDEST}"
+        )
+    return arch
 
 
 class Backbone(nn.Module):

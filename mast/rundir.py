@@ -19,7 +19,7 @@ from . import __version__
 from .config import Recipe, parse_recipe
 from .data import Source
 from .errors import UserError
-from .files import atomic_write
+from .files import atomic_write, sweep
 
 LOCK = ".lock"
 STATE, PUBLISHED, LOG, RECIPE, BOARD = (
@@ -121,7 +121,7 @@ def _differing(old: dict[str, Any], new: dict[str, Any], above: str = "") -> dic
 
 
 def claim(recipe: Recipe, out: Path, *, fresh: bool = False) -> None:
-    """Make ``out`` this recipe's folder, once nothing is missing that a run needs.
+    """Make ``out`` this recipe's folder, once nothing is missing that a run needs, and clear what killed runs left.
 
     Args:
         recipe: The recipe.
@@ -138,6 +138,7 @@ def claim(recipe: Recipe, out: Path, *, fresh: bool = False) -> None:
             shutil.rmtree(out / BOARD, ignore_errors=True)
         with atomic_write(out / RECIPE) as file:
             file.write(json.dumps(recipe.model_dump(mode="json")))
+        sweep(out)
     except OSError as error:
         raise UserError(
             f"cannot write to {out} ({error.strerror})", remedy="give a writable --out"

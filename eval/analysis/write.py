@@ -170,7 +170,8 @@ def compare(out: Path, place: Path, reference: str) -> dict[str, Any]:
     for section in table.sections:
         base = next((row for row in section.rows if row.label == reference), None)
         if base is None:
-            left_out.append(section.title)
+            if not all(row.published for row in section.rows):
+                left_out.append(section.title)
             continue
         others = [row for row in section.rows if row != base and not row.control]
         grid = np.full((len(others), len(section.headline)), np.nan)

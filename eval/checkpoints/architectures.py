@@ -70,7 +70,7 @@ def _infer_resnet(shapes: Shapes, stem: str) -> str:
     same_kind = [depth for depth in _DEPTHS if Arch(depth).block == kind]
     depth = min(same_kind, key=lambda d: sum(abs(a - b) for a, b in zip(Arch(d).layers, counts, strict=True)))
     width, base = (channels // 64, 64) if channels % 64 == 0 else (1, channels)
-    if kernel == [3, 3] and not stem:
+    if kernel == [3, 3] and stem in ("", "imagenet"):
         name = Arch(depth, width, base).name
         raise UserError(
             f"the first convolution is 3x3: {name}-cifar (stride 1, padding 1), {name}-cifar2 (stride 1, padding 2) "
@@ -103,6 +103,8 @@ def build(arch: str, shapes: Shapes, options: Options) -> Backbone:
             from . import vit
 
             return vit.build(arch, shapes, options)
+        if (activation := options.get("activation", "relu")) != "relu":
+            raise UserError(f"a {arch} with the activation {activation}", remedy="only ReLU is supported")
         if arch == "mobilenet_v2":
             return MobileNetV2()
         try:
@@ -148,7 +150,7 @@ def fresh(arch: str, seed: int) -> Backbone:
         if arch.startswith("vit_"):
             from . import vit
 
-            return vit.build(arch, {}, {})
+            return vit.build(arch, {}, {"head_dim": 64})
         try:
             return ResNet(parse_arch(arch))
         except ValueError as error:

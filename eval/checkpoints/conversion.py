@@ -9,7 +9,7 @@ import pickle
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from ..errors import UserError
 from . import file_formats, key_names, other_libraries
 from .architectures import target
 from .passport import Passport
-from .reading import Loaded, as_tensor, load
+from .reading import Loaded, Said, as_tensor, load
 
 LIMITS = {"float64": 1e-9, "float32": 1e-4}
 """Largest difference over largest value that a certificate may hold."""
@@ -37,10 +37,8 @@ def convert(
     output: str | os.PathLike[str],
     *,
     to: str,
-    layout: str | None = None,
-    arch: str | None = None,
-    trust_pickle: bool = False,
     half: bool = False,
+    **said: Unpack[Said],
 ) -> dict[str, Any]:
     """Write a backbone under another library's names and prove that it computes the same.
 
@@ -50,10 +48,8 @@ def convert(
             ``.pkl``). The certificate lies beside it as ``<output>.certificate.json``.
         to: ``torchvision``, ``detectron2`` (a ``matching_heuristics`` file), ``timm``, ``huggingface`` (with
             its ``config.json``) or ``safetensors`` (torchvision's names with the passport inside).
-        layout: As in `load`.
-        arch: As in `load`.
-        trust_pickle: As in `load`.
         half: Round the weights to half precision, which halves the file.
+        **said: What the user says about the checkpoint, as `load` takes it.
 
     Returns:
         The certificate: source and target with their hashes, ``peer`` (what ran the copy), and ``differences``,
@@ -71,7 +67,7 @@ def convert(
         raise UserError(
             f"{path}: {to} files end in {' or '.join(endings)}", remedy="change the ending", code=2
         )
-    loaded = load(checkpoint, layout=layout, arch=arch, trust_pickle=trust_pickle)
+    loaded = load(checkpoint, **said)
     _expressible(loaded, to)
     state = {name: tensor.clone() for name, tensor in target(loaded.backbone).state_dict().items()}
     if half:

@@ -78,6 +78,12 @@ def read(path: Path, *, trust_pickle: bool = False) -> Contents:
         raise UserError(
             f"{path}: cannot be read: {error.strerror or error}", remedy="check the file"
         ) from error
+    except ModuleNotFoundError as error:  # only a trusted pickle imports anything
+        package = (error.name or "").partition(".")[0]
+        raise UserError(
+            f"{path}: its pickle needs the package {package}, which is not installed",
+            remedy=f"install {package}, or save the state dict alone where it is",
+        ) from error
     except Exception as error:  # damaged bytes make the readers below raise errors of every kind
         raise _damaged(path, error) from error
 

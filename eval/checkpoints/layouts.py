@@ -13,6 +13,7 @@ from pydantic import BeforeValidator
 
 from ..definitions import build, files, read_yaml
 from ..errors import UserError, unknown
+from .facts import Fact
 from .normalization import Normalization
 
 FILE = Path(__file__).with_name("layouts.yaml")
@@ -52,7 +53,9 @@ class Layout:
         refuse: Why files of this kind cannot be used at all.
         explicit: Only used when asked for by name or by the registry, because content cannot tell it.
         assumed: Files of many origins look like this, so that preprocessing is a guess.
-        options: What the architecture needs to know beyond shapes (see `architectures.build`).
+        archs: Regular expression that the architecture must match.
+        network: The families whose networks such files hold: keys of ``families`` in the table.
+        options: What its networks compute otherwise than their family's (see `architectures.build`).
     """
 
     name: str
@@ -75,6 +78,8 @@ class Layout:
     refuse: str = ""
     explicit: bool = False
     assumed: bool = False
+    archs: str = ""
+    network: tuple[str, ...] = ("resnet",)
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -124,25 +129,64 @@ def _beside() -> dict[str, str]:
     return dict(_document()["beside"])
 
 
+@functools.cache
+def _counters() -> tuple[str, ...]:
+    return tuple(_document()["counters"])
+
+
+def families() -> dict[str, dict[str, Any]]:
+    """What keys and shapes of a family's networks leave open, with the value that its common code has.
+
+    A value of None has none: the layout, the file's settings or the user must state it.
+    """
+    return dict(_document()["families"])
+
+
+def undetermined(layout: Layout, family: str) -> dict[str, Fact]:
+    """The facts that the keys of a layout's files leave open, and what the layout says about each.
+
+    Args:
+        layout: The layout.
+        family: One of its ``network``.
+
+    Returns:
+        For each fact its value, None where the file's settings or the user must state it, and its source.
+    """
+    common = families()[family]
+    own = {**layout.options, **({"stem": layout.stem} if layout.stem else {})}
+    if "head_dim" in own:
+        own["heads"] = f"one for {own['head_dim']} channels"
+    return {
+        name: Fact(own[name], f"layout {layout.name}")
+        if name in own
+        else Fact(value, f"layout {layout.name} ({common['code']})")
+        for name, value in common["open"].items()
+    }
+
+
 def _entry(name: str, entry: Mapping[str, Any], renames: Mapping[str, Any], where: str) -> Layout:
-    fields = {"name": name, **entry}
+    fields = {"name": name, "title": name, "source": where, **entry}
     if isinstance(rename := fields.get("rename"), str):
         fields["rename"] = renames[rename]
+    constants = fields.pop("normalization", {})
     layout = build(Layout, fields, where=f"{where}, {name}")
     # Its numbers stand in passports as the file has them: 0 and not 0.0.
-    return replace(layout, normalization=Normalization(**fields.get("normalization", {})))
+    return replace(layout, normalization=Normalization.from_json({**Normalization().to_json(), **constants}))
 
 
 def get(name: str) -> Layout:
-    """A layout by name; ``name:variant`` takes another copy of the weights, such as ``moco:ema``.
+    """A layout by name, or the one in a YAML file; ``name:variant`` takes another copy, such as ``moco:ema``.
 
     Raises:
         UserError: If there is no such layout or variant.
     """
     base, _, variant = name.partition(":")
-    if base not in table():
+    if Path(base).suffix in (".yaml", ".yml"):
+        layout = _entry(Path(base).stem, read_yaml(Path(base)), _document()["renames"], base)
+    elif base in table():
+        layout = table()[base]
+    else:
         raise unknown("layout", base, table())
-    layout = table()[base]
     if not variant:
         return layout
     if variant not in layout.variants:
@@ -194,11 +238,14 @@ def _keys(tree: Mapping[Any, Any], paths: tuple[str, ...], result: Extract) -> d
     """Tensors at the given places by name, without the wrappers' parts."""
     keys: dict[str, Any] = {}
     for path in paths:
-        part = _follow(tree, path)
+        part = follow(tree, path)
         if not isinstance(part, Mapping) or not part:
             return {}
-        for key, value in _flatten(part):
-            short = ".".join(p for p in key.split(".") if p not in _WRAPPERS)
+        for key, value in flatten(part):
+            short = unwrapped(key)
+            if short in _counters():
+                result.dropped[short] = "a counter of averaged weights"
+                continue
             if short in keys:
                 result.unexpected.append(f"{key} (twice, under different wrappers)")
             keys[short] = value
@@ -247,7 +294,17 @@ def _readable(rule: str) -> str:
     return rule.replace("\\", "")
 
 
-def _follow(tree: Any, path: str) -> Any:
+def unwrapped(key: str) -> str:
+    """A key without the parts that wrappers put in.
+
+    >>> unwrapped("module.encoder.conv1.weight")
+    'encoder.conv1.weight'
+    """
+    return ".".join(part for part in key.split(".") if part not in _WRAPPERS)
+
+
+def follow(tree: Any, path: str) -> Any:
+    """What lies at a dotted path, or None; an empty path is the whole."""
     for part in filter(None, path.split(".")):
         if not isinstance(tree, Mapping) or part not in tree:
             return None
@@ -255,7 +312,7 @@ def _follow(tree: Any, path: str) -> Any:
     return tree
 
 
-def _flatten(tree: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
+def flatten(tree: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
     """Arrays and tensors with their dotted names; numbers, text and lists are not weights."""
     seen: set[int] = set()
 
@@ -298,8 +355,8 @@ def _beside_the_weights(tree: Mapping[Any, Any], paths: tuple[str, ...], result:
             )
             if reason:
                 result.dropped[name] = reason
-            elif isinstance(value, Mapping) and any(True for _ in _flatten(value)):
-                result.unexpected += [f"{name}.{inner}" for inner, _ in _flatten(value)]
+            elif isinstance(value, Mapping) and any(True for _ in flatten(value)):
+                result.unexpected += [f"{name}.{inner}" for inner, _ in flatten(value)]
 
     walk(tree, ())
 

@@ -46,13 +46,15 @@ class Normalization:
             ):
                 what = "positive numbers" if name == "std" else "numbers"
                 raise UserError(
-                    f"the {name} of the normalisation is {values!r}", remedy=f"it is three {what}", code=2
+                    f"the {name} of the normalisation is {repr(values)[:80]}",
+                    remedy=f"it is three {what}",
+                    code=2,
                 )
             object.__setattr__(self, name, tuple(values))
         for name, known in (("range", tuple(_TO_BYTES)), ("channels", ("RGB", "BGR"))):
             if getattr(self, name) not in known:
                 raise UserError(
-                    f"the {name} of the normalisation is {getattr(self, name)!r}",
+                    f"the {name} of the normalisation is {repr(getattr(self, name))[:80]}",
                     remedy=f"it is {known[0]} or {known[1]}",
                     code=2,
                 )
@@ -66,10 +68,33 @@ class Normalization:
         """
         if not isinstance(facts, Mapping) or not {"mean", "std"} <= set(facts) <= set(cls.__annotations__):
             raise UserError(
-                f"the normalisation is {facts!r}",
+                f"the normalisation is {repr(facts)[:80]}",
                 remedy="give mean and std, and if need be range and channels",
             )
         return cls(**facts)
+
+    @classmethod
+    def parse(cls, words: Sequence[str]) -> Normalization:
+        """Read what ``--normalization`` takes: ``imagenet``, ``none``, or mean and standard deviation.
+
+        Args:
+            words: One name, or two texts of one number or three with commas between.
+
+        Raises:
+            UserError: For anything else.
+        """
+        named = {"imagenet": cls(), "none": cls((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))}
+        if len(words) == 1 and words[0] in named:
+            return named[words[0]]
+        try:
+            mean, std = ([float(number) for number in word.split(",")] for word in words)
+        except ValueError as error:
+            raise UserError(
+                f"--normalization {' '.join(words)} is not understood",
+                remedy="write imagenet, none, or MEAN STD, such as 0.4914,0.4822,0.4465 0.247,0.243,0.261",
+                code=2,
+            ) from error
+        return cls(*((values * 3 if len(values) == 1 else values) for values in (mean, std)))  # type: ignore[arg-type]
 
     def to_json(self) -> dict[str, Any]:
         """As passports and records write it."""
@@ -128,4 +153,5 @@ class Normalization:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) <= 1 << 53
+    return whole or (isinstance(value, float) and math.isfinite(value))

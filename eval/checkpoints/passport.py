@@ -6,6 +6,8 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..errors import UserError
+from .facts import ASSUMED
 from .normalization import Normalization
 
 
@@ -35,7 +37,9 @@ class Passport:
         feature_dim: D.
         stride_in_1x1: Bottlenecks stride in the first 1x1 convolution (Caffe's, MSRA's) and not in the 3x3.
         extra: More facts, such as the recipe of MAST's own checkpoints or a changed padding.
-        assumed: Names of those fields above whose value neither the file nor its layout says.
+        provenance: Where each fact that the tensors do not determine was read: ``--heads``, ``config.json``,
+            ``hyper_parameters``, a published name, ``layout moco-v3``; ``assumed`` if nobody states it.
+        network: What the network computes otherwise than the usual one of its keys and shapes, such as ``heads``.
     """
 
     name: str
@@ -59,15 +63,27 @@ class Passport:
     trusted_pickle: bool = False
     stride_in_1x1: bool = False
     extra: dict[str, Any] = field(default_factory=dict)
-    assumed: frozenset[str] = frozenset()
+    provenance: dict[str, str] = field(default_factory=dict)
+    network: dict[str, Any] = field(default_factory=dict)
 
     @property
     def normalization_assumed(self) -> bool:
         """Whether mean, standard deviation, range and order of the channels are a guess."""
-        return "normalization" in self.assumed
+        return self.provenance.get("normalization") == ASSUMED
+
+    def refuse_guesses(self) -> None:
+        """Refuse to measure anything with a normalisation that nobody states: a guess costs ten points and more.
+
+        Raises:
+            UserError: If it is a guess.
+        """
+        if self.normalization_assumed:
+            raise UserError(
+                f"{self.name}: the file does not say how images were normalised",
+                remedy="say it: --normalization imagenet (or MEAN STD), or name the file's origin with --layout",
+                code=2,
+            )
 
     def to_json(self) -> dict[str, Any]:
         """The fields as a dict of plain values."""
-        facts = dataclasses.asdict(self)
-        del facts["assumed"]  # its reasons are among the warnings
-        return facts | {"normalization": self.normalization.to_json()}
+        return dataclasses.asdict(self) | {"normalization": self.normalization.to_json()}

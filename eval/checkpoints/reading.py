@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -16,8 +16,9 @@ from mast import checkpoint as published
 from mast.files import sha256_file
 
 from ..errors import UserError
-from . import architectures, file_formats, layouts, references, weight_checks
+from . import architectures, file_formats, layouts, references, settings, vit, weight_checks
 from .backbone import Backbone
+from .facts import ASSUMED, NETWORK, PREPROCESSING, Fact, Facts, merge, usable
 from .layouts import Layout
 from .normalization import Normalization
 from .passport import Passport
@@ -32,6 +33,36 @@ class Loaded:
     passport: Passport
 
 
+class Said(TypedDict, total=False):
+    """What a user may say about a file; it overrules the file.
+
+    Keys:
+        layout: Take this layout (or ``layout:variant``, or a YAML file that holds one) whatever the file looks like.
+        arch: Take this architecture, where shapes leave a choice.
+        trust_pickle: Run the code of a pickle that asks for it.
+        key: Dotted path of the dict in the file that holds the weights.
+        prefix: What the backbone's keys start with there; everything else is left out.
+        heads: Heads of attention of a vision transformer.
+        input_size: Side in pixels of the images to evaluate at.
+        normalization: How pixels are normalised, or what ``--normalization`` takes.
+        interpolation: ``bicubic`` or ``bilinear``.
+    """
+
+    layout: str | None
+    arch: str | None
+    trust_pickle: bool
+    key: str | None
+    prefix: str | None
+    heads: int | None
+    input_size: int | None
+    normalization: Normalization | Sequence[str] | None
+    interpolation: str | None
+
+
+class _Undetermined(UserError):
+    """A layout explains a file key by key, and what the keys leave open is stated nowhere."""
+
+
 @dataclass
 class _Match:
     """A layout that explains a file, and the network it gives."""
@@ -42,6 +73,7 @@ class _Match:
     weights: dict[str, Tensor]
     dropped: dict[str, str]
     missing: list[str]
+    facts: dict[str, Fact]
 
     @functools.cached_property
     def weights_sha256(self) -> str:
@@ -49,56 +81,65 @@ class _Match:
         return published.weights_sha256(self.weights)
 
     @property
+    def network(self) -> dict[str, Any]:
+        """What the network computes otherwise than the usual one of its keys and shapes."""
+        usual = dict(layouts.families()[_family(self.arch)]["open"]) | {
+            "heads": self.skeleton.feature_dim // 64
+        }
+        return {
+            name: self.facts[name].value
+            for name in usual
+            if name != "stem" and name in self.facts and self.facts[name].value != usual[name]
+        }
+
+    @property
     def function(self) -> tuple[Any, ...]:
         """What decides the network's output."""
-        options = {key: self.layout.options.get(key) for key in ("heads", "eps", "padding", "stride_in_1x1")}
+        options = {key: value for key, value in self.network.items() if key != "positions"}
         return self.arch, self.weights_sha256, options
 
 
-def load(
-    ref: str, *, layout: str | None = None, arch: str | None = None, trust_pickle: bool = False
-) -> Loaded:
+def load(ref: str, **said: Unpack[Said]) -> Loaded:
     """Read a checkpoint into a backbone.
 
     Args:
         ref: A file, a name of the registry, ``hf://owner/name``, ``timm:name``, or ``random:<arch>[@seed]`` for
             the random control.
-        layout: Take this layout (or ``layout:variant``) whatever the file looks like.
-        arch: Take this architecture, where shapes leave a choice.
-        trust_pickle: Run the code of a pickle that asks for it.
+        **said: What the user says about it, see `Said`.
 
     Raises:
-        UserError: If the file cannot be read safely, or not every tensor has its place.
+        UserError: If the file cannot be read safely, not every tensor has its place, or something that decides what
+            the network computes is stated nowhere.
     """
     if ref.startswith("random:"):
-        return _random(ref)
-    match, passport = _read(ref, layout, arch, trust_pickle)
+        return _random(ref, said)
+    match, passport = _read(ref, said)
     architectures.target(match.skeleton).load_state_dict(
         {name: tensor.clone() for name, tensor in match.weights.items()}, strict=True, assign=True
     )
     return Loaded(_frozen(match.skeleton), passport)
 
 
-def inspect(
-    ref: str, *, layout: str | None = None, arch: str | None = None, trust_pickle: bool = False
-) -> Passport:
+def inspect(ref: str, **said: Unpack[Said]) -> Passport:
     """The passport alone. Arguments and errors are those of `load`."""
     if ref.startswith("random:"):
-        return _random(ref).passport
-    return _read(ref, layout, arch, trust_pickle)[1]
+        return _random(ref, said).passport
+    return _read(ref, said)[1]
 
 
 def _frozen(backbone: Backbone) -> Backbone:
     return backbone.requires_grad_(False).eval()
 
 
-def _random(ref: str) -> Loaded:
+def _random(ref: str, said: Said) -> Loaded:
     name, _, seed = ref.removeprefix("random:").partition("@")
     if seed and not seed.isdigit():
         raise UserError(f"'{ref}': the seed is not a number", remedy="write random:resnet18@0", code=2)
     backbone = architectures.fresh(name, int(seed or 0))
     weights = architectures.target(backbone).state_dict()
     digest = published.weights_sha256(weights)
+    usual = {"normalization": Normalization(), "input_size": 224, "interpolation": "bilinear"}
+    facts = merge(_of_user(said), {key: Fact(value, "random control") for key, value in usual.items()})
     passport = Passport(
         name=f"random-{name}-{int(seed or 0)}",
         source=ref,
@@ -107,25 +148,62 @@ def _random(ref: str) -> Loaded:
         sha256=digest,
         weights_sha256=digest,
         mapped=len(weights),
-        normalization=Normalization(),
-        input_size=224,
-        interpolation="bilinear",
         feature_dim=backbone.feature_dim,
         trained=False,
         warnings=["random weights, the control that a pretrained backbone has to beat"],
+        provenance={key: facts[key].source for key in PREPROCESSING},
+        normalization=facts["normalization"].value,
+        input_size=facts["input_size"].value,
+        interpolation=facts["interpolation"].value,
     )
     return Loaded(_frozen(backbone), passport)
 
 
-def _read(ref: str, layout: str | None, arch: str | None, trust_pickle: bool) -> tuple[_Match, Passport]:
+def _of_user(said: Said) -> dict[str, Fact]:
+    """The facts that the user states, checked."""
+    facts: dict[str, Fact] = {}
+    for name in ("heads", "input_size"):
+        value = said.get(name)
+        if value is not None:
+            option = f"--{name.replace('_', '-')}"
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1 << 14:
+                raise UserError(
+                    f"{option} {value} is no positive number", remedy="give a whole number", code=2
+                )
+            facts[name] = Fact(value, option)
+    if (normalization := said.get("normalization")) is not None:
+        if not isinstance(normalization, Normalization):
+            normalization = Normalization.parse(normalization)
+        facts["normalization"] = Fact(normalization, "--normalization")
+    if (interpolation := said.get("interpolation")) is not None:
+        if interpolation not in ("bicubic", "bilinear"):
+            raise UserError(f"--interpolation {interpolation}", remedy="it is bicubic or bilinear", code=2)
+        facts["interpolation"] = Fact(interpolation, "--interpolation")
+    return facts
+
+
+def _read(ref: str, said: Said) -> tuple[_Match, Passport]:
+    user = _of_user(said)
     located = references.locate(ref)
-    path, facts = located.path, dict(located.passport)
-    contents = file_formats.read(path, trust_pickle=trust_pickle)
-    if layout is None and "mast" in contents.metadata:
-        match, header = _published(path, contents, arch)
-        facts |= header
+    path, extra = located.path, dict(located.extra)
+    contents = file_formats.read(path, trust_pickle=bool(said.get("trust_pickle")))
+    if said.get("layout") is None and "mast" in contents.metadata:
+        match, header, rest = _published(path, contents, said.get("arch"))
+        facts = merge(user, header, match.facts)
+        extra = rest
     else:
-        match = _recognise(ref, contents, layout or located.layout, arch or located.arch, located.options)
+        stated = merge(
+            user, settings.in_file(contents.tree), settings.beside(located.settings), located.facts
+        )
+        outside: dict[str, str] = {}
+        if said.get("key") or said.get("prefix"):
+            contents, outside = _part(ref, contents, said.get("key") or "", said.get("prefix") or "")
+        match = _recognise(
+            ref, contents, said.get("layout") or located.layout, said.get("arch"), located.arch, stated
+        )
+        match.dropped |= outside
+        facts = match.facts
+    usable({name: facts[name] for name in PREPROCESSING}, ref)
     try:
         trained, warnings = weight_checks.check(match.weights)
     except ValueError as error:
@@ -133,15 +211,8 @@ def _read(ref: str, layout: str | None, arch: str | None, trust_pickle: bool) ->
             f"{ref}: the weights are damaged: {error}", remedy="fetch or copy the file again"
         ) from error
     digest = sha256_file(path)
-    known = {
-        "normalization": match.layout.normalization,
-        "input_size": match.layout.input_size,
-        "interpolation": match.layout.interpolation,
-        "extra": located.extra
-        | ({"padding": "same"} if match.layout.options.get("padding") == "same" else {}),
-        **facts,
-    }
-    sure = "normalization" in facts or located.layout is not None
+    if match.network.get("padding") == "same":
+        extra["padding"] = "same"
     passport = Passport(
         name=located.name,
         source=ref,
@@ -155,17 +226,47 @@ def _read(ref: str, layout: str | None, arch: str | None, trust_pickle: bool) ->
         missing=match.missing,
         encoder=match.layout.encoder,
         trained=trained,
-        warnings=warnings + _renamed(path, digest) + ([] if sure else _assumptions(match)),
+        warnings=warnings + _renamed(path, digest) + _assumptions(facts),
         unsafe_globals=contents.unsafe_globals,
         trusted_pickle=bool(contents.unsafe_globals),
-        stride_in_1x1=bool(match.layout.options.get("stride_in_1x1")),
-        assumed=frozenset(_PREPROCESSING) - set(facts) if match.layout.assumed and not sure else frozenset(),
-        **known,
+        stride_in_1x1=bool(match.network.get("stride_in_1x1")),
+        provenance={name: fact.source for name, fact in facts.items()},
+        network=match.network,
+        normalization=facts["normalization"].value,
+        input_size=facts["input_size"].value,
+        interpolation=facts["interpolation"].value,
+        extra=extra,
     )
     return match, passport
 
 
-_PREPROCESSING = ("normalization", "input_size", "interpolation")
+def _part(
+    ref: str, contents: file_formats.Contents, key: str, prefix: str
+) -> tuple[file_formats.Contents, dict[str, str]]:
+    """The part of a file that the user points at, as if it were all of it, and an account of the rest."""
+    part = layouts.follow(contents.tree, key)
+    if not isinstance(part, Mapping):
+        names = ", ".join(str(name) for name in list(contents.tree)[:8])
+        raise UserError(f"{ref}: --key {key} names no dict in it", remedy=f"it holds {names}", code=2)
+    outside = {
+        name: f"outside --key {key}" for name in map(str, contents.tree) if key and name != key.split(".")[0]
+    }
+    if not prefix:
+        return replace(contents, tree=dict(part)), outside
+    kept: dict[str, Any] = {}
+    for name, value in layouts.flatten(part):
+        short = layouts.unwrapped(name)
+        start = next((text for text in (name, short) if text.startswith(prefix)), None)
+        if start is not None:
+            kept[start[len(prefix) :]] = value
+        else:
+            outside[short.partition(".")[0]] = f"outside --prefix {prefix}"
+    if not kept:
+        starts = ", ".join(sorted(outside)[:8])
+        raise UserError(
+            f"{ref}: no key starts with --prefix {prefix}", remedy=f"keys start with {starts}", code=2
+        )
+    return replace(contents, tree=kept), outside
 
 
 def _renamed(path: Path, digest: str) -> list[str]:
@@ -179,22 +280,26 @@ def _renamed(path: Path, digest: str) -> list[str]:
     return []
 
 
-def _assumptions(match: _Match) -> list[str]:
-    """Warnings about what the content of the file cannot settle."""
-    if not match.layout.assumed:
-        return []
-    doubts = [
-        "the file does not say how images were normalised: ImageNet's constants and torchvision's order are "
-        "assumed; --layout simclr-v1 or swav says otherwise"
-    ]
-    if match.arch.startswith("vit_small"):
-        doubts.append("the file does not say how many heads: 6 are assumed; --layout moco-v3 has 12")
+def _assumptions(facts: Facts) -> list[str]:
+    """Warnings about what nobody states."""
+    guessed = [name for name in PREPROCESSING if facts[name].source == ASSUMED]
+    doubts = []
+    if "normalization" in guessed:
+        doubts.append(
+            "the file does not say how images were normalised: ImageNet's constants are a guess, with which nothing "
+            "is measured; say --normalization or --layout"
+        )
+    if "input_size" in guessed:
+        doubts.append(
+            f"the file does not say at which size images were shown: {facts['input_size'].value} px is assumed; "
+            "say --input-size"
+        )
     return doubts
 
 
 def _published(
     path: Path, contents: file_formats.Contents, arch: str | None
-) -> tuple[_Match, dict[str, Any]]:
+) -> tuple[_Match, dict[str, Fact], dict[str, Any]]:
     try:
         weights, header = published.read_published(path)
         name = str(header["arch"])
@@ -214,7 +319,8 @@ def _published(
         for key, value in header.items()
         if key not in (*facts, "arch", "format", "version", "weights_sha256")
     }
-    return _fit(str(path), found, name), {**facts, "extra": rest}
+    stated = {key: Fact(value, "its own header") for key, value in facts.items()}
+    return _fit(str(path), found, name, stated), stated, rest
 
 
 def _recognise(
@@ -222,15 +328,15 @@ def _recognise(
     contents: file_formats.Contents,
     layout: str | None,
     arch: str | None,
-    options: Mapping[str, Any],
+    published_arch: str | None,
+    stated: Facts,
 ) -> _Match:
     candidates = [layouts.get(layout)] if layout else [x for x in layouts.table().values() if not x.explicit]
     matches: list[_Match] = []
     failures: list[tuple[int, UserError]] = []
-    for entry in candidates:
-        if entry.refuse:
+    for candidate in candidates:
+        if candidate.refuse:
             continue
-        candidate = replace(entry, options={**entry.options, **options})
         try:
             found = layouts.extract(contents.tree, candidate)
         except UserError as error:
@@ -238,12 +344,19 @@ def _recognise(
         if not found.fits:
             continue
         try:
-            matches.append(_fit(ref, found, arch))
+            matches.append(
+                _fit(ref, found, arch or published_arch, _complete(candidate, stated, bool(layout), arch))
+            )
         except UserError as error:
             rank = len(found.weights) - len(found.unexpected) + 1000 * len(candidate.marks)
-            failures.append((rank, error))
+            failures.append((rank + 10**6 * isinstance(error, _Undetermined), error))
+    failures.sort(key=lambda failure: -failure[0])
+    if failures and isinstance(failures[0][1], _Undetermined):
+        weakest = failures[0][0] - 10**6
+        if all(len(match.weights) + 1000 * len(match.layout.marks) <= weakest for match in matches):
+            raise failures[0][1]  # a layout that says less would answer a question that this one leaves open
     if not matches:
-        raise _no_match(ref, contents, layout, [error for _, error in sorted(failures, key=lambda x: -x[0])])
+        raise _no_match(ref, contents, layout, [error for _, error in failures])
     best = max(matches, key=lambda match: len(match.layout.marks))
     others = [match for match in matches if match is not best and match.function != best.function]
     if others:
@@ -253,6 +366,34 @@ def _recognise(
             code=2,
         )
     return best
+
+
+def _complete(layout: Layout, stated: Facts, named: bool, arch: str | None) -> dict[str, Fact]:
+    """Add what a layout says to what users, settings and published names state.
+
+    Args:
+        layout: The layout.
+        stated: Facts of the stronger sources.
+        named: The user or the registry names the layout, which then is no guess.
+        arch: The architecture that the user names; a ViT's size stands for its usual number of heads.
+    """
+    guess = layout.assumed and not named
+    source = ASSUMED if guess else f"layout {layout.name}"
+    own = {name: Fact(getattr(layout, name), source) for name in PREPROCESSING}
+    if layout.stem and not guess:
+        own["stem"] = Fact(layout.stem, source)
+    for name in NETWORK:
+        if name in layout.options and not isinstance(layout.options[name], Mapping):
+            own[name] = Fact(layout.options[name], source)
+    named_size = re.match(r"vit_(tiny|small|base|large|huge)", arch or "")
+    if named_size and "heads" not in layout.options and "head_dim" not in layout.options:
+        own["heads"] = Fact(vit.HEADS[named_size[1]], "--arch")
+    return merge(stated, own)
+
+
+def _family(arch: str) -> str:
+    """The family of ``layouts.yaml`` that an architecture belongs to."""
+    return "vit" if arch.startswith("vit_") else "mobilenet" if arch.startswith("mobilenet") else "resnet"
 
 
 def _describe(match: _Match) -> str:
@@ -274,22 +415,41 @@ def _no_match(
         )
     return UserError(
         f"{ref}: no known layout fits: it holds {keys}",
-        remedy="see docs/checkpoints.md for the layouts and how to add one",
+        remedy=_way_on(contents.tree) or "see docs/checkpoints.md for the layouts and how to add one",
     )
 
 
-def _fit(ref: str, found: layouts.Extract, arch: str | None) -> _Match:
+_LANDMARKS = ("layer1.0.conv1.weight", "4.0.conv1.weight", "patch_embed.proj.weight", "features.0.0.weight")
+
+
+def _way_on(tree: Mapping[Any, Any]) -> str:
+    """Where in a file a backbone under known names lies, as options that would read it."""
+    starts = dict.fromkeys(
+        key[: -len(mark)]
+        for key, _ in layouts.flatten(tree)
+        for mark in _LANDMARKS
+        if key == mark or key.endswith(f".{mark}")
+    )
+    return " or ".join(f"--prefix {start}" for start in list(starts)[:4] if start)
+
+
+def _fit(ref: str, found: layouts.Extract, arch: str | None, facts: dict[str, Fact]) -> _Match:
     """Give every tensor its place in the architecture or fail."""
     layout = found.layout
+    network = {name: fact for name, fact in facts.items() if name in NETWORK}
+    usable(network, ref)
+    options = {**layout.options, **{name: fact.value for name, fact in network.items()}}
     weights = {name: as_tensor(value) for name, value in found.weights.items()}
     try:
         weights = TRANSFORMS[layout.transform](weights)
-        name = arch or architectures.infer(_shapes(weights), stem=layout.stem)
+        name = arch or architectures.infer(_shapes(weights), stem=str(options.get("stem", "")))
+        if layout.archs and not re.fullmatch(layout.archs, name):
+            raise UserError(f"a {name}, and such files hold {layout.archs}", remedy="name the layout")
     except UserError as error:
         raise UserError(
             f"{ref}: as layout {layout.name}: {error.message}", remedy=error.remedy, code=error.code
         ) from error
-    skeleton = architectures.build(name, _shapes(weights), layout.options)
+    skeleton = architectures.build(name, _shapes(weights), options)
     wanted = architectures.target(skeleton).state_dict()
     missing = [key for key in wanted if key not in weights]
     lost = [key for key in missing if not key.endswith("num_batches_tracked")]
@@ -309,11 +469,27 @@ def _fit(ref: str, found: layouts.Extract, arch: str | None) -> _Match:
             f"{ref}: as layout {layout.name} and {name}: {'; '.join(problems)}",
             remedy="nothing was loaded; try --layout or --arch if the guess is wrong",
         )
+    facts = dict(facts)
+    if name.startswith("vit_"):
+        heads = vit.heads_of(options, skeleton.feature_dim)
+        if heads is None:
+            raise _Undetermined(
+                f"{ref}: as layout {layout.name} and {name}: the file does not say how many heads of attention, and "
+                "other numbers compute something else from the same tensors",
+                remedy="say --heads N, or lay the model's config.json beside the file",
+                code=2,
+            )
+        facts.setdefault("heads", Fact(heads, f"layout {layout.name}"))
+    for open_fact, value in layouts.undetermined(layout, _family(name)).items():
+        if value.value is not None:
+            facts.setdefault(open_fact, value)
+    kept = layouts.families()[_family(name)]["open"]
+    facts = {key: fact for key, fact in facts.items() if key in PREPROCESSING or key in kept}
     state = {}
     for key, want in wanted.items():
         tensor = weights.get(key, torch.zeros((), dtype=torch.int64))
         state[key] = tensor.to(want.dtype)
-    return _Match(layout, name, skeleton, state, found.dropped, missing)
+    return _Match(layout, name, skeleton, state, found.dropped, missing, facts)
 
 
 def as_tensor(value: Any) -> Tensor:

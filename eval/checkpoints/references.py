@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import difflib
-import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,7 +14,8 @@ from mast.files import sha256_file
 
 from ..errors import UserError
 from . import download, registry
-from .normalization import Normalization
+from .facts import Fact, merge
+from .settings import BESIDE, timm_network, timm_preprocessing
 
 OFFLINE = ("LocalEntryNotFoundError", "OfflineModeIsEnabled")  # the hub's errors without a network
 
@@ -29,8 +29,8 @@ class Located:
         name: Short name for tables.
         layout: Its layout, if known.
         arch: Its architecture, if known.
-        options: Facts about the architecture that the file cannot tell (heads, epsilon).
-        passport: Passport fields that its publisher states, such as ``normalization``.
+        facts: What the published name states beyond the tensors.
+        settings: Files of settings that belong to it, by their usual names.
         extra: For the passport's ``extra``.
     """
 
@@ -38,8 +38,8 @@ class Located:
     name: str
     layout: str | None = None
     arch: str | None = None
-    options: dict[str, Any] = field(default_factory=dict)
-    passport: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Fact] = field(default_factory=dict)
+    settings: dict[str, Path] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
 
 
@@ -57,7 +57,9 @@ def locate(ref: str, *, progress: bool = True) -> Located:
     if ref in registry.entries() and not _is_file(ref):
         return _registered(registry.get(ref), progress)
     path = Path(ref).expanduser()
-    return _with_settings(Located(path, path.name.partition(".")[0]), path.with_name("config.json"))
+    return Located(
+        path, path.name.partition(".")[0], settings={name: path.with_name(name) for name in BESIDE}
+    )
 
 
 def check(ref: str) -> None:
@@ -66,6 +68,8 @@ def check(ref: str) -> None:
     Raises:
         UserError: If it is neither; the message has the near names.
     """
+    if ref not in registry.entries() and Path(ref).expanduser().is_dir():
+        raise UserError(f"{ref or '.'}: a folder, not a checkpoint", remedy="name the file in it", code=2)
     if ref.startswith(("random:", "hf://", "timm:")) or _is_file(ref) or ref in registry.entries():
         return
     near = difflib.get_close_matches(ref, registry.entries(), n=3)
@@ -134,9 +138,9 @@ def _hugging_face(ref: str) -> Located:
         )
     wanted = [file] if file else ["model.safetensors", "pytorch_model.bin"]
     path = _from_hub(f"{owner}/{name}", wanted, revision or None, ref)
-    located = Located(path, name, extra={"repository": f"{owner}/{name}", "revision": revision})
-    settings = _optional(f"{owner}/{name}", "config.json", revision or None)
-    return _with_settings(located, settings) if settings else located
+    settings = {file: _optional(f"{owner}/{name}", file, revision or None) for file in BESIDE}
+    there = {file: place for file, place in settings.items() if place is not None}
+    return Located(path, name, settings=there, extra={"repository": f"{owner}/{name}", "revision": revision})
 
 
 def _timm(ref: str) -> Located:
@@ -155,15 +159,8 @@ def _timm(ref: str) -> Located:
             code=2,
         )
     path = _from_hub(config.hf_hub_id, ["model.safetensors", "pytorch_model.bin"], None, ref)
-    return Located(path, name, passport=_timm_facts(config.to_dict()), extra={"repository": config.hf_hub_id})
-
-
-def _timm_facts(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "normalization": Normalization(tuple(config["mean"]), tuple(config["std"])),
-        "input_size": int(config["input_size"][-1]),
-        "interpolation": "bicubic" if config.get("interpolation") == "bicubic" else "bilinear",
-    }
+    facts = merge(timm_preprocessing(config.to_dict(), ref), timm_network(name, {}, ref))
+    return Located(path, name, facts=facts, extra={"repository": config.hf_hub_id})
 
 
 def _from_hub(repository: str, files: list[str], revision: str | None, ref: str) -> Path:
@@ -192,25 +189,3 @@ def _optional(repository: str, file: str, revision: str | None) -> Path | None:
         raise
     except Exception:  # a repository without this file is fine; the layout is then told by the keys alone
         return None
-
-
-def _with_settings(located: Located, config: Path) -> Located:
-    """Add what a ``config.json`` of transformers or timm beside the weights says."""
-    if not config.is_file():
-        return located
-    try:
-        settings = json.loads(config.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{config}: not readable: {error}", remedy="repair or remove it") from error
-    if not isinstance(settings, dict):
-        return located
-    layout, options, passport = located.layout, dict(located.options), dict(located.passport)
-    if settings.get("downsample_in_bottleneck"):
-        layout = "huggingface-resnet-caffe"
-    if isinstance(settings.get("num_attention_heads"), int) and isinstance(settings.get("hidden_size"), int):
-        options["heads"] = {settings["hidden_size"]: settings["num_attention_heads"]}
-    if isinstance(settings.get("layer_norm_eps"), float):
-        options["eps"] = settings["layer_norm_eps"]
-    if isinstance(settings.get("pretrained_cfg"), dict) and "mean" in settings["pretrained_cfg"]:
-        passport |= _timm_facts(settings["pretrained_cfg"])
-    return Located(located.path, located.name, layout, located.arch, options, passport, located.extra)

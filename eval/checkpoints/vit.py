@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import re
 from collections.abc import Mapping
@@ -13,15 +14,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import UserError
+from .facts import Unusable
 
-_SIZES = {192: "tiny", 384: "small", 768: "base", 1024: "large"}
-_NAME = re.compile(r"vit_(tiny|small|base|large|w\d+)_patch(\d+)(?:_reg(\d+))?(?:_d(\d+))?")
+_SIZES = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge"}
+_DEPTHS = {1024: 24, 1280: 32}
+HEADS = {"tiny": 3, "small": 6, "base": 12, "large": 16, "huge": 16}
+"""What a user means who names a size; methods differ, and their layouts say so."""
+_NAME = re.compile(r"vit_(tiny|small|base|large|huge|w\d+)_patch(\d+)(?:_reg(\d+))?(?:_d(\d+))?")
 
 
 def infer(shapes: Mapping[str, tuple[int, ...]]) -> str:
     """Name a ViT from its shapes, such as ``vit_small_patch16`` or ``vit_base_patch14_reg4``.
 
-    A depth other than the usual (12; 24 for large) is appended as ``_d6``.
+    A depth other than the usual (12; 24 for large, 32 for huge) is appended as ``_d6``.
     """
     kernel = shapes["patch_embed.proj.weight"]
     if len(kernel) != 4 or kernel[1] != 3 or kernel[2] != kernel[3]:
@@ -43,7 +48,7 @@ def infer(shapes: Mapping[str, tuple[int, ...]]) -> str:
 
 
 def _usual(dim: int) -> int:
-    return 24 if dim == 1024 else 12
+    return _DEPTHS.get(dim, 12)
 
 
 def build(arch: str, shapes: Mapping[str, tuple[int, ...]], options: Mapping[str, Any]) -> ViT:
@@ -52,7 +57,7 @@ def build(arch: str, shapes: Mapping[str, tuple[int, ...]], options: Mapping[str
     Args:
         arch: A name as `infer` gives it.
         shapes: Shapes of its weights: the grid of positions, the layer scale.
-        options: ``heads`` by width, where they are not one for 64 channels; ``eps`` of the normalisation layers;
+        options: ``heads``; ``activation``, GELU's exact form if absent; ``eps`` of the normalisation layers;
             ``positions``, how positions are resized to another image size: timm's way if absent, else
             ``F.interpolate`` with DINO's ``offset`` and ``antialias`` (``registers`` overrides both where there
             are registers).
@@ -74,19 +79,112 @@ def build(arch: str, shapes: Mapping[str, tuple[int, ...]], options: Mapping[str
         patch_size=int(patch),
         embed_dim=dim,
         depth=int(depth or _usual(dim)),
-        num_heads=options.get("heads", {}).get(dim, max(dim // 64, 1)),
+        num_heads=heads_of(options, dim) or 1,  # the keys and shapes are the same for any
+        mlp_ratio=shapes.get("blocks.0.mlp.fc1.weight", (4 * dim,))[0] / dim,
         num_classes=0,
         init_values=1.0 if "blocks.0.ls1.gamma" in shapes else None,
         reg_tokens=int(registers or 0),
         no_embed_class=bool(registers),
         dynamic_img_size=True,
-        norm_layer=partial(nn.LayerNorm, eps=float(options.get("eps", 1e-6))),
+        norm_layer=partial(nn.LayerNorm, eps=float(options.get("eps", EPS))),
+        act_layer=_activation(options.get("activation", "gelu")),
     )
     positions = options.get("positions")
     if registers and tokens == grid**2 + 1:  # DINOv2: the class token has a position, the registers have none
         network.pos_embed = nn.Parameter(torch.empty(1, tokens, dim))
         positions = (positions or {}).get("registers", positions or {})
     return ViT(network, arch, grid, positions)
+
+
+EPS = 1e-6
+"""Of the normalisation layers of timm's and all methods' ViTs; Hugging Face's have 1e-12."""
+
+
+def heads_of(options: Mapping[str, Any], dim: int) -> int | None:
+    """The number of heads that a layout or another source states for a width, or None.
+
+    Args:
+        options: ``heads`` is a number, or a dict by width as text; ``head_dim`` the channels of each head.
+        dim: Channels of a token.
+
+    Raises:
+        UserError: If the width is no multiple of it.
+    """
+    heads = options.get("heads")
+    if isinstance(heads, Mapping):
+        heads = heads.get(str(dim))
+    if heads is None and "head_dim" in options and dim % options["head_dim"] == 0:
+        heads = dim // options["head_dim"]
+    if heads is not None and dim % heads:
+        raise UserError(f"{heads} heads do not divide {dim} channels", remedy="check --heads", code=2)
+    return None if heads is None else int(heads)
+
+
+def _activation(name: str) -> Any:
+    if name == "quick_gelu":
+        from timm.layers import QuickGELU
+
+        return QuickGELU
+    known = {
+        "gelu": nn.GELU,
+        "gelu_tanh": partial(nn.GELU, approximate="tanh"),
+        "relu": nn.ReLU,
+        "silu": nn.SiLU,
+    }
+    if name not in known:
+        raise UserError(
+            f"unknown activation '{name}'", remedy=f"known: {', '.join([*known, 'quick_gelu'])}", code=2
+        )
+    return known[name]
+
+
+def of_timm(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """What timm's vision transformer of a name computes beyond its keys and shapes.
+
+    Args:
+        name: timm's name without the tag of its weights.
+        arguments: What its constructor is given besides.
+
+    Returns:
+        ``heads``, ``activation`` and ``eps``; instead of ``activation`` an `Unusable` where the network or its
+        feature is another one than this project builds. Nothing if timm does not know the name.
+    """
+    timm = importlib.import_module("timm")
+    transformer = _timm()
+    if not timm.is_model(name):
+        return {}
+    try:
+        with torch.device("meta"):
+            network = timm.create_model(name, pretrained=False, num_classes=0, **arguments)
+    except Exception as error:  # timm's constructors raise errors of every kind for arguments of odd types
+        told = " ".join(str(error).split())[:100]
+        return {
+            "activation": Unusable(
+                f"timm does not build {name} with its model_args: {told}", "check the file"
+            )
+        }
+    attention = getattr(getattr(network, "blocks", [None])[0], "attn", None)
+    if type(network) is not transformer or attention is None:
+        return {
+            "activation": Unusable(f"timm's {name} is no plain vision transformer", "it is not supported")
+        }
+    block = network.blocks[0]
+    lacking = {
+        "a mean over patches as its feature": network.global_pool not in ("token", ""),
+        "a norm before the blocks": not isinstance(network.norm_pre, nn.Identity),
+        "a norm of queries and keys": not isinstance(attention.q_norm, nn.Identity),
+        "no bias of queries and keys": attention.qkv.bias is None,
+        "another kind of block": type(block).__name__ != "Block" or type(attention).__name__ != "Attention",
+    }
+    if found := [what for what, so in lacking.items() if so]:
+        return {"activation": Unusable(f"timm's {name} has {' and '.join(found)}", "it is not supported")}
+    act = block.mlp.act
+    kinds = {"QuickGELU": "quick_gelu", "ReLU": "relu", "SiLU": "silu", "GELUTanh": "gelu_tanh"}
+    tanh = getattr(act, "approximate", "none") == "tanh"
+    activation: Any = "gelu_tanh" if tanh else kinds.get(type(act).__name__, "gelu")
+    if activation == "gelu" and type(act).__name__ != "GELU":
+        activation = Unusable(f"timm's {name} has the activation {type(act).__name__}", "it is not supported")
+    return {"heads": int(attention.num_heads), "activation": activation, "eps": float(block.norm1.eps)}
 
 
 def _timm() -> Any:

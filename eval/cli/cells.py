@@ -13,6 +13,7 @@ from . import options, output
 
 if TYPE_CHECKING:
     from ..results.records import Book
+    from ..running.engines import Engine
     from ..running.local import Runner
     from ..running.plan import Plan
 
@@ -60,13 +61,38 @@ def run(
         title: Heading of table and report.
         then: Prints more, from the records that the table was made of.
     """
+    from ..running import engines
     from ..running.local import Runner
 
-    runner = Runner(todo, data_root=data_root, out=arguments.out, progress=not arguments.quiet)
+    if arguments.only:
+        todo = todo.only(arguments.only)
+    if arguments.part:
+        todo = todo.part(*arguments.part)
+    runner = Runner(
+        todo,
+        data_root=data_root,
+        out=arguments.out,
+        progress=not arguments.quiet,
+        jobs=arguments.jobs or engines.default_jobs(),
+        engine=_engine(arguments),
+        features=arguments.features,
+        features_gb=arguments.features_gb,
+    )
     if arguments.dry_run:
         cells = runner.preview()
         return output.as_json(cells) if arguments.json else _print_forecast(cells)
     return _run(runner, arguments, data_root, title, then)
+
+
+def _engine(arguments: argparse.Namespace) -> Engine | None:
+    """A cluster's, where one is asked for."""
+    if arguments.engine == "local":
+        if arguments.address:
+            raise UserError("--address is for --engine ray", remedy="add --engine ray", code=2)
+        return None
+    from ..running.ray import Cluster
+
+    return Cluster(arguments.address)
 
 
 def _print_forecast(rows: list[dict[str, Any]]) -> int:

@@ -20,8 +20,8 @@ def add(verbs: options.Verbs) -> None:
     )
     options.limit(parser)
     options.quiet(parser)
+    parser.set_defaults(data_root=None, dry_run=False, json=False, **options.SCALING)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    arguments.data_root, arguments.dry_run, arguments.json = None, False, False
     return cells.run_suite("demo", arguments)

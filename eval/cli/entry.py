@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import sys
 from collections.abc import Sequence
 
@@ -24,6 +25,7 @@ VERBS = (
     "convert",
     "eval",
     "run",
+    "slurm",
     "table",
     "delta",
     "compare",
@@ -32,12 +34,16 @@ VERBS = (
     "analyze",
     "list",
     "data",
+    "score",
     "doctor",
 )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit code."""
+    for stream in (sys.stdout, sys.stderr):  # names of files need not be text that the terminal can show
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         parsed = parse(arguments)
         handler: Handler = parsed.handler
@@ -65,6 +71,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """
     parsed, rest = build_parser().parse_known_args(arguments)
     verb, words = parsed.verb, parsed.words
+    for action in verb._actions:  # argparse takes `--out=--` for an option without its value
+        if action.nargs is None and action.option_strings and getattr(parsed, action.dest, None) == []:
+            verb.error(f"argument {'/'.join(action.option_strings)}: expected one argument")
     unknown_options = rest if words is None else [word for word in rest if word.startswith("-")]
     if unknown_options:
         verb.error(f"unrecognized arguments: {' '.join(unknown_options)}")

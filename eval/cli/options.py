@@ -12,6 +12,8 @@ from mast.errors import UserError, unknown
 
 Handler = Callable[[argparse.Namespace], int]
 MANY: dict[str, Any] = {"nargs": "+", "action": "extend"}  # `--task a b` and `--task a --task b`
+SCALING: dict[str, Any] = {"only": [], "part": None, "jobs": None, "features": None, "features_gb": None}
+SCALING |= {"engine": "local", "address": None}
 
 
 class Parser(argparse.ArgumentParser):
@@ -63,8 +65,23 @@ def quiet(parser: Parser) -> None:
 
 def reading(parser: Parser) -> None:
     """How a checkpoint file is read; `reading_of` gives what the user wrote."""
-    parser.add_argument("--layout", help="read the file in this layout (see `mast list layouts`)")
+    parser.add_argument(
+        "--layout", help="read the file in this layout (a name from `mast list layouts`, or a YAML file)"
+    )
     parser.add_argument("--arch", help="build this architecture, where the file fits several")
+    parser.add_argument(
+        "--key", metavar="PATH", help="the dict of the file that holds the weights: net, model.encoder"
+    )
+    parser.add_argument("--prefix", help="what the backbone's keys start with: encoder.")
+    parser.add_argument("--heads", type=int, metavar="N", help="heads of attention of a vision transformer")
+    parser.add_argument("--input-size", type=int, metavar="PIXELS", help="side of the images to evaluate at")
+    parser.add_argument(
+        "--normalization",
+        nargs="+",
+        metavar="MEAN STD",
+        help="how pixels in 0..1 are normalised: 0.49,0.48,0.45 0.25,0.24,0.26 (or imagenet, or none)",
+    )
+    parser.add_argument("--interpolation", choices=("bicubic", "bilinear"), help="how images are resized")
     parser.add_argument(
         "--trust-pickle",
         action="store_true",
@@ -72,9 +89,22 @@ def reading(parser: Parser) -> None:
     )
 
 
+_READING = (
+    "layout",
+    "arch",
+    "key",
+    "prefix",
+    "heads",
+    "input_size",
+    "normalization",
+    "interpolation",
+    "trust_pickle",
+)
+
+
 def reading_of(arguments: argparse.Namespace) -> dict[str, Any]:
     """The options of `reading`, as `eval.checkpoints.load` takes them."""
-    return {name: getattr(arguments, name) for name in ("layout", "arch", "trust_pickle")}
+    return {name: value for name in _READING if (value := getattr(arguments, name)) not in (None, False)}
 
 
 def checkpoint(parser: Parser) -> None:
@@ -124,8 +154,53 @@ def running(parser: Parser) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="print what would run and how long it would take"
     )
+    scaling(parser)
     json(parser)
     quiet(parser)
+
+
+def scaling(parser: Parser) -> None:
+    """Which part of a run this is, and who does it; `SCALING` has what stands for nothing said."""
+    parser.add_argument(
+        "--only", **MANY, default=[], metavar="CHECKPOINT", help="run the cells of these checkpoints"
+    )
+    parser.add_argument(
+        "--part",
+        type=part,
+        metavar="I/N",
+        help="run the I-th of N parts of the checkpoints, each with its own --out",
+    )
+    parser.add_argument(
+        "--jobs", type=count, help="cells at a time, each in a process (default: one a GPU, one on a CPU)"
+    )
+    parser.add_argument(
+        "--features",
+        type=Path,
+        metavar="DIR",
+        help="keep features here, for several runs (default: in --out)",
+    )
+    parser.add_argument(
+        "--features-gb", type=float, metavar="GB", help="delete the longest unused features beyond this size"
+    )
+    parser.add_argument(
+        "--engine", choices=("local", "ray"), default="local", help="this machine, or a Ray cluster"
+    )
+    parser.add_argument("--address", help="of the Ray cluster (default: the one this machine is part of)")
+
+
+def count(text: str) -> int:
+    """A whole number from 1 on."""
+    if not text.isdecimal() or int(text) < 1:
+        raise UserError(f"'{text}' is no number of jobs", remedy="give a whole number from 1 on", code=2)
+    return int(text)
+
+
+def part(text: str) -> tuple[int, int]:
+    """``I/N``: which part of how many."""
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise UserError(f"'{text}' is no part", remedy="write it as 1/4, 2/4, 3/4 or 4/4", code=2)
+    return int(match[1]), int(match[2])
 
 
 def places(parser: Parser) -> None:

@@ -48,6 +48,7 @@ def add(verbs: options.Verbs) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from mast.config import load_recipe
+    from mast.distributed import restarted
     from mast.train import pretrain
 
     recipe = load_recipe(arguments.recipe, arguments.overrides, arguments.limit)
@@ -57,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
         written = pretrain(
             recipe,
             arguments.out,
-            fresh=arguments.fresh,
+            fresh=arguments.fresh and not restarted(),
             data_root=arguments.data_root,
             progress=not arguments.quiet,
             workers=arguments.workers,

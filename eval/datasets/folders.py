@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import unicodedata
-import xml.etree.ElementTree
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,10 +14,10 @@ from ..errors import UserError, unknown
 from .base import ImageDataset, Pool, Split, complete, cut_test
 from .checks import unread
 from .csv_manifest import csv_manifest, split_of
+from .values import class_name, flag
+from .voc import parse_xml
 
 SPLITS = ("train", "val", "test")
-DIFFICULT = {"": False, "0": False, "0.0": False, "false": False, "unspecified": False}
-DIFFICULT |= {"1": True, "1.0": True, "true": True}
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
     "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
@@ -142,21 +141,19 @@ def _forms(folder: Path, classes: Sequence[str]) -> dict[str, int]:
 
 def _voc_labels(path: Path) -> list[float]:
     """Presence of the twenty classes: 1 present, 0 absent, -1 where every instance is marked difficult."""
-    try:
-        root = xml.etree.ElementTree.parse(path).getroot()
-    except (OSError, ValueError, xml.etree.ElementTree.ParseError) as error:  # ValueError: an encoding
-        raise UserError(f"{path}: cannot be read: {error}", remedy="restore the annotation") from error
     labels = [0.0] * len(VOC_CLASSES)
-    for instance in root.iter("object"):
-        text = (instance.findtext("name") or "").strip()
+    for instance in parse_xml(path).findall("object"):
+        text = class_name(instance.findtext("name", ""))
         if text not in VOC_CLASSES:
             wrong = unknown("class", text, VOC_CLASSES)
             raise UserError(f"{path}: {wrong.message}", remedy=wrong.remedy)
         index = VOC_CLASSES.index(text)
-        difficult = (instance.findtext("difficult") or "").strip().lower()
-        if difficult not in DIFFICULT:
-            raise UserError(f"{path}: <difficult>{difficult}</difficult>", remedy="write 0 or 1")
-        if not DIFFICULT[difficult]:
+        difficult = flag(instance.findtext("difficult"))
+        if difficult is None:
+            raise UserError(
+                f"{path}: <difficult> is {instance.findtext('difficult')!r}", remedy="write 0 or 1"
+            )
+        if not difficult:
             labels[index] = 1.0
         elif labels[index] == 0.0:
             labels[index] = -1.0

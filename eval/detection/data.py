@@ -7,7 +7,6 @@ import json
 import os
 import re
 import tempfile
-import xml.etree.ElementTree as ElementTree
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,16 +18,18 @@ from typing import Any
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.coco import load_coco_json
-from detectron2.data.datasets.pascal_voc import CLASS_NAMES, load_voc_instances
-from PIL import Image
+from detectron2.data.datasets.pascal_voc import CLASS_NAMES
+from detectron2.structures import BoxMode
 
 from mast.files import atomic_write, canonical_json
+from mast.images import decode, header
 
+from ..datasets.coco import read_coco, read_json
+from ..datasets.voc import VocObject, read_voc
 from ..errors import UserError, unknown
 from .names import table
 
 DECODE_ALL = 3000  # up to so many images are decoded whole beforehand; beyond that their headers are read
-TOLERANCE = 1.0  # pixels that a box may stick out: rounding, in the official files too
 
 
 @dataclass
@@ -38,12 +39,16 @@ class Split:
     Attributes:
         dicts: Detectron2's dataset dicts.
         sources: Folder and split name (VOC) or annotation file and image folder (COCO), one for each part.
-        completed: The content of the first annotation file with what it lacked; None where it lacked nothing.
+        completed: The content of the first annotation file put in order; None where it was in order.
+        objects: Of VOC's test split, by image, what the metric is held against; None elsewhere.
+        image_ids: Of COCO, from an image's id in the first file to its ``image_id``.
     """
 
     dicts: list[dict[str, Any]]
     sources: list[tuple[Path, str]]
     completed: dict[str, Any] | None = None
+    objects: dict[str, tuple[VocObject, ...]] | None = None
+    image_ids: dict[Any, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -109,7 +114,7 @@ class DetectionData:
             if self.layout == "voc":
                 return replace(split, dicts=dicts)
             # COCO's evaluation counts the objects of every image in the annotation file.
-            content = split.completed or _read_json(split.sources[0][0])
+            content = split.completed or read_json(split.sources[0][0])
             kept = {entry["image_id"] for entry in dicts}
             images = [image for image in content["images"] if image["id"] in kept]
             objects = [each for each in content["annotations"] if each["image_id"] in kept]
@@ -297,132 +302,66 @@ def _check_embedded(name: str, embedded: bool | None, data_root: Path) -> None:
 
 
 class _Voc:
-    """Reads Pascal VOC folders with Detectron2's loader, after looking at what that loader takes on trust."""
+    """A Pascal VOC data set: what `eval.datasets.voc` reads, as Detectron2's dataset dicts."""
 
     def __init__(self, classes: str, parts: dict[str, list[tuple[Path, str]]]) -> None:
         self.parts = parts
-        self.warnings: list[str] = []
-        found = {
-            obj.findtext("name", "").strip()
-            for sources in parts.values()
-            for folder, split in sources
-            for _, xml in self._files(folder, split)
-            for obj in _parse_xml(xml).iter("object")
+        known = tuple(CLASS_NAMES) if classes == "voc" else ()
+        self.read = {
+            name: [
+                read_voc(folder, which, whole_pixels=name == "test", classes=known)
+                for folder, which in sources
+            ]
+            for name, sources in parts.items()
         }
-        self.classes = tuple(CLASS_NAMES) if classes == "voc" else tuple(sorted(found))
-        if not found:
-            folder, split = parts["train"][0]
-            raise UserError(
-                f"{folder / 'Annotations'} has no object in {split}", remedy="annotate some objects first"
-            )
-
-    @staticmethod
-    def _files(folder: Path, split: str) -> Iterator[tuple[str, Path]]:
-        listing = folder / "ImageSets" / "Main" / f"{split}.txt"
-        if not listing.is_file():
-            raise UserError(f"{listing} is missing", remedy="VOC lists the images of a split in that file")
-        names = listing.read_text(encoding="utf-8").split("\n")
-        images = [name.strip() for name in names if name.strip()]
-        if len(images) < 2:
-            raise UserError(f"{listing} names {len(images)} images", remedy="list at least two")
-        for image in images:
-            if " " in image:
-                raise UserError(f"{listing}: '{image}' is not an image name", remedy="one name in each line")
-            yield image, folder / "Annotations" / f"{image}.xml"
+        read = [part for found in self.read.values() for part in found]
+        self.classes = known or tuple(sorted(set().union(*(part.classes for part in read))))
+        self.warnings = list(dict.fromkeys(line for part in read for line in part.warnings))
 
     def split(self, name: str) -> Split:
-        dicts = []
-        for folder, which in self.parts[name]:
-            for image, xml in self._files(folder, which):
-                jpeg = folder / "JPEGImages" / f"{image}.jpg"
-                if not jpeg.is_file():
-                    raise UserError(
-                        f"{jpeg} is missing, and ImageSets/Main/{which}.txt of {folder} names it",
-                        remedy="restore the image or take its name out of the list",
-                    )
-                self._check(xml, evaluated=name == "test")
-            for entry in load_voc_instances(str(folder), which, self.classes):
-                dicts.append({**entry, "image_id": str(entry["image_id"])})
-        if not any(entry["annotations"] for entry in dicts):
-            folder, which = self.parts[name][0]
-            raise UserError(f"{folder}: no object in {which}", remedy="detection needs annotated images")
-        return Split(dicts, self.parts[name])
-
-    def _check(self, xml: Path, *, evaluated: bool) -> None:
-        root = _parse_xml(xml)
-        width, height = (_number(xml, root, f"size/{side}") for side in ("width", "height"))
-        for obj in root.iter("object"):
-            name = obj.findtext("name", "")
-            if name not in self.classes:
-                error = unknown("class", name, self.classes)
-                raise UserError(
-                    f"{xml}: {error.message}", remedy=f"{error.remedy} Correct the annotation"
-                ) from None
-            left, top, right, bottom = (
-                _number(xml, obj, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")
-            )
-            inside = left >= 0 and top >= 0 and right <= width + TOLERANCE and bottom <= height + TOLERANCE
-            if not inside or right <= left or bottom <= top:
-                raise UserError(
-                    f"{xml}: the box ({left:g}, {top:g}, {right:g}, {bottom:g}) of a {name} is not inside its "
-                    f"{width:g} x {height:g} image",
-                    remedy="correct the box, or the size if that is wrong",
-                )
-            for element in ("pose", "truncated", "difficult") if evaluated else ():
-                if obj.find(element) is None:
-                    raise UserError(
-                        f"{xml}: an object has no <{element}>", remedy="the VOC metric reads it; add 0"
-                    )
-            if evaluated and any(value != int(value) for value in (left, top, right, bottom)):
-                raise UserError(
-                    f"{xml}: a box has fractions", remedy="the VOC metric counts whole pixels; round"
-                )
-
-
-def _parse_xml(path: Path) -> ElementTree.Element:
-    try:
-        return ElementTree.parse(path).getroot()
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing", remedy="every listed image needs its annotation") from None
-    except ElementTree.ParseError as error:
-        raise UserError(f"{path} is not readable XML: {error}", remedy="restore the file") from error
-
-
-def _number(path: Path, element: ElementTree.Element, tag: str) -> float:
-    text = element.findtext(tag)
-    try:
-        return float(text or "")
-    except ValueError:
-        raise UserError(f"{path}: <{tag}> is {text!r}, not a number", remedy="correct the file") from None
+        places = {label: index for index, label in enumerate(self.classes)}
+        images = [image for part in self.read[name] for image in part.images]
+        dicts = [
+            {
+                "file_name": str(image.file),
+                "image_id": image.name,
+                "height": image.height,
+                "width": image.width,
+                "annotations": [
+                    {
+                        # The pixels from 1 on, both ends inside, become coordinates of their edges.
+                        "category_id": places[found.name],
+                        "bbox": [found.box[0] - 1.0, found.box[1] - 1.0, found.box[2], found.box[3]],
+                        "bbox_mode": BoxMode.XYXY_ABS,
+                    }
+                    for found in image.objects
+                ],
+            }
+            for image in images
+        ]
+        objects = {image.name: image.objects for image in images} if name == "test" else None
+        return Split(dicts, self.parts[name], objects=objects)
 
 
 class _Coco:
-    """Reads COCO annotation files with Detectron2's loader, after looking at what that loader takes on trust."""
+    """A COCO data set: what `eval.datasets.coco` reads, through Detectron2's loader."""
 
     def __init__(self, parts: dict[str, list[tuple[Path, str]]], masks: bool) -> None:
-        self.masks = masks
-        self.warnings: list[str] = []
-        self.files = {
-            split: [self._locate(*source) for source in sources] for split, sources in parts.items()
+        self.read = {
+            split: [read_coco(*self._locate(*source), masks=masks) for source in sources]
+            for split, sources in parts.items()
         }
-        self.contents = {
-            json_file: _read_json(json_file) for sources in self.files.values() for json_file, _ in sources
-        }
-        classes = {}
-        for json_file, content in self.contents.items():
-            categories = content.get("categories")
-            if not categories:
-                raise UserError(f"{json_file} has no categories", remedy="list them as COCO does")
-            classes[json_file] = tuple(category["name"] for category in self._categories(json_file))
-        first, *others = classes
+        first, *others = (part for found in self.read.values() for part in found)
         for other in others:
-            if classes[other] != classes[first]:
-                differing = sorted(set(classes[first]) ^ set(classes[other]))
+            if other.classes != first.classes:
+                differing = sorted(set(first.classes) ^ set(other.classes))
                 raise UserError(
-                    f"{other} does not have the classes of {first} (differing: {', '.join(differing) or 'order'})",
+                    f"{other.path} does not have the classes of {first.path} "
+                    f"(differing: {', '.join(differing) or 'order'})",
                     remedy="give both files the same categories",
                 )
-        self.classes = classes[first]
+        self.classes = first.classes
+        self.warnings = list(dict.fromkeys(line for part in (first, *others) for line in part.warnings))
 
     @staticmethod
     def _locate(folder: Path, split: str) -> tuple[Path, Path]:
@@ -438,98 +377,20 @@ class _Coco:
 
     def split(self, name: str) -> Split:
         dicts, sources, completed = [], [], []
-        for json_file, images in self.files[name]:
-            self._check(json_file, images)
-            content = self._complete(json_file)
-            with _as_file(json_file, content) as place:
-                part = load_coco_json(str(place), str(images))
+        for found in self.read[name]:
+            content = found.content if found.changed else None
+            with _as_file(found.path, content) as place:
+                part = load_coco_json(str(place), str(found.images))
             # Ids of the file become places of the sorted categories, as Detectron2 numbers them.
-            ids = {category["id"]: index for index, category in enumerate(self._categories(json_file))}
+            numbers = sorted(category["id"] for category in found.content["categories"])
+            ids = {number: index for index, number in enumerate(numbers)}
             for entry in part:
                 for annotation in entry["annotations"]:
                     annotation["category_id"] = ids[annotation["category_id"]]
                 dicts.append({**entry, "category_ids": ids})
-            sources.append((json_file, str(images)))
+            sources.append((found.path, str(found.images)))
             completed.append(content)
-        if not any(entry["annotations"] for entry in dicts):
-            raise UserError(f"{sources[0][0]} has no annotations", remedy="detection needs annotated images")
-        return Split(dicts, sources, completed[0])
-
-    def _categories(self, json_file: Path) -> list[dict[str, Any]]:
-        return sorted(self.contents[json_file]["categories"], key=lambda category: category["id"])
-
-    def _complete(self, json_file: Path) -> dict[str, Any] | None:
-        """The content with ``area`` and ``iscrowd``, or None if they are there; pycocotools cannot do without."""
-        content = self.contents[json_file]
-        if all({"area", "iscrowd"} <= annotation.keys() for annotation in content["annotations"]):
-            return None
-        from pycocotools.coco import COCO
-
-        coco = COCO()
-        coco.dataset = content
-        coco.createIndex()
-        for annotation in content["annotations"]:
-            annotation.setdefault("iscrowd", 0)
-            if "area" not in annotation:
-                has_mask = bool(annotation.get("segmentation"))
-                annotation["area"] = (
-                    float(coco.annToMask(annotation).sum())
-                    if has_mask
-                    else float(annotation["bbox"][2] * annotation["bbox"][3])
-                )
-        self.warnings.append(f"{json_file}: areas or crowd flags were filled in")
-        return content
-
-    def _check(self, json_file: Path, folder: Path) -> None:
-        content = self.contents[json_file]
-        for key in ("images", "annotations"):
-            if not content.get(key):
-                raise UserError(f"{json_file} has no {key}", remedy="detection needs annotated images")
-        images = {image["id"]: image for image in content["images"]}
-        categories = {category["id"]: category["name"] for category in content["categories"]}
-        for image in content["images"]:
-            if not (folder / image["file_name"]).is_file():
-                raise UserError(
-                    f"{folder / image['file_name']} is missing, and {json_file} names it",
-                    remedy="restore the image or take its entry out",
-                )
-        ids: set[int] = set()
-        for annotation in content["annotations"]:
-            where = f"{json_file}, annotation {annotation.get('id')}"
-            if annotation.get("id") in ids or "id" not in annotation:
-                raise UserError(f"{where}: missing or used twice", remedy="number the annotations")
-            ids.add(annotation["id"])
-            if annotation.get("image_id") not in images:
-                raise UserError(
-                    f"{where}: image {annotation.get('image_id')} is not listed",
-                    remedy="list it or drop this",
-                )
-            if annotation.get("category_id") not in categories:
-                raise UserError(
-                    f"{where}: category {annotation.get('category_id')} is not listed",
-                    remedy="list it under categories",
-                )
-            self._check_geometry(where, annotation, images[annotation["image_id"]])
-
-    def _check_geometry(self, where: str, annotation: dict[str, Any], image: dict[str, Any]) -> None:
-        box = annotation.get("bbox", ())
-        if len(box) != 4 or not np.all(np.isfinite(box)):
-            raise UserError(f"{where}: bbox {box} is not four numbers", remedy="give x, y, width, height")
-        x, y, width, height = box
-        fits = (
-            min(x, y) >= -TOLERANCE
-            and min(width, height) >= 0
-            and x + width <= image["width"] + TOLERANCE
-            and y + height <= image["height"] + TOLERANCE
-        )
-        if not fits:
-            raise UserError(
-                f"{where}: the box {[round(float(v), 2) for v in box]} (x, y, width, height) is not inside "
-                f"{image['file_name']} of {image['width']} x {image['height']}",
-                remedy="correct the box",
-            )
-        if self.masks and not annotation.get("segmentation"):
-            raise UserError(f"{where} has no segmentation", remedy="use a task that asks for boxes only")
+        return Split(dicts, sources, completed[0], image_ids=self.read[name][0].image_ids)
 
 
 @contextmanager
@@ -542,16 +403,6 @@ def _as_file(json_file: Path, content: dict[str, Any] | None) -> Iterator[Path]:
         place = Path(folder) / json_file.name
         place.write_text(json.dumps(content), encoding="utf-8")
         yield place
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not readable JSON: {error}", remedy="restore the file") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is not a COCO annotation file", remedy="COCO's is one object with 'images'")
-    return content
 
 
 _seen: set[tuple[str, int, int, int, int]] = (
@@ -567,20 +418,19 @@ def _check_images(dicts: Sequence[dict[str, Any]]) -> None:
         mark = (path, status.st_size, status.st_mtime_ns, entry["width"], entry["height"])
         if mark in _seen:
             continue
-        try:
-            with Image.open(path) as image:
-                size = image.size
-                if len(dicts) <= DECODE_ALL:
-                    image.load()
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise UserError(
-                f"{path} is not a readable image: {error}",
-                remedy="restore the file or take it out of its list",
-            ) from error
+        found = header(Path(path))
+        size = found.shown
+        if len(dicts) <= DECODE_ALL:
+            decode(Path(path))
         if size != (entry["width"], entry["height"]):
+            turned = found.size == (entry["width"], entry["height"])
             raise UserError(
-                f"{path} is {size[0]} x {size[1]}, and its annotation says {entry['width']} x {entry['height']}",
-                remedy="correct the annotation or restore the image",
+                f"{path} is {size[0]} x {size[1]}"
+                + (", turned as its orientation tag says" if turned else "")
+                + f", and its annotation says {entry['width']} x {entry['height']}",
+                remedy="a detector sees it turned: annotate it so, or save it without the tag"
+                if turned
+                else "correct the annotation or restore the image",
             )
         _seen.add(mark)
 

@@ -9,23 +9,24 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from detectron2.data import MetadataCatalog
 from detectron2.evaluation import (
     COCOEvaluator,
     DatasetEvaluator,
     PascalVOCDetectionEvaluator,
     coco_evaluation,
+    pascal_voc_evaluation,
 )
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
-from detectron2.evaluation.pascal_voc_evaluation import parse_rec
 from detectron2.structures import Boxes, Instances
 
+from ..datasets.voc import VocObject
 from .average_precision import AREA, COCO_POINTS, VOC_POINTS, Curve, Matches, Recall
 from .data import DetectionData
 
@@ -245,19 +246,33 @@ class _Voc(PascalVOCDetectionEvaluator):
     of VOC; on a part of it, it would make a perfect detector miss 100.
     """
 
-    def __init__(self, defined: Sequence[int]) -> None:
-        parse_rec.cache_clear()  # annotations may have changed since an earlier run of this process
+    def __init__(self, defined: Sequence[int], data: DetectionData) -> None:
         super().__init__("test")
         self._is_2007 = True
         self._defined = list(defined)
+        self._data = data
 
     def evaluate(self) -> Any:
         """Detectron2's result, over the defined classes."""
         base: Any = self
         found = {new: base._predictions[old] for new, old in enumerate(self._defined)}
         base._predictions = {c: lines for c, lines in found.items() if lines}
-        base._class_names = [base._class_names[c] for c in self._defined]
-        return super().evaluate()
+        # Classes are told by their numbers: their names become names of files, and may hold what these cannot.
+        base._class_names = [str(c) for c in self._defined]
+        truth = {
+            image: [
+                {
+                    "name": str(self._data.classes.index(each.name)),
+                    "difficult": each.difficult,
+                    "bbox": [int(value) for value in each.box],
+                }
+                for each in objects
+            ]
+            for image, objects in _voc_objects(self._data).items()
+        }
+        lookup = lambda file: truth.get(Path(file).stem, [])  # noqa: E731
+        with mock.patch.object(pascal_voc_evaluation, "parse_rec", lookup):
+            return super().evaluate()
 
 
 def _evaluate_voc(predictions: Sequence[Prediction], data: DetectionData) -> Evaluation:
@@ -265,7 +280,7 @@ def _evaluate_voc(predictions: Sequence[Prediction], data: DetectionData) -> Eva
     lines = _voc_lines(predictions)
     matches = [_voc_matches(lines[c], truth, name) for c, name in enumerate(data.classes)]
     defined = [c for c, found in enumerate(matches) if found.positives.sum() > 0]
-    evaluator = _Voc(defined)
+    evaluator = _Voc(defined, data)
     evaluator.reset()
     for prediction in predictions:
         instances = Instances((0, 0))
@@ -294,15 +309,19 @@ def _evaluate_voc(predictions: Sequence[Prediction], data: DetectionData) -> Eva
 
 def _voc_truth(data: DetectionData) -> list[tuple[str, dict[str, list[tuple[list[int], bool]]]]]:
     """For each test image its id and, by class, the boxes with their ``difficult`` flags."""
-    annotations = MetadataCatalog.get("test").dirname + "/Annotations/{}.xml"
-    parse_rec.cache_clear()
     truth = []
-    for entry in data.test.dicts:
+    for image, objects in _voc_objects(data).items():
         by_class: dict[str, list[tuple[list[int], bool]]] = defaultdict(list)
-        for obj in parse_rec(annotations.format(entry["image_id"])):
-            by_class[obj["name"]].append((obj["bbox"], bool(obj["difficult"])))
-        truth.append((entry["image_id"], by_class))
+        for each in objects:
+            by_class[each.name].append(([int(value) for value in each.box], each.difficult))
+        truth.append((image, by_class))
     return truth
+
+
+def _voc_objects(data: DetectionData) -> dict[str, tuple[VocObject, ...]]:
+    """The objects of every test image, in its order."""
+    objects = data.test.objects or {}
+    return {entry["image_id"]: objects[entry["image_id"]] for entry in data.test.dicts}
 
 
 def _voc_lines(predictions: Sequence[Prediction]) -> dict[int, list[tuple[str, float, list[float]]]]:

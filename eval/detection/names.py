@@ -26,6 +26,7 @@ class Named(_Strict):
         embedded: True for the generated scenes, which carry SCENES.json; False for real data, which must not.
         shots: Training objects of each class to keep.
         fraction: Share of the training images to keep.
+        counts: Images of the official splits.
     """
 
     layout: Literal["voc", "coco"]
@@ -35,6 +36,7 @@ class Named(_Strict):
     embedded: bool | None = None
     shots: Annotated[int, Field(ge=1)] | None = None
     fraction: Annotated[float, Field(gt=0, le=1)] | None = None
+    counts: dict[Literal["train_images", "test_images"], int] | None = None
 
 
 class Table(_Strict):

@@ -322,12 +322,7 @@ def _worker(loaded: Loaded, protocol: Protocol, data: DetectionData, seed: int, 
 
 def _arch(loaded: Loaded, protocol: Protocol) -> Any:
     """The architecture in the terms of the protocol's detector: a ResNet's, or a vision transformer's."""
-    if loaded.passport.normalization_assumed:  # a guess is not worth hours of training
-        raise UserError(
-            f"{loaded.passport.name}: the file does not say how images were normalised",
-            remedy="name its layout: --layout torchvision for ImageNet's constants; `mast inspect` shows them",
-            code=2,
-        )
+    loaded.passport.refuse_guesses()
     if any(part.get("MODEL.BACKBONE.NAME") == vit.NAME for part in protocol.settings.set):
         if importlib.util.find_spec("shapely") is None:
             raise UserError(

@@ -16,7 +16,7 @@ from mast.images import is_image
 from .. import datasets, scenes
 from ..datasets import ImageDataset
 from ..datasets.checks import by_pool
-from ..detection.names import table
+from ..detection.names import Named, table
 from ..errors import UserError
 
 SHOWN = 20  # problems told one by one
@@ -38,7 +38,7 @@ def verify(name: str, data_root: Path, *, workers: int = 4) -> dict[str, Any]:
     """
     detection = table().datasets
     if name in detection and name not in datasets.known():
-        return _detection(name, data_root, detection[name].layout)
+        return _detection(name, data_root, detection[name])
     dataset = datasets.load(name, data_root)
     against, problems = list[str](), list[str]()
     for what, found in (
@@ -64,19 +64,25 @@ def verify(name: str, data_root: Path, *, workers: int = 4) -> dict[str, Any]:
     }
 
 
-def _detection(name: str, data_root: Path, layout: str) -> dict[str, Any]:
+def _detection(name: str, data_root: Path, entry: Named) -> dict[str, Any]:
     """Detection data is checked before every training in just this way; an error names file and remedy."""
     from ..detection import prepare
 
     try:
-        data = prepare(name, data_root, masks=layout == "coco").drawn()
+        data = prepare(name, data_root, masks=entry.layout == "coco").drawn()
     except UserError as error:
         return {"name": name, "ok": False, "problems": [str(error)]}
+    problems = [
+        f"{name} {part.removesuffix('_images')}: {data.counts[part]:,} images, officially {count:,}"
+        for part, count in (entry.counts or {}).items()
+        if data.counts[part] != count
+    ]
     return {
         "name": name,
-        "ok": True,
-        "problems": [],
+        "ok": not problems,
+        "problems": problems,
         "warnings": data.warnings,
+        "against": ["official counts"] if entry.counts else [],
         "classes": len(data.classes),
         "counts": data.counts,
         "manifest": data.manifest,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
@@ -114,9 +115,10 @@ def extract_pool(
         raise UserError(f"{pool.name}: holds no images", remedy="add images")
     place = entry(passport, pool, preprocess, store, pooling, dtype)
     with place.lock():
+        os.utime(place.folder / "lock")  # when it was last used, for `budget.evict`
         if not place.whole():
             _fill(place, backbone, pool, preprocess, pooling, batch_size, workers, dtype, progress)
-    return place.read()
+        return place.read()
 
 
 def entry(
@@ -128,7 +130,7 @@ def entry(
     dtype: str = "float32",
 ) -> Entry:
     """Where a pool's features lie in the store, whether they are there already or not."""
-    identity = {
+    identity: dict[str, Any] = {
         "format": 1,
         "weights": passport.weights_sha256,
         "preprocess": preprocess.identity(),
@@ -136,6 +138,8 @@ def entry(
         "layer": "features" if pooling == "average" else pooling,
         "dtype": dtype,
     }
+    if passport.network:  # the same tensors compute something else
+        identity["network"] = passport.network
     return Entry(Path(store), identity, len(pool))
 
 

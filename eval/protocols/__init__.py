@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,10 @@ class Protocol:
     def __post_init__(self) -> None:
         object.__setattr__(self, "tasks", tuple(self.tasks))
         _ = self.settings  # a wrong parameter is told when the file is read
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is looked up by name: functions do not travel to another process."""
+        return {item.name: getattr(self, item.name) for item in fields(self)}
 
     @cached_property
     def code(self) -> Kind:

@@ -29,6 +29,11 @@ class Params(base.Params):
     refit: bool
 
 
+def in_logarithms(temperature: float) -> bool:
+    """Whether votes at a temperature are beyond a float (exp(709.8)), so that their logarithms are counted."""
+    return 1 / temperature > 700
+
+
 def votes(bank: Labelled, queries: Features, ks: list[int], temperature: float) -> Array:
     """Votes for every class from the k nearest of the bank, for several k at once.
 
@@ -39,7 +44,8 @@ def votes(bank: Labelled, queries: Features, ks: list[int], temperature: float) 
         temperature: T of the weights exp(cosine / T).
 
     Returns:
-        (len(ks), M, C) float64. Classes with equal votes keep their order, so argmax takes the lower index.
+        (len(ks), M, C) float64; logarithms of the votes where exp(1 / T) is beyond a float. Classes with equal votes
+        keep their order, so argmax takes the lower index.
     """
     import torch
 
@@ -72,17 +78,34 @@ def votes(bank: Labelled, queries: Features, ks: list[int], temperature: float) 
             best, index = value, place
         assert best is not None
         assert index is not None
-        weight = (best.double() / temperature).exp()
+        weight = best.double() / temperature
+        logs = in_logarithms(temperature)
+        if not logs:
+            weight = weight.exp()
         counted = torch.zeros(len(query), bank.num_classes, dtype=torch.float64, device=device)
+        if logs:
+            counted -= torch.inf
         done = 0
         for position in sorted(range(len(ks)), key=lambda i: ks[i]):
             span = slice(done, ks[position])
-            if bank.multilabel:
+            if logs:
+                for neighbour in range(*span.indices(k)):
+                    has = labels[index[:, neighbour]]
+                    if not bank.multilabel:
+                        has = torch.nn.functional.one_hot(has, bank.num_classes)
+                    counted = torch.where(
+                        has > 0, torch.logaddexp(counted, weight[:, neighbour, None]), counted
+                    )
+            elif bank.multilabel:
                 counted = counted + (weight[:, span, None] * labels[index[:, span]]).sum(1)
             else:
                 counted = counted.scatter_add(1, labels[index[:, span]], weight[:, span])
             done = ks[position]
-            result[position, start : start + len(query)] = counted.cpu().numpy()
+            table = counted.cpu().numpy()
+            # No neighbour: below the logarithm of any vote, which is at least -1 / T.
+            result[position, start : start + len(query)] = np.where(
+                np.isneginf(table), -1 / temperature - 1, table
+            )
     return result
 
 
@@ -117,6 +140,8 @@ def fit(train: Labelled, val: Labelled, params: Params, seed: int, *, metric_nam
 
     def probabilities(features: Array) -> Array:
         table = scores(features)
+        if in_logarithms(temperature):
+            table = np.exp(table - table.max(1, keepdims=True))
         shares: Array = table / table.sum(1, keepdims=True)
         return shares
 

@@ -287,6 +287,8 @@ class Reader:
                     known[part] = _decode(name, part)
                 values[name] = known[part]
             return Record(**values)
+        except RecursionError as error:
+            raise ValueError("nested too deeply") from error
         except msgspec.DecodeError as error:
             try:
                 value = json.loads(line)

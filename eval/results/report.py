@@ -18,7 +18,7 @@ from mast.files import atomic_write, canonical_json, sha256_file
 
 from ..errors import UserError
 from ..numbers.intervals import Interval
-from . import explorer, figures, pages, render
+from . import explorer, figures, pages, passports, render
 from .parts import Row, Section
 from .records import Book, Record
 from .tables import Table
@@ -91,7 +91,7 @@ def publish(table: Table, out: Path, *, data_root: Path | None = None) -> list[P
     Returns:
         What was written, the report first.
     """
-    drawn = _Figures.of(table, _passports(out, table.book))
+    drawn = _Figures.of(table, out)
     written = [out / "report.html"]
     _write(table, out, written[0], drawn, data_root)
     for form in ("md", "csv", "tex", "html"):
@@ -117,7 +117,7 @@ def write(table: Table, place: Path, path: Path, *, data_root: Path | None = Non
     """
     if not table.book.records:
         raise UserError(f"{place}: no records", remedy="name the --out folder of a run")
-    _write(table, place, path, _Figures.of(table, _passports(place, table.book)), data_root)
+    _write(table, place, path, _Figures.of(table, place), data_root)
 
 
 def _write(table: Table, place: Path, path: Path, drawn: _Figures, data_root: Path | None) -> None:
@@ -134,7 +134,7 @@ def _write(table: Table, place: Path, path: Path, drawn: _Figures, data_root: Pa
         "report.html",
         title=table.title,
         lead=_lead(book),
-        notices=_notices(book),
+        notices=[*_notices(book), *drawn.problems],
         parts=[part for part in parts if part.html],
     )
     with atomic_write(path) as file:
@@ -149,13 +149,15 @@ class _Figures:
     """The figures of a table and of the passports beside its records, each drawn once."""
 
     passports: Sequence[dict[str, Any]]
+    problems: Sequence[str]
     scores: Sequence[Drawn]
     gains: Sequence[Drawn]
     pretraining: Sequence[Drawn]
 
     @classmethod
-    def of(cls, table: Table, passports: Sequence[dict[str, Any]]) -> _Figures:
-        return cls(passports, list(_scores(table)), list(_gains(table)), list(_pretraining(passports)))
+    def of(cls, table: Table, place: Path) -> _Figures:
+        found, problems = passports.read(place, table.book.records)
+        return cls(found, problems, list(_scores(table)), list(_gains(table)), list(_pretraining(found)))
 
 
 def _scores(table: Table) -> Iterator[Drawn]:
@@ -310,15 +312,6 @@ def _grid(drawn: Sequence[Drawn]) -> Markup:
 
 
 # --------------------------------------------------------------------------------------------------- provenance
-
-
-def _passports(place: Path, book: Book) -> list[dict[str, Any]]:
-    """The passports beside records, in the records' order."""
-    names = dict.fromkeys(
-        f"{record.checkpoint.name}-{(record.checkpoint.weights_sha256 or '')[:12]}" for record in book.records
-    )
-    paths = [place / "passports" / f"{name}.json" for name in names]
-    return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
 
 
 def _lead(book: Book) -> str:

@@ -42,6 +42,11 @@ class Standing:
     unit: str = ""
     unpaired: Mapping[str, Sequence[Row]] = field(default_factory=dict)
 
+    @cached_property
+    def places(self) -> dict[Row, int]:
+        """Where each row stands in `rows`."""
+        return {row: number for number, row in enumerate(self.rows)}
+
     def ahead(self, level: float = LEVEL) -> Array:
         """(R, R) whether the row is surely ahead of the column's; all of it holds at once with this probability."""
         higher = self.values[:, None] > self.values[None, :]
@@ -97,7 +102,7 @@ class Standings:
 
         A rank is the mean over columns of the rank by value among these rows. Its range is the mean of the ranges
         that hold in all columns at once with 95 % (Bonferroni over columns, Holm within). One row alone
-        has none. Empty where there are fewer than two columns, which leave nothing to average.
+        has none. Empty where there are fewer than two columns: there is no mean then.
         """
         columns = section.headline
         if len(columns) < 2:
@@ -110,7 +115,7 @@ class Standings:
         places, lows, highs = [], [], []
         for column in columns:
             found = self.of(section, column)
-            at = [found.rows.index(row) for row in ranked]
+            at = [found.places[row] for row in ranked]
             ahead = found.ahead(1 - (1 - LEVEL) / len(columns))[np.ix_(at, at)]
             places.append(scipy.stats.rankdata(-found.values[at], method="average"))
             lows.append(1 + ahead.sum(0))
@@ -145,7 +150,8 @@ def standing(section: Section, column: Column, witness: Witness) -> Standing:
     adjusted = np.full(apart.shape, np.nan)
     detectable, unit = None, ""
     if tested is not None:
-        places = [rows.index(row) for row in kept]
+        known = {row: number for number, row in enumerate(rows)}
+        places = [known[row] for row in kept]
         adjusted[np.ix_(places, places)] = tested.adjusted()
         apart[np.ix_(places, places)] = False
         found = tested.detectable[np.triu_indices(len(places), 1)]

@@ -252,7 +252,7 @@ def _result(record: Record) -> object:
     """What makes a result of its own: outcomes, or where none are kept all metrics."""
     if record.outcomes is not None:
         return record.outcomes.sha256
-    return tuple((name, metric.value) for name, metric in sorted(record.metrics.items()))
+    return tuple([metric.value for metric in record.metrics.values()])
 
 
 def _quoted_row(item: Published) -> Row:

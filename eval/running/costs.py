@@ -30,8 +30,8 @@ class Costs:
         seconds = self.known.get((how, cell.task.name)) or self.known.get((how,))
         return statistics.median(seconds) if seconds else None
 
-    def left(self, cells: Iterable[Cell], arms: int) -> str:
-        """How long cells and arms will take, as the end of a line; empty if nothing is left."""
+    def left(self, cells: Iterable[Cell], arms: int, slots: int = 1) -> str:
+        """How long cells and arms will take, ``slots`` at a time, as the end of a line; empty if none is left."""
         found = [self.of(cell) for cell in cells]
         known = sum(seconds for seconds in found if seconds is not None)
         if arms and self.pretraining:
@@ -39,7 +39,7 @@ class Costs:
         if not found and not arms:
             return ""
         more = " or more" if arms or None in found else ""
-        return f"; {counted(len(found), 'cell')} left, about {duration(known)}{more}"
+        return f"; {counted(len(found), 'cell')} left, about {duration(known / slots)}{more}"
 
 
 def duration(seconds: float) -> str:

@@ -29,10 +29,12 @@ class RunFolder:
     Attributes:
         root: The folder.
         name: Of the plan, and so of its record file.
+        store: The feature store, where it is not the folder's own.
     """
 
     root: Path
     name: str
+    store: Path | None = None
 
     @property
     def records(self) -> Path:
@@ -42,11 +44,15 @@ class RunFolder:
     @property
     def features(self) -> Path:
         """The feature store."""
-        return self.root / "features"
+        return self.store or self.root / "features"
 
     def work(self, run_id: str) -> Path:
         """What an interrupted cell goes on from."""
         return self.root / "work" / run_id[:16]
+
+    def early(self, run_id: str) -> Path:
+        """The record of a cell that ended before its turn."""
+        return self.work(run_id) / "early.jsonl"
 
     def published(self, arm: Arm) -> Path:
         """Where the backbone of an arm lies once it is pretrained."""

@@ -1,13 +1,15 @@
-"""The engine of one machine: plan, skip what is done, run, record, go on.
+"""The runner: plan, skip what is done, hand jobs to an engine, record, go on.
 
-A failed cell is recorded and stops no other.
+A failed cell is recorded and stops no other. Records stand in the order of the plan, whoever does the jobs and
+in whatever order they end; this process alone writes them.
 """
 
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,35 +18,32 @@ from typing import Any
 from mast.config import load_recipe
 from mast.console import bar
 from mast.errors import Interrupted
-from mast.train import pretrain
 
 from .. import checkpoints
-from ..checkpoints import Loaded, Passport
+from ..checkpoints import Passport
 from ..errors import UserError
+from ..features.budget import evict
 from ..protocols.base import Progress
 from ..results import records
-from ..results.records import CheckpointEntry, DataEntry, Record
+from ..results.records import CheckpointEntry, Failure, Record
 from ..suites import Arm
 from . import forecast
-from .cell import context, measure
+from .cell import context
 from .costs import Costs, duration
-from .environment import describe
+from .engines import Engine, Inline, Processes
 from .folder import RunFolder, claim
+from .job import Job, Measuring, Pretrained, Pretraining, Result, Worker, failed
 from .opened import OpenData
 from .plan import Cell, Plan, Source
 from .recording import (
     describe_checkpoint,
     failure,
     headline,
-    keep,
-    metric,
     nothing_known,
     now,
     one_line,
-    plain,
     protocol_entry,
     run_id,
-    task_entry,
 )
 
 
@@ -58,6 +57,32 @@ class Summary:
     errors: dict[str, int] = field(default_factory=dict)
 
 
+@dataclass
+class _Slot:
+    """A cell's place in the order of records.
+
+    Attributes:
+        cell: The cell.
+        job: What a worker needs, once its checkpoint and its data are known.
+        record: Its record, once there is one.
+        over: Nothing is left to be done.
+    """
+
+    cell: Cell
+    job: Measuring | None = None
+    record: Record | None = None
+    over: bool = False
+
+
+@dataclass
+class _Ready:
+    """A checkpoint that cells can be run on, as `eval.checkpoints.load` takes it."""
+
+    ref: str
+    passport: Passport
+    entry: CheckpointEntry
+
+
 class Runner:
     """Runs a plan in a folder.
 
@@ -66,35 +91,62 @@ class Runner:
         data_root: Where data sets lie.
         out: The run's folder.
         progress: Tell what is going on, on standard error.
+        jobs: How many cells at a time, in processes of their own where they are several.
+        engine: Who does the jobs in place of this machine's processes.
+        features: The feature store, where it is not the folder's own.
+        features_gb: How large the store may get; beyond that the longest unused features go.
     """
 
-    def __init__(self, todo: Plan, *, data_root: Path, out: Path, progress: bool = True) -> None:
+    def __init__(
+        self,
+        todo: Plan,
+        *,
+        data_root: Path,
+        out: Path,
+        progress: bool = True,
+        jobs: int = 1,
+        engine: Engine | None = None,
+        features: Path | None = None,
+        features_gb: float | None = None,
+    ) -> None:
         self.plan = todo
         self.data_root = data_root
-        self.folder = RunFolder(out, todo.name)
+        self.folder = RunFolder(out, todo.name, features)
         self.progress = progress
         self.opened = OpenData(data_root, todo.limit)
+        self.worker = Worker(self.opened)
+        inline = Inline(self.worker, lambda title: live(title, progress), progress)
+        self.engine: Engine = engine or (Processes(jobs) if jobs > 1 else inline)
+        self.features_gb = features_gb
         self.costs = Costs()
         self.completed: set[str] = set()
         self.told: set[str] = set()
         self.ran: list[str] = []  # run ids of this plan's cells that have a result, done now or before
         self.passports: dict[str, Passport] = {}
         self.timed: dict[tuple[str, str, str], float] = {}
+        self._ready: dict[str, _Ready | None] = {}  # by source; None where it cannot be had
+        self._pretrained: set[str] = set()
+        self._extracted: set[tuple[Any, ...] | None] = {None}
         self.trials: dict[str, float | None] = {}
 
     def run(self) -> Summary:
         """Run every cell that is not done.
 
         Raises:
-            UserError: If a folder cannot be used. What goes wrong in a cell is recorded instead.
+            UserError: If a folder cannot be used, or a worker process dies. What goes wrong in a cell is recorded.
             Interrupted: If pretraining was asked to stop; the same call goes on from there.
         """
         summary = Summary()
         with claim(self.folder.root, self.data_root):
             self._recall()
-            for number, source in enumerate(self.plan.sources):
-                if cells := self.plan.of(source):
-                    self._run_source(source, cells, self.plan.sources[number + 1 :], summary)
+            try:
+                with self.engine:
+                    self._drive(summary)
+            except BrokenProcessPool as error:
+                raise UserError(
+                    "a worker process died",
+                    remedy="was the memory used up? The same command with fewer --jobs goes on from here",
+                ) from error
         return summary
 
     def preview(self) -> list[dict[str, Any]]:
@@ -190,124 +242,220 @@ class Runner:
             self.timed[key] = trial(context(cell, loaded, data, store=self.folder.features, work=work))
         return self.timed[key]
 
-    # -- one checkpoint ---------------------------------------------------------------------------------------
+    # -- the run ----------------------------------------------------------------------------------------------
 
-    def _run_source(
-        self, source: Source, cells: list[Cell], later: Sequence[Source], summary: Summary
-    ) -> None:
-        waiting = [cell for other in later for cell in self.plan.of(other)]
-        arms = [other.arm for other in later if other.arm and not self.folder.published(other.arm).is_file()]
+    def _drive(self, summary: Summary) -> None:
+        """Keep the engine busy until every slot is over."""
+        self._slots = {
+            source.name: [_Slot(cell) for cell in self.plan.of(source)] for source in self.plan.sources
+        }
+        slots = [slot for mine in self._slots.values() for slot in mine]
+        running: dict[Future[Result], tuple[Job, _Slot | None]] = {}
+        written = 0
+        while True:
+            while len(running) < self.engine.slots:
+                job, slot = self._next([job for job, _ in running.values()], summary)
+                written = self._write(slots, written, summary)
+                if job is None:
+                    break
+                running[self.engine.submit(job)] = (job, slot)
+            if not running:
+                return
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                job, slot = running.pop(future)
+                self._take(job, slot, future)
+            written = self._write(slots, written, summary)
+
+    def _next(self, running: list[Job], summary: Summary) -> tuple[Job | None, _Slot | None]:
+        """The next job in the plan's order that need not wait for one that is running."""
+        busy = {job.run_id for job in running if isinstance(job, Measuring)}
+        # Cells on the same features wait while the first of them extracts: the rest then only read.
+        extracting = {_features(job) for job in running if isinstance(job, Measuring)} - self._extracted
+        arms = {job.arm.name for job in running if isinstance(job, Pretraining)}
+        for source in self.plan.sources:
+            waiting = self._waiting(source)
+            if not waiting and not self._liked(source):
+                continue
+            if source.name not in self._ready:
+                if source.like and source.like not in self._ready:
+                    continue
+                if source.arm and source.name not in self._pretrained:
+                    if source.name in arms:
+                        continue
+                    overrides = " ".join(source.arm.overrides)
+                    self._say(f"{source.name}: pretraining ({source.arm.recipe} {overrides})")
+                    return Pretraining(source.arm, self.data_root, self.folder, self.plan.limit), None
+                self._prepare(source, waiting)
+            for slot in waiting:
+                if slot.over or (slot.job is None and not self._plan(source, slot, summary)):
+                    continue
+                job = slot.job
+                if (
+                    job
+                    and slot.record is None
+                    and job.run_id not in busy
+                    and _features(job) not in extracting
+                ):
+                    return job, slot
+        return None, None
+
+    def _waiting(self, source: Source) -> list[_Slot]:
+        return [slot for slot in self._slots[source.name] if not slot.over]
+
+    def _liked(self, source: Source) -> bool:
+        """Whether a checkpoint with cells to run still has to take over this one's preprocessing."""
+        if source.name in self._ready:
+            return False
+        return any(self._waiting(other) for other in self.plan.sources if other.like == source.name)
+
+    def _prepare(self, source: Source, waiting: list[_Slot]) -> None:
+        """Load a checkpoint and keep its passport beside the records; if that fails, its cells fail."""
+        ref = str(self.folder.published(source.arm)) if source.arm else source.ref
         try:
-            loaded = self._load(source)
-        except Interrupted:
-            raise
+            loaded = checkpoints.load(ref, **source.options)
+            loaded.passport.refuse_guesses()
+            loaded = replace(loaded, passport=self._adapt(source, loaded.passport))
+            self.folder.keep_passport(loaded.passport)
         except Exception as error:
-            self._say(f"{source.name}: {one_line(error)}")
-            for cell in cells:
-                self._failed(cell, nothing_known(source), error, now(), 0.0, summary)
+            self._lost(source, waiting, failure(error), one_line(error))
             return
-        checkpoint = describe_checkpoint(loaded.passport)
-        for number, cell in enumerate(cells):
-            began, clock = now(), time.monotonic()
-            try:
-                record = self._run_cell(cell, loaded, checkpoint, began, clock)
-            except Exception as error:
-                self._say(f"{cell}: failed: {one_line(error)}")
-                self._failed(cell, checkpoint, error, began, time.monotonic() - clock, summary)
-                continue
-            if record is None:
-                summary.skipped += 1
-                self._say(f"{cell}: done before")
-                continue
-            summary.done += 1
-            left = self.costs.left([*cells[number + 1 :], *waiting], len(arms))
-            self._say(f"{cell}: {headline(record)}{_size(cell, record)} in {duration(record.seconds)}{left}")
-
-    def _run_cell(
-        self, cell: Cell, loaded: Loaded, checkpoint: CheckpointEntry, began: str, clock: float
-    ) -> Record | None:
-        """Measure and record a cell, or None if it is done."""
-        data = self._open(cell)
-        key = run_id(cell, checkpoint, data.manifest)
-        if key in self.completed:
-            self.ran.append(key)
-            return None
-        store, work = self.folder.features, self.folder.work(key)
-        with live(str(cell), self.progress) as progress:
-            measured = measure(cell, loaded, data, store=store, work=work, progress=progress)
-        record = Record(
-            run_id=key,
-            status="completed",
-            checkpoint=checkpoint,
-            task=task_entry(cell),
-            protocol=protocol_entry(cell),
-            seed=cell.seed,
-            data=DataEntry(manifest=data.manifest, counts=measured.counts),
-            metrics={name: metric(estimate) for name, estimate in measured.metrics.items()},
-            selected=plain(measured.selected),
-            certificate=plain(measured.certificate),
-            warnings=list(dict.fromkeys([*data.warnings, *measured.warnings, *self._smoke()])),
-            outcomes=keep(self.folder.root, measured),
-            environment=describe(),
-            started=began,
-            seconds=round(max(time.monotonic() - clock, measured.seconds), 3),
-        )
-        records.append(self.folder.records, record)
-        for warning in record.warnings:
-            if warning not in data.warnings:
-                self._say(f"{cell}: warning: {warning}")
-        self.completed.add(key)
-        self.ran.append(key)
-        self.costs.learn([record])
-        return record
-
-    def _failed(
-        self,
-        cell: Cell,
-        checkpoint: CheckpointEntry,
-        error: Exception,
-        began: str,
-        seconds: float,
-        summary: Summary,
-    ) -> None:
-        """Record why a cell has no result."""
-        summary.failed += 1
-        summary.errors[one_line(error)] = summary.errors.get(one_line(error), 0) + 1
-        records.append(
-            self.folder.records,
-            Record(
-                run_id=run_id(cell, checkpoint, None),
-                status="failed",
-                error=failure(error),
-                checkpoint=checkpoint,
-                task=task_entry(cell),
-                protocol=protocol_entry(cell),
-                seed=cell.seed,
-                data=DataEntry(manifest=None),
-                environment=describe(),
-                started=began,
-                seconds=round(seconds, 3),
-            ),
-        )
-
-    def _load(self, source: Source) -> Loaded:
-        """Get a checkpoint, pretraining it if it is an arm, and keep its passport beside the records."""
-        ref = source.ref
-        if source.arm:
-            recipe = load_recipe(source.arm.recipe, source.arm.overrides, self.plan.limit)
-            clock = time.monotonic()
-            fresh = not self.folder.published(source.arm).parent.is_dir()
-            self._say(f"{source.name}: pretraining ({source.arm.recipe} {' '.join(source.arm.overrides)})")
-            folder = self.folder.published(source.arm).parent
-            ref = str(pretrain(recipe, folder, data_root=self.data_root, progress=self.progress))
-            if fresh:
-                self.costs.pretraining.append(time.monotonic() - clock)
-        loaded = checkpoints.load(ref, **source.options)
-        loaded = replace(loaded, passport=self._adapt(source, loaded.passport))
-        self.folder.keep_passport(loaded.passport)
+        self.worker.hold(ref, source.options, loaded)
         for warning in loaded.passport.warnings:
             self._say(f"{source.name}: warning: {warning}")
-        return loaded
+        self._ready[source.name] = _Ready(ref, loaded.passport, describe_checkpoint(loaded.passport))
+
+    def _lost(self, source: Source, waiting: list[_Slot], error: Failure, told: str) -> None:
+        """A checkpoint cannot be had: all its cells have failed."""
+        self._ready[source.name] = None
+        self._say(f"{source.name}: {told}")
+        for slot in waiting:
+            slot.record = failed(slot.cell, nothing_known(source), error, began=now())
+            slot.over = True
+
+    def _plan(self, source: Source, slot: _Slot, summary: Summary) -> bool:
+        """Find out whether a cell has to be run; False if it is over already."""
+        ready = self._ready[source.name]
+        if ready is None:
+            return False
+        began = now()
+        try:
+            data = self._open(slot.cell)
+        except Exception as error:
+            self._say(f"{slot.cell}: failed: {one_line(error)}")
+            slot.record, slot.over = failed(slot.cell, ready.entry, failure(error), began=began), True
+            return False
+        key = run_id(slot.cell, ready.entry, data.manifest)
+        if key in self.completed:
+            self.ran.append(key)
+            summary.skipped += 1
+            self._say(f"{slot.cell}: done before")
+            slot.over = True
+            return False
+        if self._turned_up(slot, key):
+            return False
+        slot.job = Measuring(
+            cell=slot.cell,
+            run_id=key,
+            manifest=data.manifest,
+            examples=sum(data.counts.values()),
+            ref=ready.ref,
+            options=source.options,
+            passport=ready.passport,
+            entry=ready.entry,
+            data_root=self.data_root,
+            folder=self.folder,
+            limit=self.plan.limit,
+            caveats=(*data.warnings, *self._smoke()),
+        )
+        return True
+
+    def _take(self, job: Job, slot: _Slot | None, future: Future[Result]) -> None:
+        """Take in what came of a job."""
+        try:
+            result = future.result()
+        except (Interrupted, BrokenProcessPool):
+            raise
+        except Exception as error:  # the engine lost the job: a node died more often than it tries again
+            began = now()
+            result = (
+                Pretrained(error=failure(error), told=one_line(error))
+                if isinstance(job, Pretraining)
+                else failed(job.cell, job.entry, failure(error), began=began)
+            )
+        if isinstance(result, Pretrained):
+            assert isinstance(job, Pretraining)
+            self._pretrained.add(job.arm.name)
+            if result.seconds is not None:
+                self.costs.pretraining.append(result.seconds)
+            if result.error:
+                source = next(item for item in self.plan.sources if item.arm == job.arm)
+                self._lost(source, self._waiting(source), result.error, result.told)
+            return
+        assert slot is not None
+        assert isinstance(job, Measuring)
+        slot.record, slot.over = result, True
+        where = self.engine.where(future)
+        place = f" on {where}" if where else ""
+        if result.error:
+            self._say(f"{slot.cell}: failed{place}: {_told(result.error)}")
+            return
+        self._extracted.add(_features(job))
+        if self.features_gb is not None:
+            evict(self.folder.features, self.features_gb)
+        self.completed.add(result.run_id)
+        self.ran.append(result.run_id)
+        self.costs.learn([result])
+        ahead = [item.cell for other in self.plan.sources for item in self._waiting(other)]
+        names = {cell.checkpoint for cell in ahead}
+        arms = [
+            other
+            for other in self.plan.sources
+            if other.arm
+            and other.name in names - self._pretrained
+            and not self.folder.published(other.arm).is_file()
+        ]
+        left = self.costs.left(ahead, len(arms), self.engine.slots)
+        number = f"{headline(result)}{_size(slot.cell, result)}"
+        self._say(f"{slot.cell}: {number} in {duration(result.seconds)}{place}{left}")
+        for warning in result.warnings:
+            if warning not in self.told:
+                self._say(f"{slot.cell}: warning: {warning}")
+
+    def _write(self, slots: list[_Slot], written: int, summary: Summary) -> int:
+        """Append the records whose turn it is; what ended before its turn is kept beside the cell's work.
+
+        Returns:
+            How many slots from the first on are dealt with.
+        """
+        while written < len(slots) and slots[written].over:
+            record = slots[written].record
+            if record is not None:
+                records.append(self.folder.records, record)
+                self.folder.early(record.run_id).unlink(missing_ok=True)
+                if record.error is None:
+                    summary.done += 1
+                else:
+                    summary.failed += 1
+                    told = _told(record.error)
+                    summary.errors[told] = summary.errors.get(told, 0) + 1
+            written += 1
+        for slot in slots[written:]:
+            record = slot.record
+            if record and record.status == "completed" and not self.folder.early(record.run_id).is_file():
+                records.append(self.folder.early(record.run_id), record)
+        return written
+
+    def _turned_up(self, slot: _Slot, key: str) -> bool:
+        """Take the record of a cell that ended before its turn in a run that was interrupted."""
+        path = self.folder.early(key)
+        found = records.read([path]).counting() if path.is_file() else []
+        if not found:
+            return False
+        slot.record, slot.over = found[-1], True
+        self.completed.add(key)
+        self.ran.append(key)
+        self._say(f"{slot.cell}: done before")
+        return True
 
     def _adapt(self, source: Source, passport: Passport) -> Passport:
         """A passport under its name in the plan, with the preprocessing it is to take over."""
@@ -320,6 +468,8 @@ class Runner:
                 "normalization": other.normalization,
                 "input_size": other.input_size,
                 "interpolation": other.interpolation,
+                "provenance": passport.provenance
+                | dict.fromkeys(("normalization", "input_size", "interpolation"), f"as {source.like}'s"),
             }
         self.passports[source.name] = replace(passport, **changes)
         return self.passports[source.name]
@@ -350,7 +500,9 @@ class Runner:
             ref = str(path)
         elif source.like and source.like not in self.passports:
             return None
-        return describe_checkpoint(self._adapt(source, checkpoints.inspect(ref, **source.options)))
+        passport = checkpoints.inspect(ref, **source.options)
+        passport.refuse_guesses()
+        return describe_checkpoint(self._adapt(source, passport))
 
     def _state(self, cell: Cell, checkpoint: CheckpointEntry | None) -> str:
         if not self.data_root.is_dir():  # embedded data that a run would write
@@ -374,6 +526,20 @@ class Runner:
     def _say(self, line: str) -> None:
         if self.progress:
             print(line, file=sys.stderr, flush=True)
+
+
+def _features(job: Measuring) -> tuple[Any, ...] | None:
+    """What stands for the features that a cell reads; None if it reads none."""
+    cell, kind = job.cell, job.cell.protocol.code
+    if kind.images:
+        return None
+    extraction = tuple(sorted(cell.protocol.settings.extraction.options().items()))
+    return (cell.checkpoint, cell.task.dataset, cell.task.derived, extraction)
+
+
+def _told(error: Failure) -> str:
+    """A failure on one line; its type says more where the message is not meant for users."""
+    return error.message if error.type == UserError.__name__ else f"{error.type}: {error.message}"
 
 
 def _size(cell: Cell, record: Record) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mast.config import load_recipe
 
 from .. import protocols, tasks
+from ..errors import unknown
 from ..protocols import Protocol
 from ..suites import Arm, Suite
 from ..tasks import Task
@@ -50,7 +52,7 @@ class Source:
         ref: What `eval.checkpoints.load` takes; empty for an arm.
         arm: What to pretrain.
         like: Name of the checkpoint whose preprocessing this one takes over.
-        options: ``layout``, ``arch`` and ``trust_pickle`` for the loader.
+        options: what `eval.checkpoints.load` takes besides the reference.
     """
 
     name: str
@@ -79,6 +81,32 @@ class Plan:
     def of(self, source: Source) -> list[Cell]:
         """The cells of one checkpoint."""
         return [cell for cell in self.cells if cell.checkpoint == source.name]
+
+    def only(self, names: Sequence[str]) -> Plan:
+        """The cells of some checkpoints.
+
+        Raises:
+            UserError: For a checkpoint that the plan does not have.
+        """
+        known = [source.name for source in self.sources]
+        for name in names:
+            if name not in known:
+                raise unknown("checkpoint of this run", name, known)
+        return replace(self, cells=tuple(cell for cell in self.cells if cell.checkpoint in names))
+
+    def part(self, number: int, parts: int) -> Plan:
+        """Every ``parts``-th checkpoint with all its cells, from the ``number``-th (from 1) on.
+
+        A checkpoint goes with the one whose preprocessing it takes over, so that no part waits for another.
+        """
+        source_of = {source.name: source for source in self.sources}
+
+        def first(name: str) -> str:
+            return first(source_of[name].like) if source_of[name].like else name
+
+        leaders = [source.name for source in self.sources if not source.like]
+        mine = set(leaders[number - 1 :: parts])
+        return self.only([source.name for source in self.sources if first(source.name) in mine])
 
 
 def plan(suite: Suite, limit: int | None = None) -> Plan:

@@ -47,6 +47,7 @@ def describe_checkpoint(passport: Passport) -> CheckpointEntry:
             "input_size": passport.input_size,
             "interpolation": passport.interpolation,
             "stride_in_1x1": passport.stride_in_1x1,
+            **passport.network,
         },
         pretraining=plain({key: value for key, value in about.items() if value is not None}),
     )
@@ -78,14 +79,14 @@ def run_id(cell: Cell, checkpoint: CheckpointEntry, digest: str | None) -> str:
 
 
 def metric(estimate: Estimate) -> Metric:
-    """A number as a record has it."""
+    """A number as a record has it: plain Python's, whatever library computed it."""
     interval = estimate.interval
     if isinstance(interval, NoInterval):
-        return Metric(value=estimate.value, interval=interval.kind)
+        return Metric(value=float(estimate.value), interval=interval.kind)
     return Metric(
-        value=estimate.value,
-        low=interval.low,
-        high=interval.high,
+        value=float(estimate.value),
+        low=float(interval.low),
+        high=float(interval.high),
         interval=interval.kind,
         level=interval.level,
     )

@@ -29,7 +29,7 @@ class Request:
         seeds: Evaluation seeds.
         overrides: Changes to the protocols' parameters.
         against: Further references, which the others are compared with.
-        reading: ``layout``, ``arch`` and ``trust_pickle`` for the files in ``checkpoints``.
+        reading: what the user says about the files in ``checkpoints``, as `eval.checkpoints.load` takes it.
         limit: Use at most so many examples of each split, and train for a short time: a smoke test.
     """
 

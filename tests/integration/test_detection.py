@@ -19,6 +19,7 @@ import torch
 pytest.importorskip("detectron2", reason="needs Detectron2: python -m eval.doctor.install")
 
 from eval import checkpoints, detection, protocols, scenes, suites, tasks
+from eval.checkpoints.facts import ASSUMED
 from eval.detection.result import PREDICTIONS, RESULT
 from eval.errors import UserError
 from eval.running.local import Runner
@@ -175,7 +176,7 @@ def test_a_damaged_result_is_named(whole: tuple[Any, Path], root: Path, tmp_path
 def test_bad_checkpoints_are_refused_before_anything_is_trained(root: Path, tmp_path: Path) -> None:
     loaded = checkpoints.load(f"random:{ARCH}@0")
     passport = loaded.passport
-    unknown = replace(passport, assumed=frozenset({"normalization"}))
+    unknown = replace(passport, provenance={"normalization": ASSUMED})
     with pytest.raises(UserError, match="does not say how images were normalised"):
         run(root, tmp_path / "a", checkpoint=SimpleNamespace(backbone=loaded.backbone, passport=unknown))
     vit = SimpleNamespace(backbone=torch.nn.Identity(), passport=passport)

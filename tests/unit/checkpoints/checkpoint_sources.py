@@ -206,8 +206,8 @@ def optimizer_state(module: nn.Module) -> dict[str, Any]:
     return optimizer.state_dict()
 
 
-def lightning(state: Mapping[str, Tensor], module: nn.Module) -> dict[str, Any]:
-    """What Lightning's trainer dumps around a module's state dict."""
+def lightning(state: Mapping[str, Tensor], module: nn.Module, **parameters: Any) -> dict[str, Any]:
+    """What Lightning's trainer dumps around a module's state dict, with its hyper-parameters."""
     return {
         "epoch": 3,
         "global_step": 40,
@@ -218,7 +218,7 @@ def lightning(state: Mapping[str, Tensor], module: nn.Module) -> dict[str, Any]:
         "optimizer_states": [optimizer_state(module)],
         "lr_schedulers": [{"last_epoch": 3}],
         "hparams_name": "kwargs",
-        "hyper_parameters": {"batch_size_per_device": 8},
+        "hyper_parameters": parameters or {"batch_size_per_device": 8},
     }
 
 
@@ -269,6 +269,7 @@ def _save(path: Path, value: Any, **options: Any) -> Path:
     return path
 
 
+TWO_HEADS = {"heads": 2}  # what the layout does not say of a network of this width
 QUEUE = {"queue": torch.randn(16, 32), "queue_ptr": torch.zeros(1, dtype=torch.long)}
 
 
@@ -549,12 +550,13 @@ def mae(path: Path) -> Case:
         "scaler": {"scale": 1.0},
         "args": argparse.Namespace(model="mae_vit_base_patch16"),
     }
-    return Case("mae", _save(path, state), net, "vit_w128_patch8_d2", size=32)
+    return Case("mae", _save(path, state), net, "vit_w128_patch8_d2", size=32, options=TWO_HEADS)
 
 
 def mae_backbone(path: Path) -> Case:
     net = build(MiniViT)
-    return Case("mae-backbone", _save(path, {"model": net.state_dict()}), net, "vit_w128_patch8_d2", size=32)
+    file = _save(path, {"model": net.state_dict()})
+    return Case("mae-backbone", file, net, "vit_w128_patch8_d2", size=32, options=TWO_HEADS)
 
 
 def barlow_twins(path: Path) -> Case:
@@ -800,9 +802,8 @@ def lightly_mae(path: Path) -> Case:
     model = Parts(
         backbone=wrapped, decoder_embed=nn.Linear(128, 64), decoder=mlp(64, 64), online_classifier=mlp(4, 4)
     )
-    return Case(
-        "lightly-mae", _save(path, lightning(model.state_dict(), model)), net, "vit_w128_patch8_d2", size=32
-    )
+    file = _save(path, lightning(model.state_dict(), model))
+    return Case("lightly-mae", file, net, "vit_w128_patch8_d2", size=32, options=TWO_HEADS)
 
 
 def solo_learn(path: Path) -> Case:
@@ -811,16 +812,22 @@ def solo_learn(path: Path) -> Case:
     heads = {"projector": mlp(64, 16), "momentum_projector": mlp(64, 16), "predictor": mlp(16, 16)}
     model = Parts({"queue": torch.zeros(2, 4)}, backbone=net, momentum_backbone=momentum,
                   classifier=nn.Linear(64, 10), **heads)  # fmt: skip
-    return Case(
-        "solo-learn", _save(path, lightning(model.state_dict(), model)), net, "resnet18-c8-cifar2", size=32
-    )
+    settings = {
+        "method": "byol",
+        "backbone": {"name": "resnet18", "kwargs": {}},
+        "data": {"dataset": "cifar10", "num_classes": 10},
+        "augmentations": [{"crop_size": 32, "num_crops": 2}],
+    }
+    file = _save(path, lightning(model.state_dict(), model, **settings))
+    return Case("solo-learn", file, net, "resnet18-c8-cifar2", size=32)
 
 
 def solo_learn_old(path: Path) -> Case:
     net = build(lambda: Narrow(stem="cifar2"))
     net.fc = nn.Identity()
     model = Parts(encoder=net, classifier=nn.Linear(64, 10), projector=mlp(64, 16))
-    case = _save(path, lightning(model.state_dict(), model))
+    settings = {"method": "simclr", "encoder": "resnet18", "dataset": "cifar100", "crop_size": [32]}
+    case = _save(path, lightning(model.state_dict(), model, **settings))
     return Case("solo-learn-old", case, net, "resnet18-c8-cifar2", size=32)
 
 
@@ -869,7 +876,7 @@ def mmpretrain_vit(path: Path) -> Case:
         state["backbone." + (key.replace("norm.", "ln1.") if key.startswith("norm.") else key)] = value
     state["neck.mask_token"] = torch.zeros(1, 1, 64)
     case = _save(path, {"meta": {}, "state_dict": state})
-    return Case("mmpretrain-vit", case, net, "vit_w128_patch8_d2", size=32)
+    return Case("mmpretrain-vit", case, net, "vit_w128_patch8_d2", size=32, options=TWO_HEADS)
 
 
 def mast_training(path: Path) -> Case:
@@ -897,6 +904,60 @@ def augself(path: Path) -> Case:
     }
     state |= {"optimizer": {}, "epoch": 3}
     return Case("augself", _save(path, state), net, "resnet18-c8-cifar", size=32)
+
+
+def augself_imagenet100(path: Path) -> Case:
+    net = build(lambda: Narrow(50))
+    net.fc = nn.Identity()
+    state = {"backbone": net.state_dict(), "projector": mlp(64, 16).state_dict(), "epoch": 3}
+    return Case("augself-imagenet100", _save(path, state), net, "resnet50-c8")
+
+
+def _children(net: Narrow) -> nn.Sequential:
+    """As lightly's examples and many scripts take the classifier off."""
+    return nn.Sequential(*list(net.children())[:-1])
+
+
+def lightly_sequential(path: Path) -> Case:
+    net, ema = build(Narrow), build(Narrow, 1)
+    model = Parts(
+        backbone=_children(net),
+        projection_head=mlp(64, 16),
+        backbone_momentum=frozen(_children(ema)),
+        projection_head_momentum=frozen(mlp(64, 16)),
+    )
+    return Case("lightly-sequential", _save(path, model.state_dict()), net, "resnet18-c8")
+
+
+def sequential(path: Path) -> Case:
+    net = build(Narrow)
+    return Case("sequential", _save(path, _children(net).state_dict()), net, "resnet18-c8")
+
+
+def averaged(path: Path) -> Case:
+    net = build(Narrow)
+    model = torch.optim.swa_utils.AveragedModel(net)
+    return Case("torchvision", _save(path, model.state_dict()), net, "resnet18-c8")
+
+
+def simclr_sthalles(path: Path) -> Case:
+    net = build(Narrow)
+    net.fc = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 16))
+    state = {
+        "epoch": 100,
+        "arch": "resnet18",
+        "state_dict": Parts(backbone=net).state_dict(),
+        "optimizer": {},
+    }
+    return Case("simclr-sthalles", _save(path, state), net, "resnet18-c8")
+
+
+def simclr_spijkervet(path: Path) -> Case:
+    net = build(Narrow)
+    net.fc = nn.Identity()
+    projector = nn.Sequential(nn.Linear(64, 64, bias=False), nn.ReLU(), nn.Linear(64, 16, bias=False))
+    return Case("simclr-spijkervet", _save(path, Parts(encoder=net, projector=projector).state_dict()), net,
+                "resnet18-c8")  # fmt: skip
 
 
 def torchvision_old(path: Path) -> Case:
@@ -941,7 +1002,7 @@ def timm_safetensors(path: Path) -> Case:
     net = build(lambda: MiniViT(patch=16, grid=2))
     state = net.state_dict() | {"head.weight": torch.zeros(4, 128), "head.bias": torch.zeros(4)}
     save_file(state, path, metadata={"format": "pt"})
-    return Case("vit", path, net, "vit_w128_patch16_d2", size=32)
+    return Case("vit", path, net, "vit_w128_patch16_d2", size=32, options=TWO_HEADS)
 
 
 def huggingface_name(key: str) -> str:
@@ -1024,7 +1085,7 @@ def huggingface_vit(path: Path) -> Case:
     net = build(lambda: MiniViT(eps=1e-12))
     state = _huggingface_vit(net, scaled=False)
     state |= {"pooler.dense.weight": torch.zeros(4, 4), "pooler.dense.bias": torch.zeros(4)}
-    return Case("huggingface-vit", _save(path, state), net, "vit_w128_patch8_d2", size=32)
+    return Case("huggingface-vit", _save(path, state), net, "vit_w128_patch8_d2", size=32, options=TWO_HEADS)
 
 
 def detectron2_name(key: str) -> str:
@@ -1080,7 +1141,8 @@ CASES: dict[str, Callable[[Path], Case]] = {
         mae_backbone, barlow_twins, vicreg, vicregl, vicreg_hub, vissl, vissl_converted, vissl_fsdp, classy_vision,
         pycontrast, pixpro, soco, resim, obow, obow_full, obow_converted, densecl, densecl_extracted, lightly,
         lightly_dino, lightly_mae, solo_learn, solo_learn_old, pl_bolts, pl_bolts_swav, mmselfsup, mmpretrain_vit,
-        augself, mast_training, torchvision_old, torchscript, compiled, timm_training, timm_safetensors,
+        augself, augself_imagenet100, lightly_sequential, sequential, averaged, simclr_sthalles,
+        simclr_spijkervet, mast_training, torchvision_old, torchscript, compiled, timm_training, timm_safetensors,
         huggingface_resnet,
         huggingface_resnet_caffe, huggingface_dinov2, huggingface_dinov2_new, huggingface_vit, detectron2,
         detectron2_msra,

@@ -94,7 +94,7 @@ def test_stride_in_the_1x1_is_kept_or_refused(written: Callable[[str], Case], tm
     settings = json.loads((tmp_path / "config.json").read_text())
     assert settings["downsample_in_bottleneck"] is True
     again = inspect(str(tmp_path / "model.safetensors"))  # config.json beside it is read
-    assert again.layout == "huggingface-resnet-caffe"
+    assert again.provenance["stride_in_1x1"] == "config.json"
     assert again.stride_in_1x1
     with pytest.raises(UserError, match="bottlenecks stride in the first 1x1"):
         convert(source, tmp_path / "no.pth", to="torchvision")
@@ -116,11 +116,12 @@ def test_what_cannot_be_expressed_is_refused(written: Callable[[str], Case], tmp
 
 def test_a_vit_to_timm(written: Callable[[str], Case], tmp_path: Path) -> None:
     pytest.importorskip("timm")
-    certificate = convert(str(written("mmpretrain_vit").path), tmp_path / "a.safetensors", to="timm")
+    certificate = convert(str(written("mmpretrain_vit").path), tmp_path / "a.safetensors", to="timm", heads=2)
     assert set(certificate["differences"]["float64"]) == {"features"}
-    assert inspect(str(tmp_path / "a.safetensors")).weights_sha256 == certificate["source"]["weights_sha256"]
+    again = inspect(str(tmp_path / "a.safetensors"), heads=2)
+    assert again.weights_sha256 == certificate["source"]["weights_sha256"]
     with pytest.raises(UserError, match="is no ResNet"):
-        convert(str(written("mmpretrain_vit").path), tmp_path / "b.pth", to="detectron2")
+        convert(str(written("mmpretrain_vit").path), tmp_path / "b.pth", to="detectron2", heads=2)
 
 
 def test_our_published_file_keeps_the_passport(written: Callable[[str], Case], tmp_path: Path) -> None:
@@ -226,9 +227,10 @@ def test_timm_runs_our_vit(tmp_path: Path) -> None:
     timm = pytest.importorskip("timm")
     network = trained(timm.create_model("vit_small_patch16_224", num_classes=0, depth=2))
     torch.save(network.state_dict(), tmp_path / "a.pth")
-    loaded = load(str(tmp_path / "a.pth"))
-    assert loaded.passport.arch == "vit_small_patch16_d2"
-    assert any("6 are assumed" in warning for warning in loaded.passport.warnings)
+    with pytest.raises(UserError, match="how many heads"):
+        load(str(tmp_path / "a.pth"))
+    loaded = load(str(tmp_path / "a.pth"), arch="vit_small_patch16_d2")
+    assert loaded.passport.provenance["heads"] == "--arch"
     images = torch.randn(1, 3, 224, 224)
     with torch.no_grad():
         assert torch.allclose(loaded.backbone.features(images), network(images), atol=1e-5)

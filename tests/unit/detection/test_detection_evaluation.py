@@ -350,7 +350,9 @@ def test_weights_count_an_image_as_often_as_they_say(scenes_root: Path, tmp_path
     for image in content["images"]:
         for copy in range(times[order.index(image["id"])]):
             number = image["id"] * 10 + copy
-            images.append({**image, "id": number})
+            name = f"{number}.jpg"  # one file a time that it counts: a file listed twice is refused
+            shutil.copy(root / "coco/val2017" / image["file_name"], root / "coco/val2017" / name)
+            images.append({**image, "id": number, "file_name": name})
             for a in content["annotations"]:
                 if a["image_id"] == image["id"]:
                     annotations.append({**a, "image_id": number, "id": len(annotations) + 1})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -78,3 +79,22 @@ def test_a_damaged_list_is_named_with_its_line(root: Path) -> None:
         file.write("abc train/cat/1.png\n")
     with pytest.raises(UserError, match=r"SHA256SUMS:23: not a line of sha256sum"):
         verify("cifar10", root.parent)
+
+
+@pytest.mark.parametrize(
+    ("name", "train", "test", "told"),
+    [
+        ("coco2017", 80, 5_000, ["coco2017 train: 80 images, officially 118,287"]),
+        ("coco2017", 118_287, 5_000, []),
+        ("voc0712", 16_551, 4_951, ["voc0712 test: 4,951 images, officially 4,952"]),
+        ("coco2017-1pct", 80, 80, []),
+    ],
+)  # fmt: skip
+def test_a_part_of_a_public_detection_set_is_not_the_set(
+    monkeypatch: pytest.MonkeyPatch, name: str, train: int, test: int, told: list[str]
+) -> None:
+    counts = {"train_images": train, "train_instances": 9, "test_images": test, "test_instances": 9}
+    data = SimpleNamespace(counts=counts, classes=("a",), warnings=[], manifest="0")
+    monkeypatch.setattr("eval.detection.prepare", lambda *_, **__: SimpleNamespace(drawn=lambda: data))
+    found = verify(name, Path())
+    assert (found["problems"], found["ok"]) == (told, not told)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ class FakePassport:
     normalization: Normalization = Normalization((0.4, 0.5, 0.6), (0.2, 0.3, 0.1))  # noqa: RUF009 - frozen
     input_size: int = 16
     interpolation: str = "bicubic"
+    network: dict[str, Any] = field(default_factory=dict)
 
 
 class TinyBackbone(nn.Module):
@@ -118,6 +119,7 @@ def test_each_image_is_forwarded_once(split: datasets.Split, tmp_path: Path) -> 
         lambda p: setattr(p, "weights_sha256", "b" * 64),
         lambda p: setattr(p, "interpolation", "bilinear"),
         lambda p: setattr(p, "input_size", 12),
+        lambda p: p.network.update(heads=12),
         lambda p: setattr(p, "normalization", Normalization((0.0, 0.0, 0.0))),
     ],
 )

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -201,3 +202,52 @@ def test_gathered_batch_norm_is_batch_norm(shape, monkeypatch):
     for a, b in zip(theirs.state_dict().values(), ours.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b)
     torch.testing.assert_close(ours.eval()(x), theirs.eval()(x))
+
+
+def test_processes_that_do_not_come_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": "0", "WORLD_SIZE": "2"}
+    for key, value in world.items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.setattr("mast.distributed.TIMEOUT", timedelta(seconds=3))
+    with pytest.raises(UserError, match="2 processes did not come together within 3 s"), join("cpu"):
+        pass
+
+
+@pytest.mark.slow
+def test_torchrun_restarts_from_the_last_state(
+    tmp_path: Path, data_root: Path, small: Callable[..., Recipe]
+) -> None:
+    """A rank is killed in the middle; without any flag the run ends as one that nothing has disturbed."""
+    changes = ["batch_size=48", "epochs=60", "save_minutes=0", *EXACT]
+    recipe = tmp_path / "small.yaml"
+    recipe.write_text(
+        json.dumps(small(*changes).model_dump(mode="json", exclude_none=True)), encoding="utf-8"
+    )
+
+    def start(out: Path) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+        command += ["--max-restarts=2", "-m", "eval.cli", "pretrain", str(recipe), "--quiet"]
+        command += ["--data-root", str(data_root), "--out", str(out), "--workers", "0"]
+        return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+    calm = start(tmp_path / "calm")
+    assert calm.wait(300) == 0
+    disturbed = start(tmp_path / "out")
+    log, end = tmp_path / "out" / "log.jsonl", time.monotonic() + 120
+    while not log.is_file() and time.monotonic() < end:
+        time.sleep(0.01)
+    ranks = Path(f"/proc/{disturbed.pid}/task/{disturbed.pid}/children").read_text().split()
+    os.kill(int(ranks[-1]), signal.SIGKILL)
+    assert disturbed.poll() is None
+    assert disturbed.wait(300) == 0
+    assert log.read_text().count("\n") == 60
+    assert [json.loads(line)["loss"] for line in log.read_text().splitlines()] == [
+        json.loads(line)["loss"] for line in (tmp_path / "calm" / "log.jsonl").read_text().splitlines()
+    ]
+    states = [_state(tmp_path / name) for name in ("calm", "out")]
+    assert states[0]["step"] == states[1]["step"]
+    for name, value in states[0]["learner"].items():
+        assert torch.equal(value, states[1]["learner"][name]), name

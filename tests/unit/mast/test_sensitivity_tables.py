@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
-TABLES = {"search": ("sensitivity-search", "tables/sensitivity-search.md")}
+TABLES = {
+    "search": ("sensitivity-search", "tables/sensitivity-search.md"),
+    "confirm": ("sensitivity", "comparisons/sensitivity.md"),
+}
 
 
 def _call(*arguments: str | Path) -> subprocess.CompletedProcess[str]:

@@ -112,8 +112,9 @@ def test_every_fourth_image_has_a_third_view():
     moved = plan.isolated[::4][:, [NAMES.index("crop"), NAMES.index("flip")]].any(1)
     assert moved.any()
     assert not same[moved].any()
+    crop = views.augmentations[0]
     cut = torch.stack(
-        [views.augmentations[0].apply(images, torch.from_numpy(p)) for p in plan.params["crop"]], 1
+        [crop.apply(images, torch.from_numpy(crop.fit(p, 20, 20))) for p in plan.params["crop"]], 1
     )
     for ours, theirs in zip(views.render(cut, plan), (first, second, third), strict=True):
         assert torch.equal(ours, theirs)
@@ -143,7 +144,8 @@ def test_change_is_zero_where_nothing_differs_and_of_unit_size():
 def test_a_crop_is_described_where_it_is_seen():
     """The same crop to the right of the centre, flipped in the second view, lies to its left there."""
     views = _views()
-    crop = np.array([[[0.25, 0.5, 0.5, 0.5]], [[0.25, 0.5, 0.5, 0.5]]])
+    # Areas of a quarter, ratios of one, halfway down and as far to the right as it goes.
+    crop = np.array([[[0.25] * 10 + [1.0] * 10 + [0.5, 1.0]]] * 2)
     flip = np.array([[[0.0]], [[1.0]]])
     rest = {name: views.draw(np.arange(1), 0).params[name][[0, 0]] for name in ("color", "gray", "blur")}
     found = [views._describe({"crop": crop, "flip": flip, **rest}, view)[0, :4] for view in (0, 1)]

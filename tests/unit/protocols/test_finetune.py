@@ -25,6 +25,7 @@ PASSPORT: Any = SimpleNamespace(
     normalization=Normalization((0.5,) * 3, (0.25,) * 3),
     input_size=16,
     interpolation="bilinear",
+    network={},
 )
 SMALL = {"epochs": 3, "batch_size": 16}
 

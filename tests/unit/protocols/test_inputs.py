@@ -121,7 +121,11 @@ def test_visslis_features_are_res5_in_windows(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((30, 30, 3), np.uint8)).save(tmp_path / "a.png")
     split = Split("one", (tmp_path / "a.png",), np.zeros(1, dtype=np.int64))
     passport: Any = SimpleNamespace(
-        normalization=Normalization(), input_size=224, interpolation="bilinear", weights_sha256="a" * 64
+        normalization=Normalization(),
+        input_size=224,
+        interpolation="bilinear",
+        weights_sha256="a" * 64,
+        network={},
     )
     both = [
         extract(backbone, passport, split, store=tmp_path / "store", pooling=pooling)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from typing import Any
 
 import numpy as np
@@ -453,3 +454,27 @@ def test_rows() -> None:
     np.testing.assert_array_equal(np.asarray(rows), expected)
     np.testing.assert_array_equal(rows[np.array([5, 0, 2])], expected[[5, 0, 2]])
     np.testing.assert_array_equal(rows[1:4], expected[1:4])
+
+
+@pytest.mark.parametrize("multilabel", [False, True])
+@pytest.mark.parametrize("temperature", [1e-3, 1e-4, 1e-6])
+def test_knn_at_temperatures_beyond_a_floats_exponent(temperature: float, multilabel: bool) -> None:
+    """The order of classes, and of queries, is that of exact arithmetic; a float's exp would give inf or NaN."""
+    generator = np.random.default_rng(0)
+    x, q = (generator.normal(size=(n, 4)).astype(np.float32) for n in (40, 15))
+    labels = generator.integers(0, 2, (40, 3)) if multilabel else generator.integers(0, 3, 40)
+    bank = Labelled(x, labels, 3)
+    table = votes(bank, q, [7], temperature)[0]
+    assert np.isfinite(table).all()
+    unit = [array / np.linalg.norm(array, axis=1, keepdims=True) for array in (x, q)]
+    cosine = (unit[1] @ unit[0].T).astype(np.float64)
+    targets = labels if multilabel else np.eye(3, dtype=int)[labels]
+    for row, values in zip(table, cosine, strict=True):
+        near = np.argsort(-values)[:7]
+        for c in range(3):
+            voters = values[near][targets[near, c] == 1] / temperature
+            if len(voters) == 0:
+                assert row[c] == pytest.approx(-1 / temperature - 1)
+            else:
+                exact = voters.max() + math.log(np.exp(voters - voters.max()).sum())
+                assert row[c] == pytest.approx(exact, rel=1e-5)

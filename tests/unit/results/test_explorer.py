@@ -18,20 +18,27 @@ import pytest
 from eval.results import explorer, records, report, tables
 from eval.results.records import Record
 from eval.results.tables import Table
+from mast.files import canonical_json
 
 Make = Callable[..., Record]
 NASTY = '<img src=x onerror="document.title=1">&"'
 CHROMIUM = shutil.which("chromium")
 
 
-def fill(place: Path, make_record: Make, checkpoints: int, tasks: int, examples: int = 200) -> Table:
-    """Records of a linear and a k-NN probe, ever better checkpoints; the last one's name is nasty."""
-    rng = np.random.default_rng(0)
+def fill(
+    place: Path,
+    make_record: Make,
+    checkpoints: int,
+    tasks: int,
+    protocols: tuple[str, ...] = ("linear", "knn"),
+) -> Table:
+    """Records of ever better checkpoints on 200 examples; the last one's name is nasty."""
+    rng, lines = np.random.default_rng(0), []
     for number in range(checkpoints):
         name = NASTY if number == checkpoints - 1 else f"net-{number:03d}"
         for task in range(tasks):
-            for protocol in ("linear", "knn"):
-                hits = rng.random(examples) < 0.2 + 0.6 * number / checkpoints
+            for protocol in protocols:
+                hits = rng.random(200) < 0.2 + 0.6 * number / checkpoints
                 value = float(hits.mean())
                 record = make_record(
                     name=name,
@@ -45,7 +52,10 @@ def fill(place: Path, make_record: Make, checkpoints: int, tasks: int, examples:
                 about = checkpoint, record.task, record.protocol, record.data.manifest
                 run_id = records.run_id(*about, record.seed)
                 record = msgspec.structs.replace(record, checkpoint=checkpoint, run_id=run_id)
-                records.append(place / "records" / "x.jsonl", record)
+                lines.append(canonical_json(record.to_json()))
+    path = place / "records" / "x.jsonl"
+    path.parent.mkdir()
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return tables.read([place], title="Explored")
 
 
@@ -205,7 +215,7 @@ return { ink: style.color, page: style.backgroundColor, wide: inside.scrollWidth
 def test_two_hundred_checkpoints_on_forty_tasks_stay_below_ten_megabytes(
     tmp_path: Path, make_record: Make
 ) -> None:
-    report.write(fill(tmp_path, make_record, 200, 40, 100), tmp_path, tmp_path / "report.html")
+    report.write(fill(tmp_path, make_record, 200, 40, ("linear",)), tmp_path, tmp_path / "report.html")
     size = (tmp_path / "report.html").stat().st_size
     assert size < 10_000_000
     told = browse(

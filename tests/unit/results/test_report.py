@@ -212,3 +212,27 @@ def test_a_browser_has_nothing_to_complain_about(run: Path, tmp_path: Path, widt
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert "CONSOLE" not in done.stderr
     assert (tmp_path / "shot.png").stat().st_size > 10_000
+
+
+DEEP: object = 1
+for _ in range(100):
+    DEEP = [DEEP]
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", "3", "null", "[" * 100_000, "{}", {"name": 3}, {"name": "vicreg", "extra": []},
+     {"name": "vicreg", "extra": {"history": 7}}, {"name": "vicreg", "extra": {"history": [1, 2]}},
+     {"name": "vicreg", "extra": {"history": [{"loss": 1.0}]}}, {"name": "vicreg", "deep": DEEP},
+     {"name": "vicreg", "extra": {"history": [{"epoch": 1, "loss": "low"}]}},
+     {"name": "vicreg", "extra": {"history": [{"epoch": 1, "loss": float("nan")}]}},
+     {"name": "vicreg", "extra": {"history": [{"epoch": 10**400}]}},
+     {"name": "vicreg", "extra": {"history": [{"epoch": 1}, {"epoch": 2, "mask_crop": 0.5}]}}],
+)  # fmt: skip
+def test_a_damaged_passport_is_named_and_left_out(run: Path, content: object) -> None:
+    path = run / "passports" / f"vicreg-{'a' * 12}.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    write(run, run / "report.html", title="T")
+    text = (run / "report.html").read_text()
+    assert f"{path.name}: a damaged passport, which is left out" in text
+    assert "mast5" in text

@@ -1,0 +1,64 @@
+"""What the tensors of a file do not determine, and who says it.
+
+Two networks can share every key and shape and compute something else: in the number of heads, the activation, the
+place of a stride. Pixels can be prepared in many ways. Each such fact has a value and a source, and the first of
+these sources that says anything wins: the user, settings in or beside the file, the published name, the layout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import UserError
+
+NETWORK = ("heads", "activation", "eps", "stem", "stride_in_1x1")
+"""Facts that change what a network computes."""
+PREPROCESSING = ("normalization", "input_size", "interpolation")
+"""Facts that change the pixels it sees."""
+ASSUMED = "assumed"
+"""The source of a fact that nobody states."""
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """A stated value that this project cannot honour; it is an error where it would be used, unless overruled."""
+
+    problem: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A value and where it was read."""
+
+    value: Any
+    source: str
+
+
+Facts = Mapping[str, Fact]
+
+
+def merge(*sources: Facts) -> dict[str, Fact]:
+    """The facts of several sources, the first that states one wins.
+
+    >>> merge({"heads": Fact(6, "--heads")}, {"heads": Fact(12, "config.json"), "eps": Fact(1e-6, "config.json")})
+    {'heads': Fact(value=6, source='--heads'), 'eps': Fact(value=1e-06, source='config.json')}
+    """
+    merged: dict[str, Fact] = {}
+    for facts in sources:
+        for name, fact in facts.items():
+            merged.setdefault(name, fact)
+    return merged
+
+
+def usable(facts: Facts, ref: str) -> None:
+    """Refuse what cannot be honoured.
+
+    Raises:
+        UserError: For the first such fact.
+    """
+    for fact in facts.values():
+        if isinstance(fact.value, Unusable):
+            raise UserError(f"{ref}: {fact.source}: {fact.value.problem}", remedy=fact.value.remedy)

@@ -1,0 +1,345 @@
+"""Facts from what libraries write in or beside a checkpoint.
+
+Read are ``hyper_parameters`` and ``args`` in the file, and ``config.json``, ``args.json`` and
+``preprocessor_config.json`` in its folder. Every value is checked: a file of another shape is an error that names it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from .facts import Fact, Unusable, merge
+from .normalization import IMAGENET_MEAN, IMAGENET_STD, Normalization
+from .safe_unpickler import Opaque
+
+BESIDE = ("preprocessor_config.json", "config.json", "args.json")
+"""Files of settings, in the order in which they are believed."""
+_LARGEST_JSON = 4 << 20
+_ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_tanh": "gelu_tanh",
+    "gelu_accurate": "gelu_tanh",
+    "quick_gelu": "quick_gelu",
+    "quickgelu": "quick_gelu",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+}
+_PILLOW = {2: "bilinear", 3: "bicubic", 0: "nearest", 1: "lanczos", 4: "box", 5: "hamming"}
+
+
+def in_file(tree: Mapping[Any, Any]) -> dict[str, Fact]:
+    """Facts from the settings that a training script saved with the weights.
+
+    Raises:
+        UserError: If a known setting has a value that makes no sense.
+    """
+    found: list[dict[str, Fact]] = []
+    for place in ("hyper_parameters", "args"):
+        settings = _plain(tree.get(place)) if place in tree else None
+        if isinstance(settings, Mapping):
+            found.append(_solo_learn(settings, place))
+            if isinstance(name := settings.get("model"), str):  # timm's training script
+                found.append(timm_network(name, {}, place))
+    return merge(*found)
+
+
+def beside(files: Mapping[str, Path]) -> dict[str, Fact]:
+    """Facts from the files of settings that belong to a checkpoint.
+
+    Args:
+        files: By the usual name, a key of `BESIDE`; a hub's cache may call them otherwise. Not all need to be there.
+
+    Raises:
+        UserError: If one of these files is damaged, or a known setting in it makes no sense.
+    """
+    return merge(*(_of_file(name, files[name]) for name in BESIDE if name in files))
+
+
+def _of_file(name: str, path: Path) -> dict[str, Fact]:
+    if not path.is_file():
+        return {}
+    try:
+        if path.stat().st_size > _LARGEST_JSON:
+            raise ValueError(f"larger than {_LARGEST_JSON:,} bytes")
+        settings = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not readable: {error}", remedy="repair or remove it") from error
+    if not isinstance(settings, dict):
+        raise UserError(f"{path}: holds a {type(settings).__name__}", remedy="repair or remove it")
+    try:
+        return _READERS[name](settings, name)
+    except UserError as error:
+        raise UserError(f"{path.parent}/{error.message}", remedy=error.remedy) from error
+
+
+# --- who writes what -----------------------------------------------------------------------------------------
+
+
+def _transformers(config: Mapping[str, Any], source: str) -> dict[str, Fact]:
+    """Hugging Face's ``config.json``."""
+    facts: dict[str, Any] = {}
+    if (heads := config.get("num_attention_heads")) is not None and "hidden_size" in config:
+        facts["heads"] = _whole(heads, f"{source}: num_attention_heads")
+    if (eps := config.get("layer_norm_eps")) is not None:
+        facts["eps"] = _number(eps, f"{source}: layer_norm_eps", above=0)
+    if (activation := config.get("hidden_act")) is not None:
+        facts["activation"] = _activation(activation, f"{source}: hidden_act")
+    if (moved := config.get("downsample_in_bottleneck")) is not None:
+        facts["stride_in_1x1"] = _switch(moved, f"{source}: downsample_in_bottleneck")
+    if _switch(config.get("downsample_in_first_stage", False), f"{source}: downsample_in_first_stage"):
+        facts["stride_in_1x1"] = Unusable(
+            "downsample_in_first_stage moves a stride into the first stage, and this project's ResNet has none there",
+            "the weights cannot be used",
+        )
+    return {name: Fact(value, source) for name, value in facts.items()}
+
+
+def _config(config: Mapping[str, Any], source: str) -> dict[str, Fact]:
+    """``config.json``, whoever wrote it."""
+    return merge(_timm(config, source), _transformers(config, source))
+
+
+def _image_processor(config: Mapping[str, Any], source: str) -> dict[str, Fact]:
+    """Hugging Face's ``preprocessor_config.json``."""
+    facts: dict[str, Any] = {}
+    scaled = _switch(config.get("do_rescale", True), f"{source}: do_rescale")
+    factor = _number(config.get("rescale_factor", 1 / 255), f"{source}: rescale_factor", above=0)
+    if "image_mean" in config or "do_normalize" in config:
+        if _switch(config.get("do_normalize", True), f"{source}: do_normalize"):
+            mean, std = config.get("image_mean"), config.get("image_std")
+        else:
+            mean, std = [0.0] * 3, [1.0] * 3
+        if scaled and not math.isclose(factor, 1 / 255, rel_tol=1e-6):
+            facts["normalization"] = Unusable(
+                f"rescale_factor {factor} is not 1/255",
+                "say how pixels are normalised: --normalization MEAN STD",
+            )
+        else:
+            facts["normalization"] = _normalization(mean, std, source, "0..1" if scaled else "0..255")
+    size = config.get("size")
+    if _switch(config.get("do_center_crop", False), f"{source}: do_center_crop") and config.get("crop_size"):
+        size = config["crop_size"]
+    if size is not None and _switch(config.get("do_resize", True), f"{source}: do_resize"):
+        facts["input_size"] = _side(size, f"{source}: size")
+    if (resample := config.get("resample")) is not None:
+        name = _PILLOW.get(resample) if isinstance(resample, int) else str(resample).lower()
+        facts["interpolation"] = _interpolation(name, f"resample {repr(resample)[:40]}")
+    return {name: Fact(value, source) for name, value in facts.items()}
+
+
+def _timm(config: Mapping[str, Any], source: str) -> dict[str, Fact]:
+    """timm's ``config.json`` (its ``pretrained_cfg`` alone in older ones)."""
+    if "architecture" not in config and not isinstance(config.get("pretrained_cfg"), Mapping):
+        return {}
+    pretrained = config.get("pretrained_cfg") or config
+    if not isinstance(pretrained, Mapping):
+        raise UserError(f"{source}: pretrained_cfg is no mapping", remedy="repair or remove it")
+    facts = timm_preprocessing(pretrained, source)
+    name = config.get("architecture")
+    if name is not None:
+        arguments = config.get("model_args") or {}
+        if not isinstance(name, str) or not isinstance(arguments, Mapping):
+            raise UserError(f"{source}: architecture or model_args are damaged", remedy="repair or remove it")
+        pool = config.get("global_pool")
+        if isinstance(pool, str):
+            arguments = {**arguments, "global_pool": pool}
+        facts = merge(facts, timm_network(name, arguments, source))
+    return facts
+
+
+def timm_preprocessing(config: Mapping[str, Any], source: str) -> dict[str, Fact]:
+    """Facts from timm's ``pretrained_cfg``, wherever it lies."""
+    facts: dict[str, Any] = {}
+    if "mean" in config or "std" in config:
+        facts["normalization"] = _normalization(config.get("mean"), config.get("std"), source)
+    if (size := config.get("input_size")) is not None:
+        facts["input_size"] = _side(size, f"{source}: input_size")
+    if (interpolation := config.get("interpolation")) is not None:
+        facts["interpolation"] = _interpolation(interpolation, f"interpolation {repr(interpolation)[:40]}")
+    return {name: Fact(value, source) for name, value in facts.items()}
+
+
+_PLAIN = re.compile(r"resnet(10t|14t|18|26|34|50|101|152)")
+"""timm's ResNets whose network is torchvision's, or whose keys tell that it is not (those with a deep stem)."""
+
+
+_HARMLESS = {"num_classes", "drop_rate", "drop_path_rate"}
+"""Arguments of timm's constructors that change nothing about a backbone in evaluation."""
+_USUAL = {"global_pool": "avg", "in_chans": 3}
+
+
+def timm_network(name: str, arguments: Mapping[str, Any], source: str) -> dict[str, Fact]:
+    """What timm's network of a name computes beyond its keys and shapes.
+
+    Args:
+        name: timm's name, with or without the tag of its weights.
+        arguments: What its constructor is given besides.
+        source: For provenance.
+    """
+    base = name.partition(".")[0]
+    if "vit" in base or base.startswith("deit"):
+        from . import vit
+
+        own = {key: value for key, value in arguments.items() if key not in _HARMLESS}
+        return {key: Fact(value, source) for key, value in vit.of_timm(base, own).items()}
+    changing = {key for key, value in arguments.items() if key not in _HARMLESS and _USUAL.get(key) != value}
+    if "res" in base and (not _PLAIN.fullmatch(base) or changing):
+        what = f"timm's {name[:60]}" + (f" with {', '.join(sorted(changing))}" if changing else "")
+        return {
+            "activation": Fact(
+                Unusable(
+                    f"{what} may have the keys of a ResNet, and computes something else",
+                    "only plain ResNets of timm are supported",
+                ),
+                source,
+            )
+        }
+    return {}
+
+
+_SOLO_DATA = {
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261), 32),
+    "cifar100": ((0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261), 32),
+    "stl10": ((0.4914, 0.4823, 0.4466), (0.247, 0.243, 0.261), 96),
+    "imagenet": (IMAGENET_MEAN, IMAGENET_STD, 224),
+    "imagenet100": (IMAGENET_MEAN, IMAGENET_STD, 224),
+}
+"""Mean, standard deviation and side of solo-learn's own evaluation (solo/data/classification_dataloader.py)."""
+_STANDARD_HEADS = {"tiny": 3, "small": 6, "base": 12, "large": 16, "huge": 16}
+
+
+def _solo_learn(settings: Mapping[str, Any], source: str) -> dict[str, Fact]:
+    """solo-learn's settings: nested in a Lightning file and its ``args.json``, flat in older ones."""
+    backbone = settings.get("backbone", settings.get("encoder"))
+    name = backbone.get("name") if isinstance(backbone, Mapping) else backbone
+    data = settings.get("data")
+    dataset = data.get("dataset") if isinstance(data, Mapping) else settings.get("dataset")
+    method = settings.get("method")
+    if not (isinstance(method, str) and isinstance(name, str) and isinstance(dataset, str)):
+        return {}
+    facts: dict[str, Any] = {}
+    augmentations = settings.get("augmentations")
+    views = augmentations if isinstance(augmentations, list) else [augmentations or settings]
+    first = next((view for view in views if isinstance(view, Mapping)), {})
+    if dataset in _SOLO_DATA:
+        mean, std, side = _SOLO_DATA[dataset]
+        facts["normalization"], facts["input_size"] = Normalization(mean, std), side
+    elif "mean" in first and "std" in first:
+        facts["normalization"] = _normalization(first["mean"], first["std"], source)
+    if dataset not in _SOLO_DATA and (crop := first.get("crop_size")) is not None:
+        facts["input_size"] = _side(
+            crop[0] if isinstance(crop, list) and crop else crop, f"{source}: crop_size"
+        )
+    if name.startswith("resnet"):
+        facts["stem"] = "cifar2" if dataset in ("cifar10", "cifar100") else "imagenet"
+    size = re.fullmatch(r"vit_(tiny|small|base|large)", name)
+    if size:
+        moco = method.lower() == "mocov3" and size[1] in ("tiny", "small")
+        facts["heads"] = 12 if moco else _STANDARD_HEADS[size[1]]
+    return {fact: Fact(value, source) for fact, value in facts.items()}
+
+
+_READERS = {"preprocessor_config.json": _image_processor, "config.json": _config, "args.json": _solo_learn}
+
+
+# --- values --------------------------------------------------------------------------------------------------
+
+
+def _plain(value: Any, depth: int = 0) -> Any:
+    """Settings objects that were noted and not built (omegaconf's, Lightning's), and namespaces, as plain data."""
+    if depth > 32:
+        raise UserError("settings nested more than 32 deep", remedy="the file is not trustworthy")
+    if isinstance(value, Opaque):
+        state = value.state if isinstance(value.state, Mapping) else {}
+        if "_content" in state:
+            return _plain(state["_content"], depth + 1)
+        if "_val" in state:
+            return _plain(state["_val"], depth + 1)
+        return _plain(value.mapping(), depth + 1) if value.mapping() is not value else None
+    if type(value).__name__ in ("Namespace", "DictConfig", "AttributeDict"):
+        value = dict(value.items()) if hasattr(value, "items") else vars(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, depth + 1) for item in value]
+    return value
+
+
+def _wrong(what: str, value: Any, wanted: str) -> UserError:
+    shown = repr(value)
+    shown = shown if len(shown) <= 60 else f"{shown[:56]} ..."
+    return UserError(f"{what} is {shown}", remedy=f"it is {wanted}: repair or remove the setting")
+
+
+def _whole(value: Any, what: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1 << 16:
+        raise _wrong(what, value, "a positive whole number")
+    return value
+
+
+def _number(value: Any, what: str, *, above: float) -> float:
+    whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) <= 1 << 53
+    if not (whole or isinstance(value, float)) or not math.isfinite(value) or value <= above:
+        raise _wrong(what, value, f"a number above {above}")
+    return float(value)
+
+
+def _switch(value: Any, what: str) -> bool:
+    if not isinstance(value, bool):
+        raise _wrong(what, value, "true or false")
+    return value
+
+
+def _activation(value: Any, what: str) -> Any:
+    if not isinstance(value, str):
+        raise _wrong(what, value, "a name")
+    known = _ACTIVATIONS.get(value.lower())
+    return known or Unusable(
+        f"activation '{value[:40]}'", f"supported are {', '.join(sorted(set(_ACTIVATIONS.values())))}"
+    )
+
+
+def _interpolation(value: Any, what: str) -> Any:
+    if value in ("bicubic", "bilinear"):
+        return value
+    return Unusable(f"{what} is not supported", "say --interpolation bicubic or bilinear")
+
+
+def _normalization(mean: Any, std: Any, source: str, range: str = "0..1") -> Normalization:
+    try:
+        return Normalization.from_json(
+            {"mean": _three(mean), "std": _three(std), "range": range, "channels": "RGB"}
+        )
+    except UserError as error:
+        raise UserError(f"{source}: {error.message}", remedy="repair or remove it") from error
+
+
+def _three(value: Any) -> Any:
+    """One number for three channels is written once by some."""
+    return [value] * 3 if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def _side(value: Any, what: str) -> Any:
+    """The side of a square input: a number, a dict of height and width or shortest edge, or ``(3, H, W)``."""
+    if isinstance(value, Mapping):
+        if "shortest_edge" in value:
+            return _whole(value["shortest_edge"], what)
+        sides = [value.get("height"), value.get("width")]
+    elif isinstance(value, list | tuple) and len(value) in (2, 3):
+        sides = list(value[-2:])
+    else:
+        sides = [value]
+    numbers = [_whole(side, what) for side in sides]
+    if min(numbers) != max(numbers):
+        return Unusable(f"{what} {numbers} is no square", "say --input-size PIXELS")
+    return numbers[0]

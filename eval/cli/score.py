@@ -1,0 +1,39 @@
+"""``mast score``: predictions of any detector against COCO or VOC ground truth."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from . import options, output
+
+
+def add(verbs: options.Verbs) -> None:
+    parser = verbs.add(
+        "score",
+        run,
+        "score a detector's predictions, in COCO's results format, with intervals",
+        "mast score predictions.json --data coco2017 --data-root data\n"
+        "  mast score predictions.json --data voc:mine --data-root data",
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="a JSON list of detections")
+    parser.add_argument(
+        "--data", required=True, help="a detection data set, voc:FOLDER or coco:FOLDER; its test split counts"
+    )
+    parser.add_argument("--data-root", type=Path, required=True, help="the folder that holds the data sets")
+    options.json(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    import sys
+
+    from ..detection import score as room
+
+    found = room.score(arguments.file, arguments.data, arguments.data_root)
+    for warning in found.data.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    if arguments.json:
+        values = {"metrics": found.metrics, "intervals": found.intervals, "counts": found.data.counts}
+        return output.as_json(values | {"classes": list(found.data.classes), "warnings": found.data.warnings})
+    print(room.render(found), end="")
+    return 0

@@ -1,0 +1,64 @@
+"""Values as annotation tools write them: numbers as text, flags of every kind, sizes of turned pictures."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+TOLERANCE = 1.0  # pixels that a box may stick out: rounding, in the official files too
+
+
+class Tally:
+    """Counts what was put in order, by kind, with one example each."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.examples: dict[str, str] = {}
+
+    def add(self, kind: str, example: object) -> None:
+        """One more of a kind."""
+        self.counts[kind] += 1
+        self.examples.setdefault(kind, str(example))
+
+    def lines(self, file: Path) -> list[str]:
+        """A sentence a kind: the file, how many, what, and one example."""
+        return [
+            f"{file}: {count} {kind} (such as {self.examples[kind]})" for kind, count in self.counts.items()
+        ]
+
+
+def number(value: Any) -> float | None:
+    """A finite number, given as one or as text; None for everything else, booleans included."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        found = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return found if math.isfinite(found) else None
+
+
+def whole(value: Any) -> int | None:
+    """A whole number, given as one, as 3.0 or as text; None for everything else."""
+    found = number(value)
+    return int(found) if found is not None and found == int(found) else None
+
+
+def flag(value: Any) -> bool | None:
+    """Yes or no, given as 0 and 1, true and false, or as their text; empty, missing and unspecified are no."""
+    if value is None or (isinstance(value, str) and value.strip().lower() in ("", "false", "unspecified")):
+        return False
+    if isinstance(value, str) and value.strip().lower() == "true":
+        return True
+    if isinstance(value, bool):
+        return value
+    found = number(value)
+    return found != 0 if found is not None and 0 <= found <= 1 else None
+
+
+def class_name(value: Any) -> str:
+    """A class's name without blanks around it, in Unicode's composed form."""
+    return unicodedata.normalize("NFC", str(value)).strip()

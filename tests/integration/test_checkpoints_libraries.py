@@ -1,0 +1,150 @@
+"""Files that the current libraries write, with their own settings beside them: the same features, or a refusal.
+
+Opt-in: ``pytest -m peers`` with timm, transformers, lightly or solo-learn's shapes; what is not installed is skipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from eval.checkpoints import Normalization, load
+from eval.errors import UserError
+
+pytestmark = pytest.mark.peers
+
+
+def perturbed(network: Any) -> Any:
+    """Every vector away from its initial value, so that nothing looks untrained; matrices large enough to matter."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, tensor in network.state_dict().items():
+            if not tensor.is_floating_point():
+                continue
+            if name.endswith("running_var"):
+                tensor.copy_(0.5 + torch.rand(tensor.shape, generator=generator))
+            elif tensor.ndim == 1:
+                tensor.add_(0.3 * torch.rand(tensor.shape, generator=generator))
+            elif "qkv" in name or "query" in name or "key" in name:
+                tensor.mul_(4)  # sharp attention, which tells wrong heads apart
+    return network.eval()
+
+
+def agree(ours: Any, theirs: Callable[[Any], Any], size: int) -> float:
+    """Largest difference over the largest value, in float64."""
+    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1)).double()
+    with torch.no_grad():
+        expected, found = theirs(images), ours.to(torch.float64).features(images)
+    return float((found - expected).abs().max() / expected.abs().max())
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("vit_tiny_patch16_224", {"depth": 3}),
+        ("vit_small_patch16_224", {"depth": 3}),
+        ("vit_small_patch16_224", {"depth": 3, "num_heads": 12}),
+        ("vit_base_patch16_224", {"depth": 2}),
+        ("vit_base_patch16_clip_quickgelu_224", {"depth": 2, "pre_norm": False}),
+        ("vit_huge_patch14_224", {"depth": 1}),
+        ("resnet18", {}),
+        ("resnet50", {}),
+        ("resnetaa50", {}),
+        ("resnetblur50", {}),
+        ("resnet50", {"avg_down": True}),
+        ("resnet50", {"output_stride": 16}),
+    ],
+)
+def test_timms_files(name: str, arguments: dict[str, Any], tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm")
+    hub = pytest.importorskip("timm.models._hub")
+    torch.manual_seed(0)
+    network = perturbed(timm.create_model(name, num_classes=0, **arguments))
+    hub.save_for_hf(network, tmp_path, model_args=arguments or None, safe_serialization=True)
+    if not name.startswith("vit_") and (name not in ("resnet18", "resnet50") or arguments):
+        with pytest.raises(UserError, match="timm's"):
+            load(str(tmp_path / "model.safetensors"))
+        return
+    loaded = load(str(tmp_path / "model.safetensors"))
+    config = network.pretrained_cfg
+    assert loaded.passport.normalization == Normalization(tuple(config["mean"]), tuple(config["std"]))
+    assert loaded.passport.input_size == config["input_size"][-1]
+    for size in (224, 224 + 2 * 112):
+        if not name.startswith("vit_") or size == 224:
+            assert agree(loaded.backbone, network.double(), size) <= 1e-9
+
+
+@pytest.mark.parametrize("heads", [2, 4, 8])
+@pytest.mark.parametrize("activation", ["gelu", "gelu_new", "quick_gelu", "relu"])
+def test_transformers_vits(heads: int, activation: str, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTConfig(hidden_size=128, num_hidden_layers=2, num_attention_heads=heads, image_size=32,
+                                    intermediate_size=256, patch_size=8, hidden_act=activation)  # fmt: skip
+    model = perturbed(transformers.ViTModel(config)).double()
+    model.float().save_pretrained(tmp_path)
+    transformers.ViTImageProcessor(image_mean=[0.5] * 3, image_std=[0.5] * 3, size=32).save_pretrained(
+        tmp_path
+    )
+    if not (tmp_path / "preprocessor_config.json").is_file():
+        pytest.fail("transformers writes its image processor under another name now")
+    loaded = load(str(tmp_path / "model.safetensors"))
+    assert loaded.passport.normalization == Normalization((0.5,) * 3, (0.5,) * 3)
+    assert loaded.passport.input_size == 32
+    assert agree(loaded.backbone, lambda x: model.double()(x).last_hidden_state[:, 0], 32) <= 1e-9
+
+
+@pytest.mark.parametrize("bottleneck", [False, True])
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_transformers_resnets(bottleneck: bool, first: bool, activation: str, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ResNetConfig(embedding_size=64, hidden_sizes=[64, 128, 256, 512], depths=[3, 4, 6, 3],
+                                       downsample_in_bottleneck=bottleneck, downsample_in_first_stage=first,
+                                       hidden_act=activation, layer_type="bottleneck")  # fmt: skip
+    config.hidden_sizes = [256, 512, 1024, 2048]
+    model = perturbed(transformers.ResNetModel(config))
+    model.save_pretrained(tmp_path)
+    if first or activation != "relu":
+        with pytest.raises(UserError, match=r"downsample_in_first_stage|ReLU"):
+            load(str(tmp_path / "model.safetensors"))
+        return
+    loaded = load(str(tmp_path / "model.safetensors"))
+    assert agree(loaded.backbone, lambda x: model.double()(x).pooler_output.flatten(1), 64) <= 1e-9
+
+
+@pytest.mark.parametrize("kind", ["DINOv3ViT", "Beit", "Data2VecVision"])
+def test_transformers_other_networks_are_refused_by_name(kind: str, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = getattr(transformers, f"{kind}Config")(
+        hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128, image_size=32,
+        patch_size=8, layer_scale_init_value=0.1,
+    )  # fmt: skip
+    getattr(transformers, f"{kind}Model")(config).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"rotary positions|relative positions"):
+        load(str(tmp_path / "model.safetensors"))
+
+
+def test_lightlys_example_code(tmp_path: Path) -> None:
+    heads = pytest.importorskip("lightly.models.modules")
+    import torchvision
+
+    resnet = perturbed(torchvision.models.resnet18())
+
+    class MoCo(nn.Module):  # the shape of lightly's examples: Sequential of children, momentum copies, heads
+        def __init__(self) -> None:
+            super().__init__()
+            self.backbone = nn.Sequential(*list(resnet.children())[:-1])
+            self.projection_head = heads.MoCoProjectionHead(512, 512, 128)
+            self.backbone_momentum = nn.Sequential(*list(torchvision.models.resnet18().children())[:-1])
+            self.projection_head_momentum = heads.MoCoProjectionHead(512, 512, 128)
+
+    torch.save(MoCo().state_dict(), tmp_path / "moco.pth")
+    loaded = load(str(tmp_path / "moco.pth"))
+    assert loaded.passport.layout == "lightly-sequential"
+    resnet.fc = nn.Identity()
+    assert agree(loaded.backbone, resnet.double(), 64) <= 1e-9

@@ -1,0 +1,34 @@
+"""What was measured becomes a line of a record file, whatever library's numbers it holds."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from eval.numbers import intervals
+from eval.protocols import Estimate
+from eval.running.recording import metric
+
+VALUES = np.linspace(0.2, 0.8, 20)
+
+
+@pytest.mark.parametrize(
+    "interval",
+    [
+        None,
+        intervals.wilson(7, 20),
+        intervals.episodes(VALUES),
+        intervals.normal_legacy(VALUES),
+        intervals.percentile(VALUES),
+        intervals.around(0.5, VALUES),
+    ],
+    ids=lambda interval: interval.kind if interval else "none",
+)
+def test_numbers_are_plain(interval: intervals.Interval | None) -> None:
+    found = metric(Estimate(np.float64(0.5), interval))
+    for value in (found.value, found.low, found.high):
+        assert value is None or type(value) is float
+    assert json.dumps([found.value, found.low, found.high])
+    assert (found.low is None) == (interval is None)
