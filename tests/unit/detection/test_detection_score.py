@@ -81,7 +81,7 @@ def test_coco_truth_fed_back_is_perfect_whatever_the_annotations_count_from(
     for name, value in found.metrics.items():
         if "_ap" in name:
             assert value == pytest.approx(1.0), name
-            assert found.intervals[name]["high"] == 1.0
+            assert found.intervals[name].high == 1.0  # type: ignore[union-attr]
     assert ("mask_ap" in found.metrics) is masks
 
 
