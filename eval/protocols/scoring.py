@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..numbers import intervals, metrics
+from ..numbers import intervals, kept, metrics
 from .base import Array, Estimate
-
-RESAMPLES = 1000
 
 
 def estimates(
@@ -24,35 +22,12 @@ def estimates(
     names = [metric]
     if labels.ndim == 1:
         names += ["top1", "mean_per_class", *(["top5"] if scores.shape[1] > 5 else [])]
-    found = {name: estimate(name, scores, labels) for name in dict.fromkeys(names)}
-    if probabilities is not None:
-        confidence, hits = probabilities.max(1), metrics.correct(probabilities, labels)
-        found["ece"] = Estimate(metrics.ece(probabilities, labels), intervals.calibration(confidence, hits))
-    return found
-
-
-def estimate(name: str, scores: Array, labels: Array) -> Estimate:
-    """One metric with the interval that fits it."""
-    value = metrics.METRICS[name](scores, labels)
-    if name in ("top1", "top5"):
-        return Estimate(value, intervals.wilson(round(value * len(labels)), len(labels)))
-    if name == "mean_per_class":
-        return Estimate(value, intervals.mean_per_class(metrics.correct(scores, labels), labels))
-    positives = (labels > 0).sum(0)
-    return Estimate(value, intervals.average_precision(value, resampled(name, scores, labels), positives))
-
-
-def resampled(name: str, scores: Array, labels: Array) -> Array:
-    """(1000,) the metric on resamples of the test examples, always the same ones."""
-    step = max(1, 4_000_000 // len(labels))  # resamples held at a time
-    drawn = [
-        metrics.resampled(
-            name, scores, labels, intervals.resample_counts(len(labels), min(step, RESAMPLES - at), at)
-        )
-        for at in range(0, RESAMPLES, step)
-    ]
-    found: Array = np.concatenate(drawn)
-    return found
+    arrays = outcomes(scores, labels, probabilities)
+    values = {name: metrics.METRICS[name](scores, labels) for name in dict.fromkeys(names)}
+    if probabilities is not None and labels.ndim == 1:
+        values["ece"] = metrics.ece(probabilities, labels)
+    missing = intervals.NoInterval("no method is known")
+    return {name: Estimate(v, kept.interval(name, v, arrays) or missing) for name, v in values.items()}
 
 
 def outcomes(scores: Array, labels: Array, probabilities: Array | None = None) -> dict[str, Array]:

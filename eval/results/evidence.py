@@ -9,14 +9,12 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from ..numbers import intervals, metrics, pairs, tests
+from ..numbers import intervals, kept, metrics, pairs, tests
 from ..numbers.tests import Paired
 from .parts import Cell
 from .records import Book, MissingOutcomes, Record
 
 Floats = npt.NDArray[np.float64]
-RESAMPLES: Final = 1000
-HITS: Final = {"top1": "correct", "top5": "among5"}
 FEWSHOT: Final = "the records keep episodes of one pool alone, which say nothing of other images"
 
 
@@ -89,7 +87,7 @@ def _evidence(arrays: Mapping[str, Any], metric: str, value: float) -> Evidence 
         added, episodes = arrays["contributions"].astype(np.float64), arrays["episodes"].astype(np.float64)
         taken = int((added != 0).any(0).sum())
         return Evidence("pool", "images of the pool", value, added, taken, episodes=episodes)
-    if (key := HITS.get(metric, "")) in arrays:
+    if (key := kept.HITS.get(metric, "")) in arrays:
         correct = arrays[key].astype(np.float64)
         return Evidence("hits", "test examples", value, correct, len(correct))
     if metric == "mean_per_class" and "labels" in arrays:
@@ -97,16 +95,15 @@ def _evidence(arrays: Mapping[str, Any], metric: str, value: float) -> Evidence 
         size = metrics.class_size(arrays["labels"])
         return Evidence("means", "test examples", value, linear, len(linear), size)
     if "scores" in arrays and metric in metrics.METRICS:
-        scores, labels = arrays["scores"].astype(np.float64), arrays["labels"]
-        counts = intervals.resample_counts(len(labels), RESAMPLES, 0)
-        drawn = metrics.resampled(metric, scores, labels, counts)
+        labels = arrays["labels"]
+        drawn = kept.resampled(metric, arrays["scores"], labels)
         size, lacking = intervals.few((labels > 0).sum(0))
         return Evidence("resamples", "test examples", value, drawn, len(labels), size, lacking)
     if metric == "ece" and "confidence" in arrays:
         confidence, hits = arrays["confidence"].astype(np.float64), arrays["correct"]
         if len(hits) < intervals.MIN_CALIBRATION:
             return f"calibration errors need {intervals.MIN_CALIBRATION} examples"
-        counts = intervals.resample_counts(len(hits), RESAMPLES, 0)
+        counts = intervals.resample_counts(len(hits), kept.RESAMPLES, 0)
         drawn = metrics.calibration_error(confidence, hits, weights=counts)
         return Evidence("resamples", "test examples", value, drawn, len(hits), len(hits))
     if metric == "mean_per_class":
