@@ -112,7 +112,10 @@ class _CocoReader:
         keys = [key_of(entry.get("id")) for entry in entries]
         renumber = any(whole(key) is None for key in keys)
         if renumber:
-            self.tally.add("images: ids are no whole numbers, images were numbered from 1", repr(keys[0]))
+            first = next(key for key in keys if whole(key) is None)
+            self.tally.add(
+                "image ids are no whole numbers, images were numbered from 1", repr(first), len(keys)
+            )
         found, ids, by_file = [], dict[Any, int](), dict[str, Any]()
         for position, (entry, key) in enumerate(zip(entries, keys, strict=True), start=1):
             where = f"image {entry.get('id')!r}"
@@ -178,11 +181,9 @@ class _CocoReader:
             raise self._refuse(f"annotation {twice}", "the id is used twice", "number the annotations")
         renumber = len(given) < len(ids) or min(given) < 1
         if renumber:
-            what = "annotations were numbered from 1: some have no id above 0, which COCO's evaluator needs"
-            self.tally.add(
-                what,
-                f"id {next(e.get('id') for e, n in zip(entries, ids, strict=True) if n is None or n < 1)!r}",
-            )
+            first = next(e.get("id") for e, n in zip(entries, ids, strict=True) if n is None or n < 1)
+            what = "annotations were numbered from 1, since some have no id above 0, which COCO's evaluator needs"
+            self.tally.add(what, f"id {first!r}", len(entries))
         found, seen = [], set[tuple[object, ...]]()
         objects = 0
         for position, (entry, key) in enumerate(zip(entries, ids, strict=True), start=1):

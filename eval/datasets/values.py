@@ -18,15 +18,15 @@ class Tally:
         self.counts: Counter[str] = Counter()
         self.examples: dict[str, str] = {}
 
-    def add(self, kind: str, example: object) -> None:
-        """One more of a kind."""
-        self.counts[kind] += 1
+    def add(self, kind: str, example: object, number: int = 1) -> None:
+        """One more of a kind, or several."""
+        self.counts[kind] += number
         self.examples.setdefault(kind, str(example))
 
     def lines(self, file: Path) -> list[str]:
-        """A sentence a kind: the file, how many, what, and one example."""
+        """A line a kind: the file, what, how many, and one example."""
         return [
-            f"{file}: {count} {kind} (such as {self.examples[kind]})" for kind, count in self.counts.items()
+            f"{file}: {kind}: {count} (such as {self.examples[kind]})" for kind, count in self.counts.items()
         ]
 
 

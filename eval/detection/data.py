@@ -7,7 +7,7 @@ import json
 import os
 import re
 import tempfile
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -21,7 +21,7 @@ from detectron2.data.datasets.coco import load_coco_json
 from detectron2.data.datasets.pascal_voc import CLASS_NAMES
 from detectron2.structures import BoxMode
 
-from mast.files import atomic_write, canonical_json
+from mast.files import atomic_write, canonical_json, sha256_file
 from mast.images import decode, header
 
 from ..datasets.coco import read_coco, read_json
@@ -436,18 +436,17 @@ def _check_images(dicts: Sequence[dict[str, Any]]) -> None:
 
 
 def _check_overlap(train: Sequence[dict[str, Any]], test: Sequence[dict[str, Any]]) -> None:
-    """No test image may be a training image, under whatever name."""
-    by_size: dict[int, list[str]] = defaultdict(list)
-    for entry in train:
-        by_size[Path(entry["file_name"]).stat().st_size].append(entry["file_name"])
-    for entry in test:
-        path = entry["file_name"]
-        for other in by_size.get(Path(path).stat().st_size, ()):
-            if other == path or Path(other).read_bytes() == Path(path).read_bytes():
-                raise UserError(
-                    f"{path} is in the test split and in the training split ({other})",
-                    remedy="take it out of one of them",
-                )
+    """No test image may be a training image, under whatever name. Files are read once, and only where sizes agree."""
+    files = [[Path(entry["file_name"]) for entry in dicts] for dicts in (train, test)]
+    sizes = [{path: path.stat().st_size for path in paths} for paths in files]
+    shared = set(sizes[0].values()) & set(sizes[1].values())
+    known = {sha256_file(path): path for path, size in sizes[0].items() if size in shared}
+    for path, size in sizes[1].items():
+        if size in shared and (other := known.get(sha256_file(path))) is not None:
+            raise UserError(
+                f"{path} is in the test split and in the training split ({other})",
+                remedy="take it out of one of them",
+            )
 
 
 def _manifest(classes: Sequence[str], *splits: Sequence[dict[str, Any]]) -> str:

@@ -270,8 +270,11 @@ class _Voc(PascalVOCDetectionEvaluator):
             ]
             for image, objects in _voc_objects(self._data).items()
         }
-        lookup = lambda file: truth.get(Path(file).stem, [])  # noqa: E731
-        with mock.patch.object(pascal_voc_evaluation, "parse_rec", lookup):
+
+        def objects_of(file: str) -> list[dict[str, Any]]:
+            return truth.get(Path(file).stem, [])
+
+        with mock.patch.object(pascal_voc_evaluation, "parse_rec", objects_of):
             return super().evaluate()
 
 

@@ -205,6 +205,25 @@ def average_precision(
     return effective(value, variance, size, kind, level, prior=0.5, events=1.0)
 
 
+MIN_IMAGES = 20
+
+
+def over_images(value: float, drawn: Array, images: int, level: float = 0.95) -> Interval | NoInterval:
+    """Interval for a metric of all pixels of a test set, such as mean IoU: `effective` with images as clusters.
+
+    Args:
+        value: Of all images.
+        drawn: (R,) of resamples of the images; undefined ones (NaN) are left out.
+        images: How many there are.
+        level: Confidence level.
+    """
+    defined = np.asarray(drawn, dtype=np.float64)
+    defined = defined[~np.isnan(defined)]
+    if images < MIN_IMAGES or len(defined) < 2:
+        return NoInterval(f"{images} test images say too little, {MIN_IMAGES} are needed")
+    return effective(value, float(defined.var(ddof=1)), images, "wilson-bootstrap over test images", level)
+
+
 MIN_CALIBRATION = 100
 _CALIBRATION_DRAWS = 2000
 

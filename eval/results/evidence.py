@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from ..numbers import intervals, kept, metrics, pairs, tests
+from ..numbers import depth, intervals, kept, metrics, pairs, segmentation, tests
 from ..numbers.tests import Paired
 from .parts import Cell
 from .records import Book, MissingOutcomes, Record
@@ -26,7 +26,7 @@ class Evidence:
         kind: ``hits``: right or wrong; ``means``: contributions whose mean is the metric; ``resamples``: the metric
             on resamples of the examples, the same ones for every record; ``pool``: contributions of the images of a
             few-shot pool.
-        unit: What varies: ``test examples`` or ``images of the pool``.
+        unit: What varies: ``test examples``, ``test images`` (dense tasks) or ``images of the pool``.
         value: The metric.
         values: (N,); for ``pool`` (2, N).
         examples: How many there are.
@@ -72,7 +72,7 @@ class Witness:
 
     def _read(self, record: Record, metric: str) -> Evidence | str:
         if record.outcomes is not None and record.outcomes.of_detection:
-            return "detections pair over images with --data-root, or over pretraining seeds"
+            return "detections pair over pretraining seeds alone"
         try:
             arrays = self.book.outcomes(record)
         except MissingOutcomes:
@@ -106,6 +106,16 @@ def _evidence(arrays: Mapping[str, Any], metric: str, value: float) -> Evidence 
         counts = intervals.resample_counts(len(hits), kept.RESAMPLES, 0)
         drawn = metrics.calibration_error(confidence, hits, weights=counts)
         return Evidence("resamples", "test examples", value, drawn, len(hits), len(hits))
+    if "confusions" in arrays and metric in segmentation.METRICS:
+        images, classes = arrays["shape"].tolist()
+        sums = segmentation.sums(arrays["confusions"], images, classes)
+        resampled = sums.weighted(intervals.resample_counts(images, kept.RESAMPLES, 0))
+        return Evidence(
+            "resamples", "test images", value, segmentation.METRICS[metric](resampled), images, images
+        )
+    if "depth" in arrays and metric in depth.NAMES:
+        values = arrays["depth"][:, depth.NAMES.index(metric)].astype(np.float64)
+        return Evidence("means", "test images", value, values, len(values))
     if metric == "mean_per_class":
         return "the outcomes were written without labels; run the cell again"
     return f"outcomes do not tell {metric}"

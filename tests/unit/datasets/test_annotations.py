@@ -98,7 +98,7 @@ def test_annotations_are_numbered_from_one_where_an_id_means_no_match(
 
     found = read(change)
     assert [a["id"] for a in found.content["annotations"]] == [1, 2, 3, 4]
-    assert any("numbered from 1" in line for line in found.warnings)
+    assert any("numbered from 1" in line and ": 4 (such as id" in line for line in found.warnings)
 
 
 @pytest.mark.parametrize("value", [None, "a7", 1.5, True])
@@ -161,7 +161,7 @@ def test_a_box_that_contradicts_its_polygon_is_counted(read: Callable[..., Any])
             annotation["bbox"] = [60, 50, 30, 20]
 
     (line,) = [line for line in read(change).warnings if "contradict" in line]
-    assert "3 boxes contradict the polygons" in line
+    assert "boxes contradict the polygons beside them: 3 (such as" in line
     assert "annotation 1" in line
 
 
@@ -414,7 +414,7 @@ def test_voc_boxes_with_fractions_are_rounded_for_the_metric_alone(tmp_path: Pat
     assert read_voc(folder, "test").images[0].objects[0].box == (10.4, 20, 50.5, 60)
     found = read_voc(folder, "test", whole_pixels=True)
     assert found.images[0].objects[0].box == (10, 20, 51, 60)
-    assert any("2 boxes have fractions" in line for line in found.warnings)
+    assert any("the VOC metric counts: 2 (such as" in line for line in found.warnings)
 
 
 @pytest.mark.parametrize("given_size", ["", size("", ""), size(0, 0)])

@@ -117,7 +117,6 @@ def test_examples_and_seeds_are_both_counted() -> None:
 def test_corrections_are_statsmodels() -> None:
     values = list(np.random.default_rng(0).random(12) ** 3)
     assert tests.holm(values) == pytest.approx(multipletests(values, method="holm")[1])
-    assert tests.benjamini_hochberg(values) == pytest.approx(multipletests(values, method="fdr_bh")[1])
     assert tests.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
 
 
