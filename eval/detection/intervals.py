@@ -8,9 +8,16 @@ from collections.abc import Mapping
 import numpy as np
 
 from ..numbers import tests
-from ..numbers.intervals import Interval, NoInterval, average_precision, few, resample_counts
+from ..numbers.intervals import (
+    ELEVEN_POINTS,
+    Interval,
+    NoInterval,
+    average_precision,
+    few,
+    resample_counts,
+)
 from ..numbers.tests import Paired
-from .average_precision import Curve, Floats, Recall, precisions
+from .average_precision import VOC_POINTS, Curve, Floats, Recall, precisions
 
 RESAMPLES = 1000
 KIND = "wilson-bootstrap over test images"
@@ -57,11 +64,15 @@ def intervals(
     """An interval for every metric, as `eval.numbers.intervals.average_precision` has it.
 
     What counts as a positive of a class is an image that holds it: objects of one image are found or missed together.
+    By eleven points there is none.
     """
-    drawn = resampled(curves, resamples=resamples, seed=seed)
+    smooth = {name: curve for name, curve in curves.items() if not _jumps(curve)}
+    drawn = resampled(smooth, resamples=resamples, seed=seed)
     return {
-        name: average_precision(curves[name].value(), values, _holding(curves[name]), KIND, level)
-        for name, values in drawn.items()
+        name: ELEVEN_POINTS
+        if _jumps(curve)
+        else average_precision(curve.value(), drawn[name], _holding(curve), KIND, level)
+        for name, curve in curves.items()
     }
 
 
@@ -87,11 +98,17 @@ def paired(
         raise ValueError(
             "the two metrics were not measured on the same test images, or are not defined there"
         )
+    if _jumps(first):
+        return Paired(difference, ELEVEN_POINTS, None)
     a, b = (
         resampled({"metric": curve}, resamples=resamples, seed=seed)["metric"] for curve in (first, second)
     )
     size, lacking = few(_holding(first))
     return tests.resampled([difference], b - a, size, lacking, kind=PAIRED, level=level)
+
+
+def _jumps(curve: Curve | Recall) -> bool:
+    return isinstance(curve, Curve) and len(curve.points) == len(VOC_POINTS)
 
 
 def _holding(curve: Curve | Recall) -> Floats:

@@ -32,6 +32,8 @@ def interval(metric: str, value: float, arrays: Mapping[str, Array]) -> Interval
         return intervals.mean_per_class(arrays["correct"], arrays["labels"])
     if metric == "ece" and {"correct", "confidence"} <= arrays.keys():
         return intervals.calibration(arrays["confidence"].astype(np.float64), arrays["correct"])
+    if metric.startswith("map11"):
+        return intervals.ELEVEN_POINTS
     if metric in metrics.METRICS and "scores" in arrays:
         labels = arrays["labels"]
         drawn = resampled(metric, arrays["scores"], labels)

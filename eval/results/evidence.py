@@ -94,6 +94,8 @@ def _evidence(arrays: Mapping[str, Any], metric: str, value: float) -> Evidence 
         linear = metrics.class_contributions(arrays["correct"].astype(np.float64), arrays["labels"])
         size = metrics.class_size(arrays["labels"])
         return Evidence("means", "test examples", value, linear, len(linear), size)
+    if metric.startswith("map11"):
+        return intervals.ELEVEN_POINTS.reason
     if "scores" in arrays and metric in metrics.METRICS:
         labels = arrays["labels"]
         drawn = kept.resampled(metric, arrays["scores"], labels)

@@ -29,9 +29,9 @@ from msgspec import Meta, Raw
 from mast.files import atomic_write, canonical_json
 
 from ..errors import UserError
-from ..numbers.intervals import NO_INTERVAL
 
 SCHEMA: Final = 1
+NO_INTERVAL: Final = "none: "  # before the reason, as `numbers.intervals.NoInterval.kind` has it
 
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
 Text = Annotated[str, Meta(min_length=1)]
