@@ -40,8 +40,8 @@ class Refreshed:
 def refresh(places: Sequence[Path], data_root: Path | None = None) -> Refreshed:
     """Rewrite the intervals in record files; values, run ids and all else stay byte for byte.
 
-    Where the outcomes do not tell an interval, the old one stays, under the name of its method. One of zero width says
-    nothing and gives way to the reason.
+    Where the outcomes do not tell an interval, the old one stays, under the name of its method. One of zero width
+    says nothing and gives way to the reason.
 
     Args:
         places: Folders of runs, or record files.
