@@ -1,7 +1,7 @@
 """Do the intervals and tests of eval.numbers hold? Simulated coverage and family-wise error, as a table.
 
-    OMP_NUM_THREADS=1 nice python benchmarks/coverage.py [--only WORD] [--share 0.2]   # goes on where it stopped
-    python benchmarks/coverage.py --table                                                # as Markdown, for the docs
+    OMP_NUM_THREADS=1 nice python -m benchmarks.coverage [--only WORD] [--share 0.2]   # goes on where it stopped
+    python -m benchmarks.coverage --table           # the file as Markdown, into docs/statistics.md
 
 Every setting draws many data sets from a population that is known, and asks how often the interval covers what such
 data sets give on average. Two checkpoints are compared likewise. Results are appended to benchmarks/coverage.csv,
@@ -28,6 +28,8 @@ from eval.numbers.intervals import Interval, NoInterval
 from eval.numbers.tests import Paired
 
 FILE = Path(__file__).with_suffix(".csv")
+PAGE = Path(__file__).parents[1] / "docs" / "statistics.md"
+BEGIN, END = "<!-- made by benchmarks/coverage.py -->\n\n", "\n<!-- end -->"
 FIELDS = ("statistic", "n", "setting", "draws", "rate", "without", "width")
 SIZES = (20, 100, 1000)
 RESAMPLES = 200  # the package takes 1000; fewer make the intervals a little less steady
@@ -576,20 +578,23 @@ GROUPS = (
 
 
 def table() -> str:
-    """The file as Markdown: for each statistic and size the lowest, mean and highest rate over its settings."""
+    """The file as Markdown: for each statistic and size the lowest, mean and highest rate over its settings.
+
+    In percent. "Error of one" is the Monte Carlo standard error of one setting at 95 %.
+    """
     with FILE.open(encoding="utf-8", newline="") as file:
         lines = list(csv.DictReader(file))
     parts = []
     for title, family in (("coverage of 95 % intervals", False), ("family-wise error at 5 %", True)):
         rows = [
-            f"| {title} | n | settings | lowest | mean | highest | without interval |",
-            "|:--|--:|--:|--:|--:|--:|--:|",
+            f"| {title} | n | settings | lowest | mean | highest | error of one | without interval |",
+            "|:--|--:|--:|--:|--:|--:|--:|--:|",
         ]
         groups: dict[tuple[str, int], list[dict[str, str]]] = {}
         for line in lines:
             if line["statistic"].startswith("any ") == family:
                 groups.setdefault((line["statistic"], int(line["n"])), []).append(line)
-        for (statistic, n), found in groups.items():
+        for (statistic, n), found in sorted(groups.items()):
             rates = [100 * float(line["rate"]) for line in found if line["rate"]]
             told = (
                 [f"{value:.1f}" for value in (min(rates), float(np.mean(rates)), max(rates))]
@@ -597,7 +602,13 @@ def table() -> str:
                 else ["–"] * 3
             )
             without = 100 * float(np.mean([float(line["without"]) for line in found]))
-            rows.append(f"| {statistic} | {n} | {len(found)} | {' | '.join(told)} | {without:.0f} |")
+            least = min(int(line["draws"]) for line in found)
+            error = (
+                100 * (0.05 * 0.95 / least) ** 0.5
+            )  # Monte Carlo, of the setting with the fewest data sets
+            rows.append(
+                f"| {statistic} | {n} | {len(found)} | {' | '.join(told)} | {error:.1f} | {without:.0f} |"
+            )
         parts.append("\n".join(rows) + "\n")
     return "\n".join(parts)
 
@@ -608,10 +619,14 @@ def main() -> None:
     )
     parser.add_argument("--only", default="", help="statistics that hold this word")
     parser.add_argument("--share", type=float, default=1.0, help="share of the draws, for a quick look")
-    parser.add_argument("--table", action="store_true", help="print the file as Markdown and stop")
+    parser.add_argument(
+        "--table", action="store_true", help="write the file into docs/statistics.md and stop"
+    )
     args = parser.parse_args()
     if args.table:
-        print(table(), end="")
+        page = PAGE.read_text(encoding="utf-8")
+        before, _, rest = page.partition(BEGIN)
+        PAGE.write_text(f"{before}{BEGIN}{table()}{END}{rest.partition(END)[2]}", encoding="utf-8")
         return
     known = set()
     if FILE.exists():

@@ -131,7 +131,7 @@ def test_a_mean_over_classes_pairs_within_classes(tmp_path: Path, make_record: M
 def test_average_precision_pairs_on_the_same_resamples(tmp_path: Path, make_record: Make) -> None:
     labels = (RNG.random((80, 3)) < 0.4).astype(np.int8)
     scores = [(labels + noise * RNG.normal(size=labels.shape)).astype(np.float32) for noise in (0.5, 3.0)]
-    values = [metrics.METRICS["map11"](s.astype(np.float64), labels) for s in scores]
+    values = [metrics.METRICS["map_area"](s.astype(np.float64), labels) for s in scores]
     table = write(
         tmp_path,
         make_record,
@@ -139,11 +139,11 @@ def test_average_precision_pairs_on_the_same_resamples(tmp_path: Path, make_reco
             n: {"scores": s, "labels": labels, "value": v}
             for n, s, v in zip("ab", scores, values, strict=True)
         },
-        metric="map11",
+        metric="map_area",
     )
     (line,) = compare.build(table.book, [("a", "b")]).lines
     counts = intervals.resample_counts(80, 1000, 0)
-    drawn = [metrics.resampled("map11", s.astype(np.float64), labels, counts) for s in scores]
+    drawn = [metrics.resampled("map_area", s.astype(np.float64), labels, counts) for s in scores]
     size, lacking = intervals.few((labels > 0).sum(0))
     expected = tests.resampled(
         [values[0] - values[1]], drawn[0] - drawn[1], size, lacking, kind="bootstrap-paired"
