@@ -29,7 +29,7 @@ def _script() -> ModuleType:
 COVERAGE = _script()
 with open(COVERAGE.FILE, encoding="utf-8", newline="") as _file:
     LINES = list(csv.DictReader(_file))
-FAMILIES = [setting for group in (COVERAGE.families, COVERAGE.ranks) for setting in group()]
+FAMILIES = [setting for group in (COVERAGE.families, COVERAGE.ranks) for setting in group() if setting.family]
 
 
 def test_the_table_in_the_documentation_is_that_of_the_file() -> None:
