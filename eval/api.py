@@ -263,6 +263,7 @@ def _on_arrays(
 ) -> Iterator[dict[str, Any]]:
     """A row for each metric of each protocol and seed."""
     from . import protocols
+    from .numbers.intervals import Interval
     from .running import arrays
 
     data = arrays.arrays(parts)
@@ -282,9 +283,9 @@ def _on_arrays(
                     "metric": name,
                     "headline": name == headline,
                     "value": estimate.value,
-                    "low": span and span.low,
-                    "high": span and span.high,
-                    "interval": span and span.kind,
+                    "low": span.low if isinstance(span, Interval) else None,
+                    "high": span.high if isinstance(span, Interval) else None,
+                    "interval": span.kind,
                 }
 
 

@@ -1,4 +1,4 @@
-"""``mast records``: list runs, say what differs between two, and bring folders together."""
+"""``mast records``: list runs, say what differs between two, bring folders together, and renew their intervals."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from . import options, output
 if TYPE_CHECKING:
     from ..results.history import Difference
 
-ACTIONS = ("list", "diff", "explain", "merge", "schema")
+ACTIONS = ("list", "diff", "explain", "merge", "refresh", "schema")
 
 
 def add(verbs: options.Verbs) -> None:
     parser = verbs.add(
         "records",
         run,
-        "list runs, say what differs between two, or merge the folders of several machines",
+        "list runs, say what differs between two, merge the folders of several machines, or renew intervals",
         "mast records list runs/mini\n"
         "  mast records diff runs/mini --run 4cadf70a 9be1c3d2\n"
         "  mast records explain runs/mini --run 4cadf70a\n"
-        "  mast records merge runs/a runs/b --out runs/both",
+        "  mast records merge runs/a runs/b --out runs/both\n"
+        "  mast records refresh runs/mini",
     )
     parser.add_argument("action", choices=ACTIONS)
     words = parser.add_argument(
@@ -39,6 +40,7 @@ def add(verbs: options.Verbs) -> None:
         help="the first characters of run ids: two for diff, one for explain",
     )
     parser.add_argument("--out", type=Path, help="the folder that merge writes")
+    parser.add_argument("--data-root", type=Path, help="for refresh: where the images of detection tasks lie")
     options.json(parser)
 
 
@@ -57,6 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
             f"{merged.lines} records and {merged.outcomes} outcomes files added, {merged.known} known already."
         )
         return 0
+    if arguments.action == "refresh":
+        return _refresh(arguments)
     book = records.read(arguments.places)
     output.problems(book.problems)
     if arguments.action == "list":
@@ -81,6 +85,23 @@ def run(arguments: argparse.Namespace) -> int:
         )
     for step in steps:
         _print(step)
+    return 0
+
+
+def _refresh(arguments: argparse.Namespace) -> int:
+    from ..results.refresh import refresh
+
+    done = refresh(arguments.places, arguments.data_root)
+    changed = [
+        {"was": was, "is": now, "metrics": count} for (was, now), count in sorted(done.changed.items())
+    ]
+    if arguments.json:
+        return output.as_json({"changed": changed, "same": done.same, "left": dict(done.left)})
+    for line in changed:
+        print(f"{line['metrics']} metrics: {line['was']} -> {line['is']}")
+    for reason, count in sorted(done.left.items()):
+        print(f"{count} metrics keep what they had: {reason}")
+    print(f"{sum(done.changed.values())} intervals changed, {done.same} were up to date.")
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 
 from . import options, output
@@ -33,7 +34,8 @@ def run(arguments: argparse.Namespace) -> int:
     for warning in found.data.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     if arguments.json:
-        values = {"metrics": found.metrics, "intervals": found.intervals, "counts": found.data.counts}
+        spans = {name: dataclasses.asdict(span) for name, span in found.intervals.items()}
+        values = {"metrics": found.metrics, "intervals": spans, "counts": found.data.counts}
         return output.as_json(values | {"classes": list(found.data.classes), "warnings": found.data.warnings})
     print(room.render(found), end="")
     return 0

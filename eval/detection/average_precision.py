@@ -39,6 +39,32 @@ class Matches:
 
 
 @dataclass
+class Recall:
+    """A mean of recalls over classes and thresholds, as COCO's average recall.
+
+    Attributes:
+        hits: ``(K, T, I)`` objects of each class found in each test image at each of T overlap thresholds.
+        positives: ``(K, I)`` objects that count.
+    """
+
+    hits: npt.NDArray[np.int64]
+    positives: npt.NDArray[np.int64]
+
+    def value(self) -> float:
+        """The metric, in 0..1; NaN if no class has an object."""
+        return float(self.values(np.ones((1, self.positives.shape[1])))[0])
+
+    def values(self, weights: Floats) -> Floats:
+        """The metric when every image counts as often as its weight says; see `Curve.values`."""
+        total = weights @ self.positives.T  # (R, K)
+        found = np.einsum("ri,kti->rkt", weights, self.hits, optimize=True).mean(axis=2)
+        defined = total > 0
+        recalls = np.where(defined, found / np.maximum(total, 1), 0.0).sum(axis=1)
+        count = defined.sum(axis=1)
+        return np.asarray(np.where(count > 0, recalls / np.maximum(count, 1), np.nan))
+
+
+@dataclass
 class Curve:
     """A mean of average precisions over classes and thresholds.
 
@@ -51,6 +77,11 @@ class Curve:
     classes: list[Matches]
     ious: tuple[int, ...]
     points: Floats
+
+    @property
+    def positives(self) -> npt.NDArray[np.int64]:
+        """``(K, I)`` objects of each class in each test image that count."""
+        return np.stack([matches.positives for matches in self.classes])
 
     def value(self) -> float:
         """The metric, in 0..1; NaN if no class has an object."""

@@ -27,7 +27,7 @@ from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Boxes, Instances
 
 from ..datasets.voc import VocObject
-from .average_precision import AREA, COCO_POINTS, VOC_POINTS, Curve, Matches
+from .average_precision import AREA, COCO_POINTS, VOC_POINTS, Curve, Matches, Recall
 from .data import DetectionData
 
 Prediction = dict[str, Any]  # {"image_id", "detections": [{"category", "bbox": x y w h, "score", ...}]}
@@ -51,7 +51,7 @@ class Evaluation:
 
     metrics: dict[str, float]
     per_class: dict[str, dict[str, float]]
-    curves: dict[str, Curve]
+    curves: dict[str, Curve | Recall]
 
 
 class Collector(DatasetEvaluator):
@@ -149,7 +149,7 @@ def _evaluate_coco(predictions: Sequence[Prediction], data: DetectionData, masks
     image_ids = sorted(entry["image_id"] for entry in data.test.dicts)
     metrics: dict[str, float] = {}
     per_class: dict[str, dict[str, float]] = {}
-    curves: dict[str, Curve] = {}
+    curves: dict[str, Curve | Recall] = {}
     for task in ("bbox", "segm") if masks else ("bbox",):
         prefix = _COCO_NAMES[task]
         if task not in coco.evals:  # pycocotools cannot score an empty list; it is worth 0
@@ -182,8 +182,8 @@ def _empty_eval(coco: Any, task: str) -> Any:
     return coco_eval
 
 
-def _coco_curves(coco_eval: Any, image_ids: Sequence[int]) -> dict[str, Curve]:
-    """COCOeval's matches by class, as `Curve`s named ``_ap``, ``_ap50``, ``_ap_small``, ..."""
+def _coco_curves(coco_eval: Any, image_ids: Sequence[int]) -> dict[str, Curve | Recall]:
+    """COCOeval's matches by class: ``_ap``, ``_ap50``, ``_ap_small``, ..., ``_ar1``, ..., ``_ar_small``, ..."""
     params = coco_eval.params
     place = {image_id: i for i, image_id in enumerate(image_ids)}
     groups: dict[tuple[int, tuple[float, ...]], list[Any]] = defaultdict(list)
@@ -191,12 +191,19 @@ def _coco_curves(coco_eval: Any, image_ids: Sequence[int]) -> dict[str, Curve]:
         if found is not None:
             groups[found["category_id"], tuple(map(float, found["aRng"]))].append(found)
     by_area: dict[str, list[Matches]] = {area: [] for area in _AREAS}
+    found_by: dict[str, list[npt.NDArray[np.int64]]] = {name: [] for name in _AR}
     for category in params.catIds:
         for area, limits in zip(_AREAS, params.areaRng, strict=True):
             evals = sorted(groups[category, tuple(map(float, limits))], key=lambda e: place[e["image_id"]])
             positives = np.zeros(len(image_ids), dtype=np.int64)
             for e in evals:
                 positives[place[e["image_id"]]] = int(np.sum(np.asarray(e["gtIgnore"]) == 0))
+            for name, limit in _recalls(area, params.maxDets):
+                hits = np.zeros((len(params.iouThrs), len(image_ids)), dtype=np.int64)
+                for e in evals:  # detections of an image are sorted by score
+                    right = (np.asarray(e["dtMatches"]) > 0) & ~np.asarray(e["dtIgnore"]).astype(bool)
+                    hits[:, place[e["image_id"]]] = right[:, :limit].sum(axis=1)
+                found_by[name].append(hits)
             if not evals:
                 by_area[area].append(Matches.empty(positives, len(params.iouThrs)))
                 continue
@@ -213,10 +220,23 @@ def _coco_curves(coco_eval: Any, image_ids: Sequence[int]) -> dict[str, Curve]:
             )
     ious = [round(float(t), 2) for t in params.iouThrs]
     everything = range(len(ious))
-    curves = {f"_ap{area}": Curve(by_area[area], tuple(everything), COCO_POINTS) for area in _AREAS}
+    curves: dict[str, Curve | Recall] = {
+        f"_ap{area}": Curve(by_area[area], tuple(everything), COCO_POINTS) for area in _AREAS
+    }
     curves["_ap50"] = Curve(by_area[""], (ious.index(0.5),), COCO_POINTS)
     curves["_ap75"] = Curve(by_area[""], (ious.index(0.75),), COCO_POINTS)
+    for area in _AREAS:
+        counted = np.stack([matches.positives for matches in by_area[area]])
+        for name, _ in _recalls(area, params.maxDets):
+            curves[f"_{name}"] = Recall(np.stack(found_by[name]), counted)
     return curves
+
+
+def _recalls(area: str, limits: Sequence[int]) -> list[tuple[str, int]]:
+    """COCO's average recalls of an area, and how many detections of an image each lets count."""
+    if area:
+        return [(f"ar{area}", limits[-1])]
+    return [(f"ar{limit}", limit) for limit in limits]
 
 
 class _Voc(PascalVOCDetectionEvaluator):

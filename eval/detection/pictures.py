@@ -16,6 +16,7 @@ from detectron2.structures import Boxes, BoxMode, pairwise_iou
 from PIL import Image
 from pycocotools import mask as rle
 
+from ..numbers.tests import Paired
 from .data import DetectionData, register
 from .evaluate import Evaluation, evaluate
 from .intervals import paired
@@ -79,7 +80,7 @@ class Gallery:
         predictions = [{**entry, "image_id": known[str(entry["image_id"])]} for entry in outcome["images"]]
         return evaluate(predictions, self.data, masks=self.masks)
 
-    def compare(self, first: Outcome, second: Outcome, metric: str) -> dict[str, float | str]:
+    def compare(self, first: Outcome, second: Outcome, metric: str) -> Paired:
         """How much better the second is, by a bootstrap over test images that both see alike; see `paired`."""
         return paired(self.evaluate(first).curves[metric], self.evaluate(second).curves[metric])
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gzip
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from mast.files import atomic_write
 
 from ..errors import UserError
+from ..numbers.intervals import Interval, NoInterval
 
 RESULT = "metrics.json"
 CONFIG = "config.yaml"
@@ -29,7 +30,7 @@ class DetectionResult:
         manifest: SHA-256 over the annotations of both splits.
         config: The resolved Detectron2 config, YAML.
         certificate: What was proven about the run: weights in place, feature maps equal, frozen parts at rest.
-        intervals: Name -> ``low``, ``high``, ``kind``, ``level``.
+        intervals: Name -> interval over test images, or why there is none.
         per_class: Name -> class -> fraction in 0..1.
         classes: Names, in the order of ``category``.
         losses: Total training loss of every iteration.
@@ -42,7 +43,7 @@ class DetectionResult:
     manifest: str
     config: str
     certificate: dict[str, Any]
-    intervals: dict[str, dict[str, Any]]
+    intervals: dict[str, Interval | NoInterval]
     per_class: dict[str, dict[str, float]]
     classes: list[str]
     losses: list[float]
@@ -60,8 +61,9 @@ class DetectionResult:
         values = {
             name: getattr(self, name)
             for name in self.__dataclass_fields__
-            if name not in ("per_image", "config")
+            if name not in ("per_image", "config", "intervals")
         }
+        values["intervals"] = {name: asdict(span) for name, span in self.intervals.items()}
         with atomic_write(folder / RESULT) as file:
             json.dump(values, file, indent=1, sort_keys=True, allow_nan=False)
             file.write("\n")
@@ -78,9 +80,13 @@ def read(folder: Path) -> DetectionResult | None:
         return None
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
+        spans = values.pop("intervals").items()
         return DetectionResult(
             per_image=read_predictions(folder / PREDICTIONS),
             config=(folder / CONFIG).read_text(encoding="utf-8"),
+            intervals={
+                name: NoInterval(**span) if "reason" in span else Interval(**span) for name, span in spans
+            },
             **values,
         )
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:

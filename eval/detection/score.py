@@ -13,6 +13,7 @@ from typing import Any
 from ..datasets.coco import check_run_lengths, key_of
 from ..datasets.values import number, whole
 from ..errors import UserError, unknown
+from ..numbers.intervals import Interval, NoInterval
 from .data import DetectionData, prepare, register
 from .evaluate import Prediction, evaluate
 from .intervals import intervals
@@ -26,13 +27,13 @@ class Scores:
         data: The ground truth.
         predictions: How many detections were read.
         metrics: Fractions in 0..1, as `eval.detection.evaluate.evaluate` names them.
-        intervals: Metric -> ``low``, ``high``, ``kind`` and ``level``; not for average recall.
+        intervals: Metric -> its interval over test images, or why there is none.
     """
 
     data: DetectionData
     predictions: int
     metrics: dict[str, float]
-    intervals: dict[str, dict[str, float | str]]
+    intervals: dict[str, Interval | NoInterval]
 
 
 def score(file: Path, name: str, data_root: Path) -> Scores:
@@ -161,13 +162,15 @@ def render(scores: Scores) -> str:
     """A Markdown table of the metrics in percent, with their intervals."""
     lines = ["| metric | value | 95 % interval |", "|:--|--:|--:|"]
     for name, value in scores.metrics.items():
-        span = scores.intervals.get(name)
-        ends = "–" if span is None else f"[{100 * float(span['low']):.1f}, {100 * float(span['high']):.1f}]"
+        span = scores.intervals[name]
+        ends = (
+            span.reason if isinstance(span, NoInterval) else f"[{100 * span.low:.1f}, {100 * span.high:.1f}]"
+        )
         lines.append(f"| {name} | {100 * value:.1f} | {ends} |")
     counts = scores.data.counts
     lines += [
         "",
         f"{scores.predictions} detections on {counts['test_images']} images with {counts['test_instances']} objects "
-        f"of {len(scores.data.classes)} classes. Intervals: over test images. Average recall has none.",
+        f"of {len(scores.data.classes)} classes. Intervals: over test images.",
     ]
     return "\n".join(lines) + "\n"

@@ -8,7 +8,7 @@ which method was chosen and what simulation showed of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import scipy.stats
+
+from .metrics import calibration_bins
 
 Array = npt.NDArray[Any]
 
@@ -27,7 +29,7 @@ class Interval:
     Attributes:
         low: Lower end.
         high: Upper end.
-        kind: How it was made: "wilson", "t", "bootstrap", "normal", ...
+        kind: How it was made, in words with hyphens: "wilson", "t", "wilson-bootstrap", ...
         level: Its confidence level in (0, 1).
     """
 
@@ -39,6 +41,9 @@ class Interval:
     def __post_init__(self) -> None:
         if not self.low <= self.high:
             raise ValueError(f"an interval from {self.low} to {self.high}")
+
+
+NO_INTERVAL = "none: "
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,11 @@ class NoInterval:
     def __post_init__(self) -> None:
         if not self.reason:
             raise ValueError("a missing interval says why")
+
+    @property
+    def kind(self) -> str:
+        """What stands in a record in the place of an interval's kind."""
+        return f"{NO_INTERVAL}{self.reason}"
 
 
 def check_level(level: float) -> float:
@@ -75,19 +85,27 @@ def wilson(successes: int, trials: int, level: float = 0.95) -> Interval:
     return Interval(low, high, "wilson", level)
 
 
-PRIOR_EVENTS = 2.0  # rare events that the binomial guess of the variance is worth, see `effective`
+# Kinds over few-shot episodes of one pool: they say nothing of other images, so nothing is decided by them.
+EPISODE_KINDS = ("t-episodes-of-this-pool", "normal-1.96-episodes")
 
 
 def effective(
-    value: float, variance: float, size: float, kind: str, level: float = 0.95
-) -> Interval | NoInterval:
+    value: float,
+    variance: float,
+    size: float,
+    kind: str,
+    level: float = 0.95,
+    *,
+    prior: float = 1.0,
+    events: float = 2.0,
+) -> Interval:
     """Wilson's interval with an effective number of examples, for a value in [0, 1] that is no plain proportion.
 
     A proportion over ``size`` independent examples has the variance v (1 - v) / size. The ratio of the given variance
     to it is the design effect (Kish 1965); Wilson's interval is taken for size / design effect examples (Korn and
     Graubard 1998 do the same with Clopper and Pearson's). Near 0 and 1 an estimated variance rests on a handful of
-    events and may be zero by luck. So the design effect is shrunk towards 1 by two pseudo events; without any event
-    the interval is Wilson's for ``size`` examples, never one of zero width.
+    events and may be zero by luck. So the design effect is shrunk towards ``prior`` by a few pseudo events; without
+    any event the interval is Wilson's for size / prior examples, never one of zero width.
 
     Args:
         value: The statistic of all examples.
@@ -96,14 +114,17 @@ def effective(
             average precision.
         kind: What to call the interval.
         level: Confidence level.
+        prior: Design effect that is expected where nothing is known.
+        events: How many rare events, right or wrong answers, the prior is worth.
     """
     check_level(level)
+    value = min(max(value, 0.0), 1.0) if -1e-9 < value < 1 + 1e-9 else value  # rounding of a mean
     if not 0 <= value <= 1 or variance < 0 or size <= 0:
         raise ValueError(f"value {value} in [0, 1], variance {variance} >= 0 and size {size} > 0 are needed")
     binomial = value * (1 - value) / size
-    events = size * min(value, 1 - value)
-    ratio = variance / binomial if binomial > 0 else 1.0
-    number = size * (events + PRIOR_EVENTS) / (events * ratio + PRIOR_EVENTS)
+    seen = size * min(value, 1 - value)
+    ratio = variance / binomial if binomial > 0 else prior
+    number = size * (seen + events) / (seen * ratio + events * prior)
     low, high = _wilson(value, number, float(scipy.stats.norm.ppf(0.5 + level / 2)))
     return Interval(low, high, kind, level)
 
@@ -115,7 +136,7 @@ def _wilson(rate: float, trials: float, z: float) -> tuple[float, float]:
     return 0.0 if rate == 0 else float(centre - half), 1.0 if rate == 1 else float(centre + half)
 
 
-def mean_per_class(hits: Array, labels: Array, level: float = 0.95) -> Interval | NoInterval:
+def mean_per_class(hits: Array, labels: Array, level: float = 0.95) -> Interval:
     """Interval for the mean over classes of the accuracy within the class, `effective` with its variance.
 
     The number of examples of each class is taken as given. The variance within a class of one example is that of the
@@ -134,6 +155,116 @@ def mean_per_class(hits: Array, labels: Array, level: float = 0.95) -> Interval 
     classes = len(count)
     size = classes**2 / float((1 / count).sum())
     return effective(value, float(within.sum()) / classes**2, size, "wilson-per-class", level)
+
+
+MIN_POSITIVES = 3
+
+
+def few(positives: Array) -> tuple[float, float]:
+    """How much a mean of average precisions rests on: its size for `effective`, and what its variance lacks.
+
+    A bootstrap's variance is too small by about the share 1 / P where a class has P positives; it is doubled at most.
+
+    Args:
+        positives: (C,) of each class, for detection the images that hold it; classes without any are left out.
+
+    Returns:
+        The size C^2 / sum(1 / P), and the factor P / (P - 1) of the harmonic mean P.
+    """
+    counts = np.asarray(positives, dtype=np.float64)
+    counts = counts[counts > 0]
+    if not len(counts):
+        raise ValueError("no class has a positive")
+    size = len(counts) ** 2 / float((1 / counts).sum())
+    mean = max(size / len(counts), 2.0)
+    return size, mean / (mean - 1)
+
+
+def average_precision(
+    value: float, drawn: Array, positives: Array, kind: str = "wilson-bootstrap", level: float = 0.95
+) -> Interval | NoInterval:
+    """Interval for average precision, of one class or the mean over classes, from resamples of the examples.
+
+    `effective` with the bootstrap's variance, for as many examples as there are positives (Boyd, Eng and Page 2013
+    take the binomial with that number), and half the binomial variance where nothing is known.
+
+    Args:
+        value: Of all examples.
+        drawn: (R,) of resamples; undefined ones (NaN) are left out.
+        positives: (C,) positives of each class; for detection the images that hold the class.
+        kind: What to call the interval.
+        level: Confidence level.
+    """
+    defined = np.asarray(drawn, dtype=np.float64)
+    defined = defined[~np.isnan(defined)]
+    total = int(np.sum(positives))
+    if total < MIN_POSITIVES or len(defined) < 2:
+        return NoInterval(f"{total} positives say too little, {MIN_POSITIVES} are needed")
+    size, lacking = few(positives)
+    variance = float(defined.var(ddof=1)) * lacking
+    return effective(value, variance, size, kind, level, prior=0.5, events=1.0)
+
+
+# The metric jumps where the recall of a class passes one of the points; a bootstrap that saw no jump knows of none.
+ELEVEN_POINTS = NoInterval(
+    "average precision by eleven points jumps, no method held in simulation, see that by area"
+)
+
+MIN_IMAGES = 20
+
+
+def over_images(value: float, drawn: Array, images: int, level: float = 0.95) -> Interval | NoInterval:
+    """Interval for a metric of all pixels of a test set, such as mean IoU: `effective` with images as clusters.
+
+    Args:
+        value: Of all images.
+        drawn: (R,) of resamples of the images; undefined ones (NaN) are left out.
+        images: How many there are.
+        level: Confidence level.
+    """
+    defined = np.asarray(drawn, dtype=np.float64)
+    defined = defined[~np.isnan(defined)]
+    if images < MIN_IMAGES or len(defined) < 2:
+        return NoInterval(f"{images} test images say too little, {MIN_IMAGES} are needed")
+    return effective(value, float(defined.var(ddof=1)), images, "wilson-bootstrap over test images", level)
+
+
+MIN_CALIBRATION = 100
+_CALIBRATION_DRAWS = 2000
+
+
+def calibration(
+    confidence: Array, hits: Array, *, bins: int = 15, level: float = 0.95
+) -> Interval | NoInterval:
+    """Interval for the expected calibration error, see `metrics.ece`; on the scale of its logarithm.
+
+    The gaps of the bins are close to normal; redrawn from that, with their covariance, they give the error's standard
+    deviation as a bootstrap would. The expected error of a test set of this size is covered, which lies above that of
+    the population: each bin adds its noise.
+
+    Args:
+        confidence: (N,) of the class that is thought right.
+        hits: (N,) whether it is.
+        bins: Number of bins of confidence.
+        level: Confidence level.
+    """
+    check_level(level)
+    number = len(hits)
+    if number < MIN_CALIBRATION:
+        return NoInterval(f"{number} examples in {bins} bins are mostly noise, {MIN_CALIBRATION} are needed")
+    gap = np.asarray(hits, dtype=np.float64) - confidence
+    index = calibration_bins(confidence, bins)
+    mean = np.bincount(index, gap, bins) / number
+    square = np.bincount(index, gap**2, bins) / number
+    covariance = (np.diag(square) - np.outer(mean, mean)) / number
+    value = float(np.abs(mean).sum())
+    if value <= 1e-12:
+        return NoInterval("the error is zero in every bin")
+    draws = np.random.default_rng(0).normal(size=(_CALIBRATION_DRAWS, bins))
+    values, vectors = np.linalg.eigh(covariance)
+    error = float(np.abs(mean + draws @ (vectors * np.sqrt(np.maximum(values, 0.0))).T).sum(1).std(ddof=1))
+    factor = float(np.exp(scipy.stats.norm.ppf(0.5 + level / 2) * error / value))
+    return Interval(value / factor, min(1.0, value * factor), "log-bins", level)
 
 
 @cache
@@ -177,65 +308,3 @@ def resample_counts(num_examples: int, resamples: int, seed: int) -> npt.NDArray
     generator = np.random.default_rng(seed)
     share = np.full(num_examples, 1 / num_examples)
     return generator.multinomial(num_examples, share, size=resamples).astype(np.float64)
-
-
-def percentile(values: Array, level: float = 0.95, kind: str = "bootstrap") -> Interval:
-    """The central share ``level`` of resampled values; undefined resamples (NaN) are left out."""
-    check_level(level)
-    defined = np.asarray(values, dtype=np.float64)
-    defined = defined[~np.isnan(defined)]
-    if not len(defined):
-        raise ValueError("no resample has a defined value")
-    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(low), float(high), kind, level)
-
-
-def around(estimate: float, values: Array, level: float = 0.95) -> Interval:
-    """``estimate`` and a normal quantile of the resampled values' standard deviation on either side, within [0, 1].
-
-    For average precision: a resample repeats examples, which raises it, so that percentiles of resampled values
-    may leave the estimate itself out where there are few examples. Undefined resamples (NaN) are left out.
-
-    Args:
-        estimate: Of all examples.
-        values: (R,) of resamples.
-        level: Confidence level.
-    """
-    check_level(level)
-    defined = np.asarray(values, dtype=np.float64)
-    defined = defined[~np.isnan(defined)]
-    if len(defined) < 2:
-        raise ValueError("fewer than two resamples have a defined value")
-    half = float(scipy.stats.norm.ppf((1 + level) / 2) * defined.std(ddof=1))
-    return Interval(max(0.0, estimate - half), min(1.0, estimate + half), "bootstrap-se", level)
-
-
-def bootstrap(
-    values: Sequence[float] | Array,
-    statistic: Callable[[Array], float] | None = None,
-    *,
-    level: float = 0.95,
-    resamples: int = 2000,
-    seed: int = 0,
-) -> Interval:
-    """Percentile bootstrap over the first axis (Efron 1979).
-
-    Args:
-        values: (N, ...) one entry an example.
-        statistic: Of an array like ``values``; the mean when None.
-        level: Confidence level.
-        resamples: Number of resamples.
-        seed: Seed of the resampling, so that a table is the same twice.
-    """
-    data = np.asarray(values)
-    if not len(data):
-        raise ValueError("no values to resample")
-    if statistic is None:
-        means = np.empty(resamples)
-        generator = np.random.default_rng(seed)
-        for index in range(resamples):
-            means[index] = data[generator.integers(len(data), size=len(data))].mean()
-        return percentile(means, level)
-    generator = np.random.default_rng(seed)
-    drawn = [statistic(data[generator.integers(len(data), size=len(data))]) for _ in range(resamples)]
-    return percentile(np.asarray(drawn), level)

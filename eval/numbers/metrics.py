@@ -44,15 +44,21 @@ def top1(scores: Array, labels: Array) -> float:
     return float(correct(scores, labels).mean())
 
 
-def topk(scores: Array, labels: Array, k: int = 5) -> float:
-    """Share of examples whose label is among the ``k`` largest scores; with k >= C it is 1.
+def among(scores: Array, labels: Array, k: int) -> npt.NDArray[np.bool_]:
+    """(N,) whether the label is among the ``k`` largest scores.
 
-    Equal scores are counted against the label where the other class has the lower index, as in `top1`.
+    Equal scores are counted against the label where the other class has the lower index, as in `correct`.
     """
     _check(scores, labels)
     own = np.take_along_axis(scores, labels[:, None], 1)
     ties = (scores == own) & (np.arange(scores.shape[1]) < labels[:, None])
-    return float((((scores > own) | ties).sum(1) < k).mean())
+    result: npt.NDArray[np.bool_] = ((scores > own) | ties).sum(1) < k
+    return result
+
+
+def topk(scores: Array, labels: Array, k: int = 5) -> float:
+    """Share of examples whose label is `among` the ``k`` largest scores; with k >= C it is 1."""
+    return float(among(scores, labels, k).mean())
 
 
 def top5(scores: Array, labels: Array) -> float:
@@ -68,6 +74,47 @@ def mean_per_class(scores: Array, labels: Array) -> float:
     """
     hits = correct(scores, labels)
     return float(np.mean([hits[labels == label].mean() for label in np.unique(labels)]))
+
+
+def class_contributions(hits: Array, labels: Array) -> npt.NDArray[np.float64]:
+    """What each example adds to the mean over classes: its mean is the metric, its spread that within classes.
+
+    The sizes of the classes are given, so that only examples of one class are exchangeable. Classes of a single
+    example are taken together, since one example has no spread.
+
+    Args:
+        hits: (N,) 1 where an example is right, else 0.
+        labels: (N,) its class.
+
+    Returns:
+        (N,), to be treated as independent values.
+    """
+    _, place, count = np.unique(labels, return_inverse=True, return_counts=True)
+    accuracy = np.bincount(place, hits) / count
+    _, stratum, size = np.unique(
+        np.where(count[place] == 1, -1, place), return_inverse=True, return_counts=True
+    )
+    centre = (np.bincount(stratum, hits) / size)[stratum]
+    unbiased = np.sqrt(size / np.maximum(size - 1, 1))[stratum]
+    weight = len(place) / (len(count) * count[place])
+    found: npt.NDArray[np.float64] = float(accuracy.mean()) + weight * (hits - centre) * unbiased
+    return found
+
+
+def class_size(labels: Array) -> float:
+    """How many values of equal weight say as much of the spread of `class_contributions`, for a t test.
+
+    Satterthwaite's degrees of freedom plus one, where the variance within all classes is the same; small classes
+    weigh more than their number. Classes of a single example are taken together.
+
+    Args:
+        labels: (N,) class of every example.
+    """
+    _, count = np.unique(labels, return_counts=True)
+    weights, sizes = 1 / count[count > 1], count[count > 1].astype(np.float64)
+    if single := int((count == 1).sum()):
+        weights, sizes = np.append(weights, single), np.append(sizes, max(single, 2))
+    return float(weights.sum() ** 2 / (weights**2 / (sizes - 1)).sum()) + 1
 
 
 def _precision_recall(
@@ -204,10 +251,34 @@ def ece(probabilities: Array, labels: Array, *, bins: int = 15) -> float:
     confidence = probabilities.max(1)
     if confidence.max() > 1 + 1e-6 or probabilities.min() < -1e-6:
         raise ValueError("probabilities lie outside [0, 1]; pass them through softmax first")
-    index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    count = np.bincount(index, minlength=bins)
-    gap = np.bincount(index, hits, bins) - np.bincount(index, confidence, bins)
-    return float(np.abs(gap[count > 0]).sum() / len(labels))
+    return float(calibration_error(confidence, hits, bins=bins))
+
+
+def calibration_bins(confidence: Array, bins: int = 15) -> npt.NDArray[np.int64]:
+    """(N,) the bin (l, u] of each confidence."""
+    found: npt.NDArray[np.int64] = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    return found
+
+
+def calibration_error(
+    confidence: Array, hits: Array, *, bins: int = 15, weights: Array | None = None
+) -> Array:
+    """`ece` from what outcomes keep.
+
+    Args:
+        confidence: (N,) of the class that is thought right.
+        hits: (N,) whether it is.
+        bins: Number of bins of confidence.
+        weights: (R, N) weights of the examples, for resampling.
+
+    Returns:
+        A scalar array, or (R,) with weights.
+    """
+    weight = np.ones((1, len(hits))) if weights is None else weights
+    member = calibration_bins(confidence, bins)[:, None] == np.arange(bins)
+    gaps = weight @ (member * (np.asarray(hits, dtype=np.float64) - confidence)[:, None])  # (R, bins)
+    found: Array = np.abs(gaps).sum(1) / weight.sum(1)
+    return found[0] if weights is None else found
 
 
 METRICS: dict[str, Callable[[Array, Array], float]] = {
@@ -242,8 +313,7 @@ def resampled(name: str, scores: Array, labels: Array, weights: Array) -> npt.ND
         (R,); NaN where a resample leaves the metric undefined.
     """
     if name in ("top1", "top5"):
-        k = 1 if name == "top1" else 5
-        hits = np.array([topk(scores[i : i + 1], labels[i : i + 1], k) for i in range(len(labels))])
+        hits = among(scores, labels, 1 if name == "top1" else 5)
         total: npt.NDArray[np.float64] = (weights @ hits) / weights.sum(1)
         return total
     if name == "mean_per_class":

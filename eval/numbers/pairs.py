@@ -56,7 +56,14 @@ def proportions(right: Array, *, power: float = 0.8, level: float = 0.95) -> Pai
     return Pairs((wins - wins.T) / number, 2 * scipy.stats.norm.sf(score), detectable)
 
 
-def means(values: Array, seeds: Array | None = None, *, power: float = 0.8, level: float = 0.95) -> Pairs:
+def means(
+    values: Array,
+    seeds: Array | None = None,
+    *,
+    size: float | None = None,
+    power: float = 0.8,
+    level: float = 0.95,
+) -> Pairs:
     """Student's paired t of each pair over examples, as `tests.means`; with several seeds, over both.
 
     Examples and seeds are crossed: the variance of a mean over both is at most the sum of its variance over examples
@@ -65,34 +72,62 @@ def means(values: Array, seeds: Array | None = None, *, power: float = 0.8, leve
     Args:
         values: (R, N) contributions of the examples, whose mean is the metric; over seeds, their mean.
         seeds: (R, S) the metric for each seed, S >= 2; None for one seed.
+        size: One more than the degrees of freedom over examples, where they do not weigh alike.
         power: Of the detectable differences.
         level: Of the intervals that the p values belong to.
     """
     error, df = _error(values)
+    df = df if size is None else np.full(df.shape, size - 1.0)
     if seeds is not None:
-        over_seeds, df_seeds = _error(seeds)
-        total = error**2 + over_seeds**2
-        with np.errstate(invalid="ignore", divide="ignore"):
-            df = np.where(total > 0, total**2 / (error**4 / df + over_seeds**4 / df_seeds), df)
-        error = np.sqrt(total)
+        error, df = _added(error, df, *_error(seeds))
     mean = values.mean(1)
     return _student(mean[:, None] - mean[None, :], error, df, power, level)
 
 
 def resampled(
-    values: Array, drawn: Array, df: float = np.inf, *, power: float = 0.8, level: float = 0.95
+    values: Array,
+    drawn: Array,
+    size: float = np.inf,
+    lacking: float = 1.0,
+    *,
+    power: float = 0.8,
+    level: float = 0.95,
 ) -> Pairs:
     """Student's t of the bootstrap's standard error of each pair, as `tests.resampled`.
 
     Args:
-        values: (R,) the metric of all examples.
-        drawn: (R, B) on the same B resamples; undefined ones are NaN and left out for all.
-        df: Degrees of freedom.
+        values: (R, S) the metric of all examples for each of S seeds, whose variance is added.
+        drawn: (R, B) on the same B resamples, the mean over seeds; undefined ones are NaN and left out for all.
+        size: Of what varies, one more than the degrees of freedom.
+        lacking: What the bootstrap's variance is to be multiplied with.
         power: Of the detectable differences.
         level: Of the intervals that the p values belong to.
     """
     defined = drawn[:, ~np.isnan(drawn).any(0)]
-    error = np.sqrt(_variance(defined))
+    error, df = np.sqrt(_variance(defined) * lacking), np.full((len(values),) * 2, max(size - 1, 1.0))
+    mean = values.mean(1)
+    if values.shape[1] > 1:
+        error, df = _added(error, df, *_error(values))
+    return _student(mean[:, None] - mean[None, :], error, df, power, level)
+
+
+def pooled(
+    values: Array, contributed: Array, episodes: Array, *, power: float = 0.8, level: float = 0.95
+) -> Pairs:
+    """Few-shot accuracies on the same episodes, over the images of their pool, as `tests.pooled`.
+
+    Args:
+        values: (R,) the mean accuracies.
+        contributed: (R, 2, N) what each image contributes, see `pool.contributions`.
+        episodes: (R, E) accuracies.
+        power: Of the detectable differences.
+        level: Of the intervals that the p values belong to.
+    """
+    gram = contributed[:, 0] @ contributed[:, 1].T
+    own = np.diag(gram)
+    images = np.maximum(own[:, None] + own[None, :] - gram - gram.T, 0.0)
+    error = np.sqrt(images + _variance(episodes) / episodes.shape[1])
+    df = contributed.shape[2] - 1.0
     return _student(values[:, None] - values[None, :], error, df, power, level)
 
 
@@ -109,6 +144,14 @@ def _variance(values: Array) -> Array:
 def _error(values: Array) -> tuple[Array, Array]:
     error = np.sqrt(_variance(values) / values.shape[1])
     return error, np.full(error.shape, values.shape[1] - 1.0)
+
+
+def _added(error: Array, df: Array, other: Array, other_df: Array) -> tuple[Array, Array]:
+    """The error of two sources together, and Satterthwaite's degrees of freedom."""
+    total = error**2 + other**2
+    with np.errstate(invalid="ignore", divide="ignore"):
+        joint = np.where(total > 0, total**2 / (error**4 / df + other**4 / other_df), df)
+    return np.sqrt(total), joint
 
 
 def _student(differences: Array, error: Array, df: Array | float, power: float, level: float) -> Pairs:

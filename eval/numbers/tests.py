@@ -15,6 +15,7 @@ import numpy as np
 import scipy.optimize
 import scipy.stats
 
+from . import pool
 from .intervals import Array, Interval, NoInterval, check_level
 
 
@@ -115,7 +116,8 @@ def _tango_upper(wins: int, losses: int, trials: int, z: float) -> float:
     value = (wins - losses) / trials
     if wins == trials:
         return 1.0
-    return float(scipy.optimize.brentq(beyond, value, 1.0, xtol=1e-12))
+    # Just above the value, since without any variance there the value itself is a root, and not the limit.
+    return float(scipy.optimize.brentq(beyond, value + 1e-9, 1.0, xtol=1e-12))
 
 
 def mcnemar(wins: int, losses: int, kind: Literal["score", "exact", "mid-p"] = "score") -> float:
@@ -137,7 +139,7 @@ def mcnemar(wins: int, losses: int, kind: Literal["score", "exact", "mid-p"] = "
     return min(1.0, tail)
 
 
-def means(differences: Sequence[float] | Array, level: float = 0.95) -> Paired:
+def means(differences: Sequence[float] | Array, level: float = 0.95, *, size: float | None = None) -> Paired:
     """The mean of differences over examples, episodes or pretraining seeds: Student's paired t.
 
     Without any spread, as when every difference is the same, there is no interval: a few equal differences do not
@@ -146,6 +148,7 @@ def means(differences: Sequence[float] | Array, level: float = 0.95) -> Paired:
     Args:
         differences: (N,) of the first over the second.
         level: Confidence level.
+        size: One more than the degrees of freedom, where the values do not weigh alike; see `metrics.class_size`.
     """
     check_level(level)
     data = np.asarray(differences, dtype=np.float64)
@@ -157,7 +160,14 @@ def means(differences: Sequence[float] | Array, level: float = 0.95) -> Paired:
     if sd <= 1e-12 * max(1.0, abs(mean)):
         reason = NoInterval(f"all {number} differences are the same")
         return Paired(mean, reason, None, wins, losses)
-    return _student(mean, sd / math.sqrt(number), number - 1, "paired-t", level, wins, losses)
+    df = (number if size is None else size) - 1
+    return _student(mean, sd / math.sqrt(number), df, "paired-t", level, wins, losses)
+
+
+def _satterthwaite(variances: Sequence[float], dfs: Sequence[float]) -> float:
+    """Degrees of freedom of a sum of estimated variances (Satterthwaite 1946)."""
+    spread = sum(variance**2 / df for variance, df in zip(variances, dfs, strict=True))
+    return sum(variances) ** 2 / spread if spread > 0 else math.inf
 
 
 def _student(
@@ -176,14 +186,22 @@ def _student(
 
 
 def resampled(
-    difference: float, drawn: Array, df: float = math.inf, *, kind: str, level: float = 0.95
+    differences: Sequence[float],
+    drawn: Array,
+    size: float = math.inf,
+    lacking: float = 1.0,
+    *,
+    kind: str,
+    level: float = 0.95,
 ) -> Paired:
     """The difference of two statistics whose resamples are paired: Student's t of the bootstrap's standard error.
 
     Args:
-        difference: Of the first over the second, on all examples.
-        drawn: (R,) differences on the same resamples of both; undefined ones (NaN) are left out.
-        df: Degrees of freedom: of what varies, positives for average precision.
+        differences: Of the first over the second on all examples, one for each evaluation seed; the variance over
+            seeds is added, as in `crossed`.
+        drawn: (R,) differences on the same resamples of both, the mean over seeds; undefined ones (NaN) are left out.
+        size: Of what varies, one more than the degrees of freedom; for average precision see `intervals.few`.
+        lacking: What the bootstrap's variance is to be multiplied with.
         kind: What to call the interval.
         level: Confidence level.
     """
@@ -192,13 +210,45 @@ def resampled(
     defined = defined[~np.isnan(defined)]
     if len(defined) < 2:
         raise ValueError("fewer than two resamples have a defined value")
-    error = float(defined.std(ddof=1))
+    difference = float(np.mean(differences))
+    parts, dfs = [float(defined.var(ddof=1)) * lacking], [max(size - 1, 1.0)]
+    if len(differences) > 1:
+        parts.append(float(np.var(differences, ddof=1)) / len(differences))
+        dfs.append(len(differences) - 1)
+    error = math.sqrt(sum(parts))
     if error <= 1e-12:
         return Paired(difference, NoInterval("the difference is the same on every resample"), None)
-    return _student(difference, error, df, kind, level)
+    return _student(difference, error, _satterthwaite(parts, dfs), kind, level)
 
 
-def crossed(differences: Array, seeds: Sequence[float] | Array, level: float = 0.95) -> Paired:
+def pooled(
+    difference: float,
+    contributed: Array,
+    episodes: Array,
+    *,
+    kind: str = "t-pool-images",
+    level: float = 0.95,
+) -> Paired:
+    """The difference of two few-shot accuracies on the same episodes, over the images of their pool.
+
+    Args:
+        difference: Of the first over the second.
+        contributed: (2, N) differences of what each image contributes, see `pool.contributions`.
+        episodes: (E,) differences of the episodes' accuracies.
+        kind: What to call the interval.
+        level: Confidence level.
+    """
+    check_level(level)
+    wins, losses = int((episodes > 0).sum()), int((episodes < 0).sum())
+    error = math.sqrt(pool.variance(contributed, episodes))
+    if error <= 1e-12:
+        return Paired(difference, NoInterval("no episode differs"), None, wins, losses)
+    return _student(difference, error, contributed.shape[1] - 1, kind, level, wins, losses)
+
+
+def crossed(
+    differences: Array, seeds: Sequence[float] | Array, level: float = 0.95, *, size: float | None = None
+) -> Paired:
     """The mean difference over examples and evaluation seeds, both of which vary.
 
     The variance of a mean over both is at most the sum of its variance over examples and its variance over seeds,
@@ -208,6 +258,7 @@ def crossed(differences: Array, seeds: Sequence[float] | Array, level: float = 0
         differences: (N,) of each example, the mean over seeds.
         seeds: (S,) of each seed, the mean over examples, S >= 2.
         level: Confidence level.
+        size: As of `means`.
     """
     check_level(level)
     examples, runs = np.asarray(differences, dtype=np.float64), np.asarray(seeds, dtype=np.float64)
@@ -216,7 +267,7 @@ def crossed(differences: Array, seeds: Sequence[float] | Array, level: float = 0
     wins, losses = int((examples > 0).sum()), int((examples < 0).sum())
     if error <= 1e-12:
         return Paired(float(examples.mean()), NoInterval("nothing varies"), None, wins, losses)
-    df = sum(parts) ** 2 / (parts[0] ** 2 / (len(examples) - 1) + parts[1] ** 2 / (len(runs) - 1))
+    df = _satterthwaite(parts, [(len(examples) if size is None else size) - 1, len(runs) - 1])
     return _student(float(examples.mean()), error, df, "t-examples-and-seeds", level, wins, losses)
 
 

@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 
 from ..errors import UserError, unknown
 from ..features.matrices import Features, stack
-from ..numbers.intervals import Interval
+from ..numbers.intervals import Interval, NoInterval
 from ..numbers.metrics import METRICS
 
 if TYPE_CHECKING:
@@ -275,10 +275,10 @@ class Context:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its interval, where it has one; a metric's value is a fraction."""
+    """A number with its interval, or why it has none; a metric's value is a fraction."""
 
     value: float
-    interval: Interval | None = None
+    interval: Interval | NoInterval
 
 
 @dataclass

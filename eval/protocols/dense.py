@@ -317,7 +317,7 @@ def measured(confusions: Array, images: int, classes: Sequence[str], counts: Map
     metrics = {}
     for name, metric in segmentation.METRICS.items():
         value = float(metric(sums.total()))
-        metrics[name] = Estimate(value, intervals.around(value, metric(drawn)))
+        metrics[name] = Estimate(value, intervals.over_images(value, metric(drawn), images))
     each = segmentation.ious(sums.total())
     absent = [str(name) for name, value in zip(classes, each, strict=True) if np.isnan(value)]
     warnings: tuple[str, ...] = ()

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from ..detection.options import options_of
 from ..errors import UserError
-from ..numbers.intervals import Interval
+from ..numbers.intervals import NoInterval
 from . import base
 from .base import Context, Count, Estimate, Kind, Measured
 
@@ -80,9 +80,13 @@ def measure(context: Context) -> Measured:
             f"{context.metric} is not defined, the test split has {', '.join(result.metrics) or 'no metric'}",
             remedy="choose a task whose test split has objects of that kind",
         )
-    spans = {name: Interval(**span) for name, span in result.intervals.items()}
     return Measured(
-        {name: Estimate(value, spans.get(name)) for name, value in result.metrics.items()},
+        {
+            name: Estimate(
+                value, result.intervals.get(name, NoInterval("the run is older than its interval"))
+            )
+            for name, value in result.metrics.items()
+        },
         result.counts,
         certificate=result.certificate,
         detections={"classes": result.classes, "config": result.config, "images": result.per_image},

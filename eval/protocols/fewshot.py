@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import UserError
-from ..numbers import intervals
+from ..numbers import intervals, pool
+from ..numbers.pool import contributions
 from . import base
 from .base import Context, Count, Estimate, Kind, Labelled, Listed, Measured, Positive
 
@@ -49,25 +50,25 @@ class Params(base.Params):
         return {"way": 2, "shots": 1, "queries": 1, "episodes": limit}
 
 
-def outcomes(pool: Labelled, params: Params, seed: int) -> dict[str, npt.NDArray[np.generic]]:
+def outcomes(images: Labelled, params: Params, seed: int) -> dict[str, npt.NDArray[np.generic]]:
     """What happened in every episode, with the head of ``params.head``.
 
     Returns:
-        ``episodes`` (E,) accuracies; ``asked`` and ``right`` (N,) int32: how often each image of the pool was a
-        query, and how often the answer was right. With them two checkpoints are compared over images, which episodes
-        share, and not over episodes alone.
+        ``episodes`` (E,) accuracies, and ``contributions`` (2, N) float32: what each image of the pool adds to their
+        mean, see `eval.numbers.pool`. With them two checkpoints are compared over images, which episodes share, and
+        not over episodes alone.
 
     Raises:
         UserError: If images have several labels, or too few classes have enough images.
     """
     from .episodes import answers, draw
 
-    if pool.multilabel:
+    if images.multilabel:
         raise UserError(
             "few-shot episodes need one class an image", remedy="choose a classification task", code=2
         )
     chosen = draw(
-        pool.labels,
+        images.labels,
         way=params.way,
         shots=params.shots,
         queries=params.queries,
@@ -75,25 +76,30 @@ def outcomes(pool: Labelled, params: Params, seed: int) -> dict[str, npt.NDArray
         seed=seed,
         resample=params.short == "resample",
     )
-    right = answers(np.asarray(pool.features), chosen, params)
-    images = chosen.query.reshape(right.shape)
-    number = len(pool.labels)
-    return {
-        "episodes": right.mean(1),
-        "asked": np.bincount(images.ravel(), minlength=number).astype(np.int32),
-        "right": np.bincount(images[right], minlength=number).astype(np.int32),
-    }
+    right = answers(np.asarray(images.features), chosen, params)
+    added = contributions(
+        right.reshape(chosen.query.shape), chosen.support, chosen.query, np.asarray(images.labels)
+    )
+    return {"episodes": right.mean(1), "contributions": added.astype(np.float32)}
 
 
 def measure(context: Context) -> Measured:
-    """Mean accuracy over episodes, with an interval over episodes."""
+    """Mean accuracy over episodes, with an interval over the pool's images.
+
+    The interval over episodes, which tells how well the pool's mean is known and is what papers print, stands beside
+    it under the metric's name with ``_episodes``.
+    """
     params: Params = context.params
     found = outcomes(context.labelled(*params.splits), params, context.seed)
     values = np.asarray(found["episodes"], dtype=np.float64)
+    value, spread = float(values.mean()), pool.interval(found["contributions"], values)
     over = intervals.normal_legacy if params.interval == "normal" else intervals.episodes
     counts = {split: len(context.data.splits[split]) for split in params.splits}
     return Measured(
-        {context.metric: Estimate(float(values.mean()), over(values))},
+        {
+            context.metric: Estimate(value, spread),
+            f"{context.metric}_episodes": Estimate(value, over(values)),
+        },
         counts | {"episodes": len(values)},
         arrays=found,
     )

@@ -99,5 +99,5 @@ def score(
         fitted.selected,
         fitted.certificate,
         fitted.warnings,
-        scoring.outcomes(scores, labels),
+        scoring.outcomes(scores, labels, probabilities),
     )

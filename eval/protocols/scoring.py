@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..numbers import intervals, metrics
+from ..numbers import intervals, kept, metrics
 from .base import Array, Estimate
-
-RESAMPLES = 1000
 
 
 def estimates(
@@ -24,39 +22,25 @@ def estimates(
     names = [metric]
     if labels.ndim == 1:
         names += ["top1", "mean_per_class", *(["top5"] if scores.shape[1] > 5 else [])]
-    found = {name: estimate(name, scores, labels) for name in dict.fromkeys(names)}
-    if probabilities is not None:
-        found["ece"] = Estimate(metrics.ece(probabilities, labels))
-    return found
+    arrays = outcomes(scores, labels, probabilities)
+    values = {name: metrics.METRICS[name](scores, labels) for name in dict.fromkeys(names)}
+    if probabilities is not None and labels.ndim == 1:
+        values["ece"] = metrics.ece(probabilities, labels)
+    missing = intervals.NoInterval("no method is known")
+    return {name: Estimate(v, kept.interval(name, v, arrays) or missing) for name, v in values.items()}
 
 
-def estimate(name: str, scores: Array, labels: Array) -> Estimate:
-    """One metric: with Wilson's interval for a share of hits, else with a bootstrap."""
-    value = metrics.METRICS[name](scores, labels)
-    if name in ("top1", "top5"):
-        return Estimate(value, intervals.wilson(round(value * len(labels)), len(labels)))
-    return Estimate(value, bootstrap(name, value, scores, labels))
-
-
-def bootstrap(name: str, value: float, scores: Array, labels: Array) -> intervals.Interval:
-    """Bootstrap over test examples, always with the same resamples: of percentiles, for AP of its standard error."""
-    step = max(1, 4_000_000 // len(labels))  # resamples held at a time
-    drawn = [
-        metrics.resampled(
-            name, scores, labels, intervals.resample_counts(len(labels), min(step, RESAMPLES - at), at)
-        )
-        for at in range(0, RESAMPLES, step)
-    ]
-    values = np.concatenate(drawn)
-    return intervals.percentile(values) if labels.ndim == 1 else intervals.around(value, values)
-
-
-def outcomes(scores: Array, labels: Array) -> dict[str, Array]:
+def outcomes(scores: Array, labels: Array, probabilities: Array | None = None) -> dict[str, Array]:
     """What is kept of every example, for paired tests."""
     if labels.ndim == 1:
-        return {
+        found: dict[str, Array] = {
             "correct": metrics.correct(scores, labels),
             "predicted": scores.argmax(1).astype(np.int32),
             "labels": labels.astype(np.int32),
         }
+        if scores.shape[1] > 5:
+            found["among5"] = metrics.among(scores, labels, 5)
+        if probabilities is not None:
+            found["confidence"] = probabilities.max(1).astype(np.float32)
+        return found
     return {"scores": scores.astype(np.float32), "labels": labels.astype(np.int8)}

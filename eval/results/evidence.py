@@ -9,13 +9,12 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from ..numbers import depth, intervals, metrics, pairs, segmentation, tests
+from ..numbers import depth, intervals, kept, metrics, pairs, segmentation, tests
 from ..numbers.tests import Paired
 from .parts import Cell
 from .records import Book, MissingOutcomes, Record
 
 Floats = npt.NDArray[np.float64]
-RESAMPLES: Final = 1000
 FEWSHOT: Final = "the records keep episodes of one pool alone, which say nothing of other images"
 
 
@@ -25,23 +24,30 @@ class Evidence:
 
     Attributes:
         kind: ``hits``: right or wrong; ``means``: contributions whose mean is the metric; ``resamples``: the metric
-            on resamples of the examples, the same ones for every record.
-        unit: What varies: ``test examples``, ``test images`` (segmentation) or ``images of the pool``.
+            on resamples of the examples, the same ones for every record; ``pool``: contributions of the images of a
+            few-shot pool.
+        unit: What varies: ``test examples``, ``test images`` (dense tasks) or ``images of the pool``.
         value: The metric.
-        values: (N,).
+        values: (N,); for ``pool`` (2, N).
         examples: How many there are.
+        size, lacking: One more than the degrees of freedom where it is not N, and what a variance of resamples lacks,
+            see `numbers.intervals.few`; infinite for N.
+        episodes: (E,) for ``pool``: their accuracies.
     """
 
-    kind: Literal["hits", "means", "resamples"]
+    kind: Literal["hits", "means", "resamples", "pool"]
     unit: str
     value: float
     values: Floats
     examples: int
+    size: float = np.inf
+    lacking: float = 1.0
+    episodes: Floats = field(default_factory=lambda: np.zeros(0))
 
     @property
-    def shape(self) -> tuple[str, str, int]:
+    def shape(self) -> tuple[str, str, int, int, float]:
         """Two records pair if these are equal."""
-        return self.kind, self.unit, len(self.values)
+        return self.kind, self.unit, self.values.shape[-1], len(self.episodes), self.size
 
 
 @dataclass
@@ -76,27 +82,39 @@ class Witness:
 
 def _evidence(arrays: Mapping[str, Any], metric: str, value: float) -> Evidence | str:
     if "episodes" in arrays:
-        if "asked" not in arrays:
+        if "contributions" not in arrays:
             return FEWSHOT
-        asked, right = arrays["asked"].astype(np.float64), arrays["right"].astype(np.float64)
-        # The share of right answers is a ratio of sums over images; this is its linear form.
-        linear = value + (right - value * asked) * len(asked) / asked.sum()
-        return Evidence("means", "images of the pool", value, linear, int((asked > 0).sum()))
-    if metric == "top1" and "correct" in arrays:
-        correct = arrays["correct"].astype(np.float64)
+        added, episodes = arrays["contributions"].astype(np.float64), arrays["episodes"].astype(np.float64)
+        taken = int((added != 0).any(0).sum())
+        return Evidence("pool", "images of the pool", value, added, taken, episodes=episodes)
+    if (key := kept.HITS.get(metric, "")) in arrays:
+        correct = arrays[key].astype(np.float64)
         return Evidence("hits", "test examples", value, correct, len(correct))
     if metric == "mean_per_class" and "labels" in arrays:
-        return _per_class(arrays["correct"].astype(np.float64), arrays["labels"], value)
+        linear = metrics.class_contributions(arrays["correct"].astype(np.float64), arrays["labels"])
+        size = metrics.class_size(arrays["labels"])
+        return Evidence("means", "test examples", value, linear, len(linear), size)
+    if metric.startswith("map11"):
+        return intervals.ELEVEN_POINTS.reason
     if "scores" in arrays and metric in metrics.METRICS:
-        scores, labels = arrays["scores"].astype(np.float64), arrays["labels"]
-        counts = intervals.resample_counts(len(labels), RESAMPLES, 0)
-        drawn = metrics.resampled(metric, scores, labels, counts)
-        return Evidence("resamples", "test examples", value, drawn, len(labels))
+        labels = arrays["labels"]
+        drawn = kept.resampled(metric, arrays["scores"], labels)
+        size, lacking = intervals.few((labels > 0).sum(0))
+        return Evidence("resamples", "test examples", value, drawn, len(labels), size, lacking)
+    if metric == "ece" and "confidence" in arrays:
+        confidence, hits = arrays["confidence"].astype(np.float64), arrays["correct"]
+        if len(hits) < intervals.MIN_CALIBRATION:
+            return f"calibration errors need {intervals.MIN_CALIBRATION} examples"
+        counts = intervals.resample_counts(len(hits), kept.RESAMPLES, 0)
+        drawn = metrics.calibration_error(confidence, hits, weights=counts)
+        return Evidence("resamples", "test examples", value, drawn, len(hits), len(hits))
     if "confusions" in arrays and metric in segmentation.METRICS:
         images, classes = arrays["shape"].tolist()
         sums = segmentation.sums(arrays["confusions"], images, classes)
-        resampled = sums.weighted(intervals.resample_counts(images, RESAMPLES, 0))
-        return Evidence("resamples", "test images", value, segmentation.METRICS[metric](resampled), images)
+        resampled = sums.weighted(intervals.resample_counts(images, kept.RESAMPLES, 0))
+        return Evidence(
+            "resamples", "test images", value, segmentation.METRICS[metric](resampled), images, images
+        )
     if "depth" in arrays and metric in depth.NAMES:
         values = arrays["depth"][:, depth.NAMES.index(metric)].astype(np.float64)
         return Evidence("means", "test images", value, values, len(values))
@@ -105,14 +123,8 @@ def _evidence(arrays: Mapping[str, Any], metric: str, value: float) -> Evidence 
     return f"outcomes do not tell {metric}"
 
 
-def _per_class(correct: Floats, labels: npt.NDArray[np.int32], value: float) -> Evidence:
-    """Contributions to the mean over classes, whose spread is that within classes, since their sizes are given."""
-    _, place, count = np.unique(labels, return_inverse=True, return_counts=True)
-    weight = len(labels) / (len(count) * count[place])
-    accuracy = np.bincount(place, correct) / count
-    within = np.sqrt(count / np.maximum(count - 1, 1))[place]
-    linear = value + weight * (correct - accuracy[place]) * within
-    return Evidence("means", "test examples", value, linear, len(labels))
+def _size(item: Evidence) -> float | None:
+    return None if np.isinf(item.size) else item.size
 
 
 def compare(found: Sequence[Sequence[Evidence]]) -> pairs.Pairs | None:
@@ -133,8 +145,11 @@ def compare(found: Sequence[Sequence[Evidence]]) -> pairs.Pairs | None:
     if kind == "hits" and seeds == 1:
         return pairs.proportions(values[:, 0])
     if kind == "resamples":
-        return pairs.resampled(points.mean(1), values.mean(1))
-    return pairs.means(values.mean(1), points if seeds > 1 else None)
+        return pairs.resampled(points, values.mean(1), found[0][0].size, found[0][0].lacking)
+    if kind == "pool":
+        episodes = np.array([np.concatenate([item.episodes for item in one]) for one in found])
+        return pairs.pooled(points.mean(1), values.mean(1), episodes)
+    return pairs.means(values.mean(1), points if seeds > 1 else None, size=_size(found[0][0]))
 
 
 def pair(first: Sequence[Evidence], second: Sequence[Evidence]) -> Paired | None:
@@ -145,12 +160,17 @@ def pair(first: Sequence[Evidence], second: Sequence[Evidence]) -> Paired | None
     deltas = np.array([a.values - b.values for a, b in seeds])
     points = [a.value - b.value for a, b in seeds]
     if first[0].kind == "resamples":
-        return tests.resampled(float(np.mean(points)), deltas.mean(0), kind="bootstrap-paired")
+        return tests.resampled(
+            points, deltas.mean(0), first[0].size, first[0].lacking, kind="bootstrap-paired"
+        )
+    if first[0].kind == "pool":
+        episodes = np.concatenate([a.episodes - b.episodes for a, b in seeds])
+        return tests.pooled(float(np.mean(points)), deltas.mean(0), episodes)
     if len(seeds) > 1:
-        return tests.crossed(deltas.mean(0), points)
+        return tests.crossed(deltas.mean(0), points, size=_size(first[0]))
     if first[0].kind == "hits":
         return tests.paired(first[0].values, second[0].values)
-    return tests.means(deltas[0])
+    return tests.means(deltas[0], size=_size(first[0]))
 
 
 def gain(first: Cell, second: Cell, metric: str, witness: Witness) -> Paired | None:

@@ -31,6 +31,7 @@ from mast.files import atomic_write, canonical_json
 from ..errors import UserError
 
 SCHEMA: Final = 1
+NO_INTERVAL: Final = "none: "  # before the reason, as `numbers.intervals.NoInterval.kind` has it
 
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
 Text = Annotated[str, Meta(min_length=1)]
@@ -119,7 +120,11 @@ class DataEntry(_Part, frozen=True):
 
 
 class Metric(_Part, frozen=True, gc=False):
-    """A fraction with its interval; ``interval`` names the kind, and is null where there is none."""
+    """A fraction with its interval; ``interval`` names its kind.
+
+    Without an interval the ends and the level are null, and ``interval`` says why after `NO_INTERVAL`; it is null too
+    in records that are older than the reasons.
+    """
 
     value: Annotated[float, Meta(le=1.0)]
     low: float | None = None
@@ -132,9 +137,10 @@ class Metric(_Part, frozen=True, gc=False):
         if not math.isfinite(self.value):
             raise ValueError(f"value {self.value} is not finite")
         if low is None or high is None:
-            if low is not None or high is not None or self.interval is not None or self.level is not None:
+            reason = self.interval is None or self.interval.startswith(NO_INTERVAL)
+            if low is not None or high is not None or self.level is not None or not reason:
                 raise ValueError("low, high, interval and level go together")
-        elif self.interval is None or self.level is None:
+        elif self.interval is None or self.level is None or self.interval.startswith(NO_INTERVAL):
             raise ValueError("low, high, interval and level go together")
         elif not low <= high:
             raise ValueError(f"low {low} lies above high {high}")

@@ -171,11 +171,16 @@ def _spread(low: float, high: float, spread: Spread) -> str:
 
 
 def intervals(section: Section) -> str:
-    """One sentence on a section's intervals: level and kind, and the columns where kinds differ."""
+    """One sentence on a section's intervals: level and kind, and the columns where kinds differ; or why none."""
     kinds: dict[str, dict[Column, None]] = {}
     for (_, column), cell in section.cells.items():
-        if cell.interval is not None and cell.level is not None:
-            kinds.setdefault(f"{100 * cell.level:g} % {cell.interval.replace('-', ' ')}", {})[column] = None
+        if cell.interval is not None:
+            kind = (
+                f"{100 * cell.level:g} % {cell.interval.replace('-', ' ')}"
+                if cell.level is not None
+                else cell.interval
+            )
+            kinds.setdefault(kind, {})[column] = None
     parts = [
         kind + (f" ({', '.join(column.label for column in where)})" if len(kinds) > 1 else "")
         for kind, where in kinds.items()

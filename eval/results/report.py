@@ -17,6 +17,7 @@ from markupsafe import Markup
 from mast.files import atomic_write, canonical_json, sha256_file
 
 from ..errors import UserError
+from ..numbers.intervals import Interval
 from . import explorer, figures, pages, passports, render, reproduction
 from .parts import Row, Section
 from .records import Book, Record
@@ -260,14 +261,19 @@ def _detection_gains(gallery: Gallery, done: Sequence[Record], book: Book) -> Ma
             if first is None or record is first:
                 continue
             found = gallery.compare(book.outcomes(first), book.outcomes(record), record.task.metric)
-            difference, low, high = (100 * float(found[name]) for name in ("difference", "low", "high"))
+            span = found.interval
+            ends = (
+                f"[{100 * span.low:+.1f}, {100 * span.high:+.1f}]"
+                if isinstance(span, Interval)
+                else f"(no interval: {span.reason})"
+            )
             name = f"{record.protocol.name} v{record.protocol.version}, seed {record.seed}"
             rows.append(
                 [
                     name,
                     f"{record.checkpoint.name} - {first.checkpoint.name}",
                     record.task.metric,
-                    f"{difference:+.1f} [{low:+.1f}, {high:+.1f}]",
+                    f"{100 * found.difference:+.1f} {ends}",
                 ]
             )
     title = (

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 import scipy.stats
 
-from ..numbers.intervals import Array
+from ..numbers.intervals import EPISODE_KINDS, Array
 from . import evidence
 from .evidence import Evidence, Witness
 from .parts import Cell, Column, Row, Section
@@ -164,8 +164,7 @@ def standing(section: Section, column: Column, witness: Witness) -> Standing:
 
 def _span(cell: Cell) -> tuple[float, float]:
     """The ends of an interval; those over few-shot episodes of one pool, and values without one, separate nothing."""
-    over_episodes = any("episodes" in record.data.counts for record in cell.records)
-    if cell.low is None or cell.high is None or over_episodes:
+    if cell.low is None or cell.high is None or cell.interval in EPISODE_KINDS:
         return -np.inf, np.inf
     return cell.low, cell.high
 

@@ -249,7 +249,10 @@ def over_seeds(part: Sequence[Record], name: str) -> Cell:
     highs = [metric.high for metric in metrics if metric.high is not None]
     spread = intervals.t_interval(values)
     about: dict[str, Any] = {"over_seeds": spread, "records": ordered, "seeds": len(metrics)}
-    if len(lows) < len(metrics) or len({(metric.interval, metric.level) for metric in metrics}) > 1:
+    if len(lows) < len(metrics):
+        kind = next((metric.interval for metric in metrics if metric.low is None), None)
+        return Cell(mean, interval=kind, **about)
+    if len({(metric.interval, metric.level) for metric in metrics}) > 1:
         return Cell(mean, **about)
     ends = sum(lows) / len(lows), sum(highs) / len(highs)
     return Cell(mean, *ends, metrics[0].interval, metrics[0].level, **about)

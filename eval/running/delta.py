@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .. import protocols
 from ..errors import UserError
 from ..features.matrices import Array, Features
-from ..numbers import intervals
+from ..numbers.intervals import Interval, NoInterval
 from ..protocols import Labelled, Measured, Protocol
 from ..protocols.frozen import score
 from ..tasks import Task
@@ -30,7 +30,7 @@ class Row:
         protocol: Its name and version.
         metric: What the number is.
         value: The number, a fraction.
-        interval: Over the test examples or episodes; None where the protocol gives none.
+        interval: Over the test examples or images of the pool, or why there is none.
         delta: Difference to the first row with that metric.
         selected: What was chosen.
         warnings: What the protocol warned of.
@@ -39,7 +39,7 @@ class Row:
     protocol: str
     metric: str
     value: float
-    interval: intervals.Interval | None
+    interval: Interval | NoInterval
     delta: float
     selected: dict[str, Any]
     warnings: tuple[str, ...]
@@ -137,7 +137,7 @@ def render(rows: Sequence[Row]) -> str:
     lines = ["| protocol | metric | value | 95% interval | difference |", "|---|---|---|---|---|"]
     for row in rows:
         ends = row.interval
-        span = "-" if ends is None else f"{100 * ends.low:.1f} to {100 * ends.high:.1f}"
+        span = "-" if isinstance(ends, NoInterval) else f"{100 * ends.low:.1f} to {100 * ends.high:.1f}"
         delta = f"{100 * row.delta:+.2f}"
         lines.append(f"| {row.protocol} | {row.metric} | {100 * row.value:.2f} | {span} | {delta} |")
     for metric in dict.fromkeys(row.metric for row in rows):

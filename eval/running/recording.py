@@ -12,6 +12,7 @@ import numpy as np
 
 from ..checkpoints import Passport
 from ..errors import UserError
+from ..numbers.intervals import NoInterval
 from ..protocols import Estimate, Measured
 from ..results import records
 from ..results.records import (
@@ -80,8 +81,8 @@ def run_id(cell: Cell, checkpoint: CheckpointEntry, digest: str | None) -> str:
 def metric(estimate: Estimate) -> Metric:
     """A number as a record has it: plain Python's, whatever library computed it."""
     interval = estimate.interval
-    if interval is None:
-        return Metric(value=float(estimate.value))
+    if isinstance(interval, NoInterval):
+        return Metric(value=float(estimate.value), interval=interval.kind)
     return Metric(
         value=float(estimate.value),
         low=float(interval.low),

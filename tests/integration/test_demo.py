@@ -13,6 +13,7 @@ import yaml
 
 from eval import suites
 from eval.cli import entry as cli
+from eval.numbers.intervals import ELEVEN_POINTS
 from eval.results import records
 from eval.running.plan import plan
 from eval.scenes.compose import FACTORS
@@ -85,7 +86,8 @@ def test_a_miniature_goes_from_scenes_to_report(
         outcome = book.outcomes(record)
         assert len(outcome["images"]) == record.data.counts["test_images"] == 8
         assert record.certificate is not None
-        assert record.metrics[record.task.metric].interval == "bootstrap-se over test images"
+        kind = ELEVEN_POINTS.kind if "voc" in record.task.name else "wilson-bootstrap over test images"
+        assert record.metrics[record.task.metric].interval == kind
     report = (out / "report.html").read_text()
     for heading in (
         "Comparison",

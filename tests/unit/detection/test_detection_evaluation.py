@@ -22,6 +22,7 @@ from eval.detection.average_precision import AREA, VOC_POINTS, Curve, Matches
 from eval.detection.data import DetectionData, prepare, register
 from eval.detection.evaluate import evaluate
 from eval.detection.intervals import intervals, paired
+from eval.numbers.intervals import Interval, NoInterval
 
 
 @pytest.fixture(scope="module")
@@ -374,15 +375,24 @@ def test_intervals_hold_the_value_and_pairs_are_tighter(coco_data: DetectionData
     found = intervals(first.curves, resamples=200)
     assert set(found) == set(first.curves)
     for name, interval in found.items():
-        assert interval["low"] <= first.metrics[name] <= interval["high"]
-        assert interval["high"] - interval["low"] > 0.01
-        assert interval["kind"] == "bootstrap-se over test images"
+        assert isinstance(interval, Interval)
+        assert interval.low <= first.metrics[name] <= interval.high
+        assert interval.high - interval.low > 0.01
+        assert interval.kind == "wilson-bootstrap over test images"
     assert found == intervals(first.curves, resamples=200)
     result = paired(first.curves["box_ap"], second.curves["box_ap"], resamples=200)
-    assert result["low"] > 0
-    assert result["difference"] == pytest.approx(second.metrics["box_ap"] - first.metrics["box_ap"])
+    assert isinstance(result.interval, Interval)
+    assert result.interval.low > 0
+    assert result.difference == pytest.approx(second.metrics["box_ap"] - first.metrics["box_ap"])
     itself = paired(first.curves["box_ap"], first.curves["box_ap"], resamples=50)
-    assert (itself["low"], itself["difference"], itself["high"]) == (0, 0, 0)
+    assert (itself.difference, itself.interval) == (
+        0,
+        NoInterval("the difference is the same on every resample"),
+    )
+    # Average recall is resampled from what pycocotools counted.
+    assert {"box_ar1", "box_ar10", "box_ar100"} <= set(first.curves)
+    for name, curve in first.curves.items():
+        assert curve.value() == pytest.approx(first.metrics[name], abs=1e-9)
 
 
 def test_pairs_need_the_same_test_set() -> None:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from eval.numbers import intervals, tests
+from eval.numbers import intervals, metrics, tests
+from eval.numbers.intervals import Interval, NoInterval
 
 
 def test_wilson_matches_scipy() -> None:
@@ -47,36 +48,76 @@ def test_legacy_interval_is_the_papers_formula() -> None:
     assert "episodes" in intervals.episodes(values).kind
 
 
-def test_bootstrap_is_close_to_theory_and_repeatable() -> None:
-    values = np.random.default_rng(0).normal(size=400)
-    found = intervals.bootstrap(values)
-    assert found == intervals.bootstrap(values)
-    half = 1.96 * values.std() / np.sqrt(400)
-    # Monte Carlo error of a 2.5% quantile over 2000 resamples is about 3% of the half-width.
-    assert found.high - values.mean() == pytest.approx(half, rel=0.12)
-    median = intervals.bootstrap(values, lambda x: float(np.median(x)), resamples=200)
-    assert median.low <= float(np.median(values)) <= median.high
+def test_effective_is_wilson_for_a_plain_proportion_and_never_empty() -> None:
+    found = intervals.effective(0.3, 0.3 * 0.7 / 50, 50, "wilson-bootstrap")
+    plain = intervals.wilson(15, 50)
+    assert (found.low, found.high) == pytest.approx((plain.low, plain.high), abs=1e-12)
+    # A variance that is zero by luck leaves Wilson's interval at the end, and narrows it only as events speak for it.
+    end = intervals.effective(1.0, 0.0, 50, "wilson-bootstrap")
+    assert (end.low, end.high) == (intervals.wilson(50, 50).low, 1.0)
+    few, many = (intervals.effective(0.9, 0.0, size, "wilson-bootstrap") for size in (20, 2000))
+    assert 0.1 < few.high - few.low < intervals.wilson(18, 20).high - intervals.wilson(18, 20).low
+    assert (
+        many.high - many.low
+        < 0.1 * (intervals.wilson(1800, 2000).high - intervals.wilson(1800, 2000).low) * 3
+    )
+    with pytest.raises(ValueError, match="are needed"):
+        intervals.effective(1.2, 0.0, 50, "wilson-bootstrap")
 
 
-def test_around_holds_the_estimate_however_biased_the_resamples() -> None:
-    values = 0.6 + 0.02 * np.random.default_rng(0).normal(size=1000)
-    found = intervals.around(0.5, np.append(values, np.nan))
-    half = 1.959964 * values.std(ddof=1)
-    assert (found.low, found.high) == pytest.approx((0.5 - half, 0.5 + half))
-    assert intervals.percentile(values).low > 0.5
-    assert intervals.around(0.01, values).low == 0
-    with pytest.raises(ValueError, match="fewer than two"):
-        intervals.around(0.5, np.array([np.nan, 0.1]))
+def test_mean_per_class_by_hand() -> None:
+    # Classes of 4 and 2: accuracies 3/4 and 1/2; unbiased variances 1/16 and 1/4, a fourth of their sum.
+    hits, labels = np.array([1, 1, 1, 0, 1, 0]), np.array([5, 5, 5, 5, 7, 7])
+    found = intervals.mean_per_class(hits, labels)
+    expected = intervals.effective(0.625, (1 / 16 + 1 / 4) / 4, 4 / (1 / 4 + 1 / 2), "wilson-per-class")
+    assert found == expected
+    # One class is Wilson's interval but for n - 1 in its variance; one example a class is Wilson's over examples.
+    one = intervals.mean_per_class(np.arange(40) < 30, np.zeros(40))
+    assert (one.low, one.high) == pytest.approx((0.598, 0.859), abs=0.005)
+    each = intervals.mean_per_class(np.arange(40) < 30, np.arange(40))
+    assert (each.low, each.high) == pytest.approx(
+        (intervals.wilson(30, 40).low, intervals.wilson(30, 40).high)
+    )
 
 
-def test_resample_counts_and_percentile() -> None:
+def test_average_precision_has_an_interval_at_one_and_none_without_positives() -> None:
+    perfect = intervals.average_precision(1.0, np.ones(50), np.array([10.0]))
+    assert isinstance(perfect, Interval)
+    assert perfect.high == 1.0
+    assert 0.8 < perfect.low < 0.9  # Wilson's for 20 of 20: half the binomial variance of ten positives
+    few = intervals.average_precision(1.0, np.ones(50), np.array([1.0, 1.0]))
+    assert few == NoInterval("2 positives say too little, 3 are needed")
+    # Classes without a positive count for nothing: C^2 / sum(1 / P), and P / (P - 1) of the harmonic mean.
+    assert intervals.few(np.array([4, 0, 12])) == pytest.approx((12.0, 6 / 5))
+    with pytest.raises(ValueError, match="no class"):
+        intervals.few(np.zeros(3))
+
+
+def test_calibration_is_close_to_the_bootstrap() -> None:
+    generator = np.random.default_rng(0)
+    confidence = generator.uniform(0.3, 1.0, size=500)
+    hits = generator.random(500) < confidence - 0.15
+    found = intervals.calibration(confidence, hits)
+    assert isinstance(found, Interval)
+    counts = intervals.resample_counts(500, 4000, seed=1)
+    drawn = metrics.calibration_error(confidence, hits, weights=counts)
+    value = float(metrics.calibration_error(confidence, hits))
+    factor = np.exp(1.959964 * drawn.std() / value)
+    assert (found.low, found.high) == pytest.approx((value / factor, value * factor), rel=0.03)
+    assert isinstance(intervals.calibration(confidence[:99], hits[:99]), NoInterval)
+    assert isinstance(intervals.calibration(np.ones(200), np.ones(200, dtype=bool)), NoInterval)
+
+
+def test_a_missing_interval_says_why() -> None:
+    assert NoInterval("nothing varies").kind == "none: nothing varies"
+    with pytest.raises(ValueError, match="says why"):
+        NoInterval("")
+
+
+def test_resample_counts() -> None:
     counts = intervals.resample_counts(5, 10, seed=1)
     assert counts.shape == (10, 5)
     assert (counts.sum(1) == 5).all()
-    interval = intervals.percentile(np.array([np.nan, *range(101)]))
-    assert (interval.low, interval.high) == pytest.approx((2.5, 97.5))
-    with pytest.raises(ValueError, match="no resample"):
-        intervals.percentile(np.array([np.nan]))
 
 
 def test_paired_sees_what_separate_intervals_do_not() -> None:
@@ -85,7 +126,7 @@ def test_paired_sees_what_separate_intervals_do_not() -> None:
     a = difficulty + 0.1 + 0.05 * generator.normal(size=300)
     b = difficulty + 0.05 * generator.normal(size=300)
     result = tests.paired(a, b)
-    assert isinstance(result.interval, intervals.Interval)
+    assert isinstance(result.interval, Interval)
     assert result.interval.low > 0
     assert result.p_value is not None
     assert result.p_value < 1e-6

@@ -9,6 +9,7 @@ from sklearn.multiclass import OneVsRestClassifier
 
 from eval import protocols
 from eval.errors import UserError
+from eval.numbers import pool
 from eval.protocols import Labelled
 from eval.protocols.episodes import HEADS, accuracies, draw
 from eval.protocols.fewshot import outcomes
@@ -116,11 +117,14 @@ def test_several_labels_an_image_are_refused() -> None:
         outcomes(pool, protocols.get("fewshot").settings, 0)
 
 
-def test_how_often_each_image_was_asked_and_right_gives_the_mean_over_episodes() -> None:
+def test_outcomes_hold_what_each_image_adds_and_the_interval_is_over_images() -> None:
     rng = np.random.default_rng(3)
     x, y = rng.normal(size=(90, 4)).astype(np.float32), np.repeat(np.arange(6), 15)
     params = protocols.get("fewshot").override({"episodes": 40, "way": 4, "queries": 5}).settings
     found = outcomes(Labelled(x, y, 6), params, 0)
-    assert found["asked"].sum() == 40 * 4 * 5
-    assert (found["right"] <= found["asked"]).all()
-    assert found["right"].sum() / found["asked"].sum() == pytest.approx(found["episodes"].mean())
+    assert found["contributions"].shape == (2, 90)
+    for label in range(6):  # what a class adds above its own mean is nothing
+        assert found["contributions"][:, y == label].sum(1) == pytest.approx(0, abs=1e-6)
+    span = pool.interval(found["contributions"], found["episodes"])
+    assert span.low < found["episodes"].mean() < span.high
+    assert span.kind == "wilson-pool-images"

@@ -44,6 +44,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from eval.numbers.intervals import NoInterval
 from eval.protocols import base
 from eval.protocols.base import Context, Estimate, Kind, Measured
 
@@ -52,7 +53,8 @@ def measure(context: Context) -> Measured:
     test = context.data.splits["test"]
     pixels = [np.asarray(test.pool.read(int(row))).mean() / 255 for row in test.rows]
     context.progress("looking", len(pixels), len(pixels))
-    return Measured({context.metric: Estimate(float(np.mean(pixels)))}, {"test": len(pixels)})
+    found = Estimate(float(np.mean(pixels)), NoInterval("pixels are no sample"))
+    return Measured({context.metric: found}, {"test": len(pixels)})
 
 
 KIND = Kind(base.Params, ("classification", "multilabel"), measure)
@@ -119,7 +121,7 @@ def test_a_kind_from_outside_runs_end_to_end(outside: Path, capsys: pytest.Captu
     assert mean.metrics["top1"].interval == "wilson"
     assert mean.data.counts == {"train": 20, "val": 4, "test": 16}
     assert book.outcomes(mean)["correct"].all()
-    assert (bright.protocol.version, bright.metrics["top1"].interval) == (3, None)
+    assert (bright.protocol.version, bright.metrics["top1"].interval) == (3, "none: pixels are no sample")
     assert bright.metrics["top1"].value == pytest.approx(125 / 255, abs=0.01)
     assert bright.data.manifest == mean.data.manifest
 

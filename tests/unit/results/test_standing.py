@@ -45,8 +45,8 @@ def test_all_pairs_at_once_are_the_tests_of_each_pair() -> None:
             lambda i, j: tests.crossed(values[i] - values[j], points[i] - points[j]),
         ),
         (
-            pairs.resampled(values.mean(1), drawn),
-            lambda i, j: tests.resampled(values[i].mean() - values[j].mean(), drawn[i] - drawn[j], kind="b"),
+            pairs.resampled(values[:, :1], drawn),
+            lambda i, j: tests.resampled(values[i, :1] - values[j, :1], drawn[i] - drawn[j], kind="b"),
         ),
     ):
         for i in range(4):
@@ -131,7 +131,7 @@ def test_a_mean_over_classes_pairs_within_classes(tmp_path: Path, make_record: M
 def test_average_precision_pairs_on_the_same_resamples(tmp_path: Path, make_record: Make) -> None:
     labels = (RNG.random((80, 3)) < 0.4).astype(np.int8)
     scores = [(labels + noise * RNG.normal(size=labels.shape)).astype(np.float32) for noise in (0.5, 3.0)]
-    values = [metrics.METRICS["map11"](s.astype(np.float64), labels) for s in scores]
+    values = [metrics.METRICS["map_area"](s.astype(np.float64), labels) for s in scores]
     table = write(
         tmp_path,
         make_record,
@@ -139,12 +139,15 @@ def test_average_precision_pairs_on_the_same_resamples(tmp_path: Path, make_reco
             n: {"scores": s, "labels": labels, "value": v}
             for n, s, v in zip("ab", scores, values, strict=True)
         },
-        metric="map11",
+        metric="map_area",
     )
     (line,) = compare.build(table.book, [("a", "b")]).lines
     counts = intervals.resample_counts(80, 1000, 0)
-    drawn = [metrics.resampled("map11", s.astype(np.float64), labels, counts) for s in scores]
-    expected = tests.resampled(values[0] - values[1], drawn[0] - drawn[1], kind="bootstrap-paired")
+    drawn = [metrics.resampled("map_area", s.astype(np.float64), labels, counts) for s in scores]
+    size, lacking = intervals.few((labels > 0).sum(0))
+    expected = tests.resampled(
+        [values[0] - values[1]], drawn[0] - drawn[1], size, lacking, kind="bootstrap-paired"
+    )
     assert line.results["a", "b"] == expected
     assert expected.differs
 
@@ -152,27 +155,24 @@ def test_average_precision_pairs_on_the_same_resamples(tmp_path: Path, make_reco
 def test_few_shot_differences_are_over_images_and_old_ones_are_named(
     tmp_path: Path, make_record: Make
 ) -> None:
-    asked = RNG.integers(1, 9, size=60).astype(np.int32)
-    right = [np.minimum(asked, RNG.integers(0, 9, size=60)).astype(np.int32) for _ in range(2)]
+    added = 0.02 * RNG.normal(size=(2, 1, 60)) + 0.002 * RNG.normal(size=(2, 2, 60))
     episodes = RNG.random((2, 400))
     arrays = {
-        n: {"episodes": e, "asked": asked, "right": r, "value": float(r.sum() / asked.sum())}
-        for n, e, r in zip("ab", episodes, right, strict=True)
+        n: {"episodes": e, "contributions": c.astype(np.float32), "value": float(e.mean())}
+        for n, e, c in zip("ab", episodes, added, strict=True)
     }
     table = write(tmp_path / "new", make_record, arrays, protocol="fewshot")
     found = compare.build(table.book, [("a", "b")])
     (line,) = found.lines
-    share = [r.sum() / asked.sum() for r in right]
-    assert line.results["a", "b"].difference == pytest.approx(share[0] - share[1])
-    generator = np.random.default_rng(1)
-    resampled = []
-    for _ in range(3000):  # the cluster bootstrap that the linear form stands for
-        w = generator.multinomial(60, np.full(60, 1 / 60))
-        resampled.append(((right[0] - right[1]) * w).sum() / (asked * w).sum())
+    kept = added.astype(np.float32).astype(np.float64)
+    delta = episodes[0] - episodes[1]
+    expected = tests.pooled(float(delta.mean()), kept[0] - kept[1], delta)
+    assert line.results["a", "b"].ends == pytest.approx(expected.ends)
     low, high = line.results["a", "b"].ends
     assert low is not None
     assert high is not None
-    assert (high - low) / 2 == pytest.approx(2.0 * np.std(resampled), rel=0.1)
+    # Much wider than over episodes alone: 60 images differ by .028 each.
+    assert (high - low) / 2 == pytest.approx(2.0 * np.sqrt(60 * 2 * 0.02**2 + delta.var() / 400), rel=0.2)
 
     old = {
         n: {"episodes": e, "value": 0.5 + 0.1 * i}

@@ -93,7 +93,7 @@ def test_cells_are_run_once_and_recorded_whole(make_runner: Callable[..., Runner
     assert len(book.records) == 4
     for record in book.records:
         metric = record.metrics["mean_per_class"]
-        assert metric.interval == "bootstrap"
+        assert metric.interval == "wilson-per-class"
         assert metric.low is not None
         assert metric.low <= metric.value <= metric.high
         assert record.metrics["top1"].interval == "wilson"

@@ -1,0 +1,63 @@
+"""From what is kept of every example to the interval of a metric: once for new cells and for records read again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import numpy as np
+
+from . import intervals, metrics, pool
+from .intervals import Array, Interval, NoInterval
+
+RESAMPLES: Final = 1000
+HITS: Final = {"top1": "correct", "top5": "among5"}
+
+
+def interval(metric: str, value: float, arrays: Mapping[str, Array]) -> Interval | NoInterval | None:
+    """The interval that fits a metric.
+
+    Args:
+        metric: Its name.
+        value: What was measured.
+        arrays: ``correct``, ``among5`` (N,) bool, ``labels`` (N,) int, ``confidence`` (N,); ``scores`` and ``labels``
+            (N, C); or ``episodes`` (E,) and ``contributions`` (2, images).
+
+    Returns:
+        None if the arrays do not tell.
+    """
+    if (key := HITS.get(metric, "")) in arrays:
+        return intervals.wilson(int(arrays[key].sum()), len(arrays[key]))
+    if metric == "mean_per_class" and {"correct", "labels"} <= arrays.keys():
+        return intervals.mean_per_class(arrays["correct"], arrays["labels"])
+    if metric == "ece" and {"correct", "confidence"} <= arrays.keys():
+        return intervals.calibration(arrays["confidence"].astype(np.float64), arrays["correct"])
+    if metric.startswith("map11"):
+        return intervals.ELEVEN_POINTS
+    if metric in metrics.METRICS and "scores" in arrays:
+        labels = arrays["labels"]
+        drawn = resampled(metric, arrays["scores"], labels)
+        return intervals.average_precision(value, drawn, (labels > 0).sum(0))
+    if metric == "top1" and "contributions" in arrays:
+        return pool.interval(arrays["contributions"], arrays["episodes"])
+    return None
+
+
+def resampled(metric: str, scores: Array, labels: Array) -> Array:
+    """(1000,) a metric on resamples of the examples, always the same ones: two checkpoints pair on them.
+
+    Args:
+        metric: A key of `metrics.METRICS`.
+        scores: (N, C).
+        labels: (N, C).
+    """
+    step = max(1, 4_000_000 // len(labels))  # resamples held at a time
+    exact = scores.astype(np.float64)
+    drawn = [
+        metrics.resampled(
+            metric, exact, labels, intervals.resample_counts(len(labels), min(step, RESAMPLES - at), at)
+        )
+        for at in range(0, RESAMPLES, step)
+    ]
+    found: Array = np.concatenate(drawn)
+    return found

@@ -1,0 +1,83 @@
+"""Few-shot accuracy as a statistic of the pool's images: what every image contributes, and the interval over images.
+
+Thousands of episodes of one pool meet the same images again and again, so that an interval over episodes only tells
+how well the pool's mean is known. Here the images are what varies and the episodes follow: accuracy over episodes is
+a U-statistic of the images, whose variance is that of their first-order contributions (Hoeffding 1948; Wager, Hastie
+and Efron 2014 do the same for bagged trees). The error that the number of episodes leaves is told beside it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from .intervals import Array, Interval, effective
+
+Floats = npt.NDArray[np.float64]
+
+
+def contributions(
+    right: Array, support: npt.NDArray[np.int64], query: npt.NDArray[np.int64], labels: Array
+) -> Floats:
+    """What each image adds to the mean accuracy, as query and as support, from two halves of the episodes.
+
+    As a query an image adds how far it lies above its class. As support it adds how far the answers to the other
+    queries lie above what these queries get on average, so that the mix of queries does not count; a class of n
+    images with S in support has the factor n / (n - S), since an image in support keeps others out.
+
+    Args:
+        right: (E, way, queries) whether the answer was right.
+        support: (E, way, shots) rows of the pool.
+        query: (E, way, queries) rows of the pool.
+        labels: (N,) class of every image of the pool.
+
+    Returns:
+        (2, N). The products of the two rows have the variance of an image's contribution as their mean: what the
+        draw of episodes adds to one half is independent of the other.
+    """
+    classes, place = np.unique(labels, return_inverse=True)
+    half = len(right) // 2
+    parts = [slice(0, half), slice(half, 2 * half)]
+    return np.stack([_half(right[p], support[p], query[p], place, len(classes)) for p in parts])
+
+
+def _half(
+    right: Array, support: npt.NDArray[np.int64], query: npt.NDArray[np.int64], place: Array, classes: int
+) -> Floats:
+    number, hits = len(place), np.asarray(right, dtype=np.float64)
+    episodes, way, queries = query.shape
+    asked = np.bincount(query.ravel(), minlength=number)
+    own = np.bincount(query.ravel(), hits.ravel(), number) / np.maximum(asked, 1)
+    of_class = _mean(hits.ravel(), place[query].ravel(), classes)
+    as_query = np.bincount(query.ravel(), (hits - of_class[place[query]]).ravel(), number) / (way * queries)
+    lift = np.repeat((hits - own[query]).mean((1, 2))[:, None], way, axis=1)  # (E, way)
+    at = place[support[..., 0]]  # (E, way) the classes of an episode
+    lift = lift - _mean(lift.ravel(), at.ravel(), classes)[at]
+    size, shots = np.bincount(place, minlength=classes).astype(np.float64), support.shape[2]
+    lift *= (size / np.maximum(size - shots, 1))[at]
+    as_support = np.bincount(support.ravel(), np.repeat(lift.ravel(), shots), number)
+    found: Floats = (as_query + as_support) / episodes
+    return found
+
+
+def _mean(values: Floats, group: Array, groups: int) -> Floats:
+    total: Floats = np.bincount(group, values, groups) / np.maximum(np.bincount(group, minlength=groups), 1)
+    return total
+
+
+def variance(contributed: Array, episodes: Array) -> float:
+    """Of the mean accuracy, or of a difference of two, over pools of this size and the draw of episodes.
+
+    Args:
+        contributed: (2, N) from `contributions`, or the difference of two.
+        episodes: (E,) accuracies, or their differences.
+    """
+    monte_carlo = float(np.var(episodes, ddof=1)) / len(episodes)
+    return max(0.0, float((contributed[0] * contributed[1]).sum())) + monte_carlo
+
+
+def interval(contributed: Array, episodes: Array, level: float = 0.95) -> Interval:
+    """For the mean accuracy over pools of this size, by `effective` for as many examples as the pool has images."""
+    value = float(np.mean(episodes))
+    spread = variance(contributed, episodes)
+    return effective(value, spread, contributed.shape[1], "wilson-pool-images", level)
