@@ -143,11 +143,14 @@ def _at_least_two(text: str) -> int:
     return int(text)
 
 
-def running(parser: Parser) -> None:
-    """Where a run reads and writes, and what it prints."""
+def running(parser: Parser, *, out: str = "") -> None:
+    """Where a run reads and writes, and what it prints; ``out`` says where it writes if the user does not."""
     parser.add_argument("--data-root", type=Path, help="the folder that holds the data sets")
     parser.add_argument(
-        "--out", type=Path, required=True, help="the folder of the run; a run that is there continues"
+        "--out",
+        type=Path,
+        required=not out,
+        help="the folder of the run; a run that is there continues" + (f" (default: {out})" if out else ""),
     )
     include(parser)
     limit(parser)

@@ -71,8 +71,12 @@ def attention(queries: Tensor, keys: Tensor, values: Tensor, heads: int) -> Tens
     """Multi-head attention without projections: (B, Q, D), (B, T, D) and (B, T, D) to (B, Q, D)."""
     from torch.nn import functional as F
 
-    parts = [part.reshape(*part.shape[:2], heads, -1).transpose(1, 2) for part in (queries, keys, values)]
-    found: Tensor = F.scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2)
+    def split(part: Tensor) -> Tensor:
+        return part.reshape(*part.shape[:2], heads, -1).transpose(1, 2)
+
+    found = (
+        F.scaled_dot_product_attention(split(queries), split(keys), split(values)).transpose(1, 2).flatten(2)
+    )
     return found
 
 
