@@ -62,21 +62,16 @@ class Maps:
 
 def rows_of(entry: Entry, rows: Sequence[int] | npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Rows of an entry, (B, ...) of its type, each read from the file: nothing is mapped into memory."""
-    shape = entry.shape() or ()
+    descriptor, shape = entry.stream
     found = np.empty((len(rows), *shape), dtype=entry.dtype)
     width = found[:1].nbytes
-    with entry.data.open("rb", buffering=0) as file:
-        for place, row in enumerate(rows):
-            file.seek(int(row) * width)
-            into = memoryview(found[place]).cast("B")
-            done = 0
-            while done < width:
-                got = file.readinto(into[done:])
-                if not got:
-                    raise UserError(
-                        f"{entry.data}: ends before row {row}", remedy=f"delete {entry.folder} and run again"
-                    )
-                done += got
+    for place, row in enumerate(rows):
+        content = os.pread(descriptor, width, int(row) * width)
+        if len(content) < width:
+            raise UserError(
+                f"{entry.data}: ends before row {row}", remedy=f"delete {entry.folder} and run again"
+            )
+        found[place] = np.frombuffer(content, dtype=entry.dtype).reshape(shape)
     return found
 
 
@@ -264,6 +259,7 @@ def _stored(
             fill_entry(entry, square, batched, batch_size, workers, lambda done: progress(what, done, rows))
         found = entry.shape()
         assert found is not None
+        assert entry.stream  # open before the lock goes: whoever deletes the file now does not disturb
         return entry, (found[0], found[1], found[2])
 
 
@@ -364,4 +360,5 @@ def labels(
         os.utime(entry.folder / "lock")
         if not entry.whole():
             fill_entry(entry, one, lambda batch, first: batch, 64, workers)
+        assert entry.stream
     return entry
