@@ -23,7 +23,10 @@ def add(verbs: options.Verbs) -> None:
     options.checkpoint(parser)
     parser.add_argument("--task", required=True, help="a name from `mast list tasks`, or a file")
     parser.add_argument(
-        "--kind", default="linear", choices=("linear", "knn", "seg", "depth"), help="default: linear"
+        "--kind",
+        default="linear",
+        choices=("linear", "knn", "attentive", "seg", "depth"),
+        help="default: linear",
     )
     parser.add_argument(
         "--protocol", **options.MANY, help="only these; differences are taken to the first of them"

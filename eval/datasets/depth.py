@@ -18,7 +18,7 @@ from mast.images import header, walk
 
 from ..errors import UserError, unknown
 from .base import Pool
-from .segmentation import Mask, MaskSplit, SegmentationDataset
+from .segmentation import Mask, MaskSplit, SegmentationDataset, refuse_overlap
 
 NYU, PLACE = "nyu", "depth:"
 UNKNOWN = -1  # a pixel whose depth was not measured, or does not count
@@ -46,13 +46,16 @@ def load(name: str, data_root: Path) -> DepthDataset:
     Raises:
         UserError: If something is missing or does not fit.
     """
-    if name.startswith(PLACE):
-        return replace(_own(Path(name.removeprefix(PLACE)).expanduser()), name=name)
     if name == NYU:
-        return _nyu(data_root / NYU)
-    if not (data_root / name).is_dir():
+        found = _nyu(data_root / NYU)
+    elif name.startswith(PLACE):
+        found = _own(Path(name.removeprefix(PLACE)).expanduser())
+    elif (data_root / name).is_dir():
+        found = _own(data_root / name)
+    else:
         raise unknown("depth data set", name, [NYU, f"{PLACE}DIR"])
-    return replace(_own(data_root / name), name=name)
+    refuse_overlap(found.splits)
+    return replace(found, name=name)
 
 
 def _nyu(folder: Path) -> DepthDataset:

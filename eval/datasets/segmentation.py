@@ -441,19 +441,26 @@ def _folder(folder: Path) -> SegmentationDataset:
     )
 
 
+def refuse_overlap(splits: Mapping[str, MaskSplit]) -> None:
+    """Whether no test picture is a training picture, by content.
+
+    Raises:
+        UserError: If one is.
+    """
+    train, test = set(splits["train"].pool.identities), splits["test"].pool
+    for path, identity in zip(test.paths, test.identities if test.hashed else (), strict=test.hashed):
+        if identity in train:
+            raise UserError(
+                f"{path} is in the test split and in the training split", remedy="take it out of one of them"
+            )
+
+
 def _checked(dataset: SegmentationDataset) -> SegmentationDataset:
     """Masks hold what they should, no test picture is a training picture, and what is odd is told."""
     tally = Tally()
-    train = set(dataset.splits["train"].pool.identities)
-    test = dataset.splits["test"]
-    for index, identity in enumerate(test.pool.identities if test.pool.hashed else ()):
-        if identity in train:
-            raise UserError(
-                f"{test.pool.paths[index]} is in the test split and in the training split",
-                remedy="take it out of one of them",
-            )
+    refuse_overlap(dataset.splits)
     seen = np.zeros((2, dataset.num_classes), dtype=bool)
-    for row, split in enumerate((dataset.splits["train"], test)):
+    for row, split in enumerate((dataset.splits["train"], dataset.splits["test"])):
         if len(split) > DECODE_ALL:
             seen[row] = True
             continue

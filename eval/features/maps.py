@@ -40,7 +40,7 @@ class Maps:
 
     Attributes:
         entry: Where they lie.
-        views: (M,) which square of which image each row is.
+        views: (M,) which square of which image each row is; empty for `of_crops`.
         shape: (h, w, C).
     """
 
@@ -62,21 +62,16 @@ class Maps:
 
 def rows_of(entry: Entry, rows: Sequence[int] | npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Rows of an entry, (B, ...) of its type, each read from the file: nothing is mapped into memory."""
-    shape = entry.shape() or ()
+    descriptor, shape = entry.stream
     found = np.empty((len(rows), *shape), dtype=entry.dtype)
     width = found[:1].nbytes
-    with entry.data.open("rb", buffering=0) as file:
-        for place, row in enumerate(rows):
-            file.seek(int(row) * width)
-            into = memoryview(found[place]).cast("B")
-            done = 0
-            while done < width:
-                got = file.readinto(into[done:])
-                if not got:
-                    raise UserError(
-                        f"{entry.data}: ends before row {row}", remedy=f"delete {entry.folder} and run again"
-                    )
-                done += got
+    for place, row in enumerate(rows):
+        content = os.pread(descriptor, width, int(row) * width)
+        if len(content) < width:
+            raise UserError(
+                f"{entry.data}: ends before row {row}", remedy=f"delete {entry.folder} and run again"
+            )
+        found[place] = np.frombuffer(content, dtype=entry.dtype).reshape(shape)
     return found
 
 
@@ -155,59 +150,117 @@ def extract(
         UserError: If the maps are larger than allowed or than the disk, an image cannot be decoded, or a map is not
             finite.
     """
+    plan = views.plan(sizes)
+    norm = preprocess.normalization
+    mean = norm.pixel_mean if norm.channels == "RGB" else norm.pixel_mean[::-1]
+    fill = tuple(round(value) for value in mean)
+
+    def square(row: int) -> npt.NDArray[np.uint8]:
+        view = plan[row]
+        return view.pixels(pool.read(view.image), views.side, preprocess.interpolation, fill)
+
+    pixels = {k: v for k, v in preprocess.identity().items() if k not in ("resize", "crop", "squash")}
+    entry, shape = _stored(
+        backbone, passport, pool, preprocess, layers,
+        told={"preprocess": pixels, "views": views.identity()},
+        images=[view.image for view in plan], side=views.side, square=square,
+        store=store, most_gb=most_gb, batch_size=batch_size, workers=workers, progress=progress,
+    )  # fmt: skip
+    return Maps(entry, plan, shape)
+
+
+def of_crops(
+    backbone: Backbone,
+    passport: Passport,
+    pool: Pool,
+    preprocess: Preprocess,
+    layers: Layers,
+    *,
+    store: Path,
+    most_gb: float,
+    batch_size: int = 32,
+    workers: int = 2,
+    progress: Told = lambda what, done, total: None,
+) -> Maps:
+    """Maps of a pool's images as classification sees them: a row an image, resized and cropped by the preprocessing.
+
+    Arguments and errors are those of `extract`.
+    """
+    entry, shape = _stored(
+        backbone, passport, pool, preprocess, layers,
+        told={"preprocess": preprocess.identity(), "views": None},
+        images=range(len(pool)), side=preprocess.crop, square=lambda row: preprocess.image(pool.read(row)),
+        store=store, most_gb=most_gb, batch_size=batch_size, workers=workers, progress=progress,
+    )  # fmt: skip
+    return Maps(entry, (), shape)
+
+
+def _stored(
+    backbone: Backbone,
+    passport: Passport,
+    pool: Pool,
+    preprocess: Preprocess,
+    layers: Layers,
+    *,
+    told: dict[str, Any],
+    images: Sequence[int],
+    side: int,
+    square: Callable[[int], npt.NDArray[np.uint8]],
+    store: Path,
+    most_gb: float,
+    batch_size: int,
+    workers: int,
+    progress: Told,
+) -> tuple[Entry, tuple[int, int, int]]:
+    """The entry of maps, filled, with the shape of a row.
+
+    Args:
+        told: What of the identity says which pixels are seen.
+        images: (M,) the image of each row.
+        side: Of what the backbone sees.
+        square: From a row to its pixels (side, side, 3).
+    """
     import torch
 
     device = next(iter(backbone.parameters())).device
-    plan = views.plan(sizes)
+    rows = len(images)
     identity: dict[str, Any] = {
         "format": 1,
         "weights": passport.weights_sha256,
-        "preprocess": {
-            k: v for k, v in preprocess.identity().items() if k not in ("resize", "crop", "squash")
-        },
         "images": pool.digest,
-        "views": views.identity(),
         "layer": f"maps {layers}",
         "dtype": "bfloat16",
+        **told,
     }
     if passport.network:
         identity["network"] = passport.network
-    entry = Entry(store, identity, len(plan), "<u2")
+    entry = Entry(store, identity, rows, "<u2")
 
     def forward(batch: npt.NDArray[Any]) -> torch.Tensor:
         with torch.inference_mode():
             found = dense(backbone, preprocess.normalise(torch.from_numpy(batch).to(device)), layers)
             return found.permute(0, 2, 3, 1).float().cpu()
 
+    def batched(batch: npt.NDArray[Any], first: int) -> npt.NDArray[Any]:
+        found = forward(batch)
+        if not bool(torch.isfinite(found).all()):
+            raise UserError(
+                f"{pool.paths[images[first]]}: its maps, or one of the next, are not finite",
+                remedy="the checkpoint is damaged",
+            )
+        return found.to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)
+
     with entry.lock():
         os.utime(entry.folder / "lock")  # when it was last used, for `budget.evict`
         if not entry.whole():
-            shape = forward(np.zeros((1, views.side, views.side, 3), dtype=np.uint8)).shape[1:]
-            need = budget(len(plan), tuple(shape), store, most_gb, f"maps of {pool.name}")
+            shape = forward(np.zeros((1, side, side, 3), dtype=np.uint8)).shape[1:]
+            need = budget(rows, tuple(shape), store, most_gb, f"maps of {pool.name}")
             what = f"maps of {pool.name}, {need / GB:.2f} GB"
-            norm = preprocess.normalization
-            mean = norm.pixel_mean if norm.channels == "RGB" else norm.pixel_mean[::-1]
-            fill = tuple(round(value) for value in mean)
-
-            def square(row: int) -> npt.NDArray[np.uint8]:
-                view = plan[row]
-                return view.pixels(pool.read(view.image), views.side, preprocess.interpolation, fill)
-
-            def one_batch(batch: npt.NDArray[Any], first: int) -> npt.NDArray[Any]:
-                found = forward(batch)
-                if not bool(torch.isfinite(found).all()):
-                    raise UserError(
-                        f"{pool.paths[plan[first].image]}: its maps, or one of the next, are not finite",
-                        remedy="the checkpoint is damaged",
-                    )
-                return found.to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)
-
-            fill_entry(
-                entry, square, one_batch, batch_size, workers, lambda done: progress(what, done, len(plan))
-            )
+            fill_entry(entry, square, batched, batch_size, workers, lambda done: progress(what, done, rows))
         found = entry.shape()
         assert found is not None
-        return Maps(entry, plan, (found[0], found[1], found[2]))
+        assert entry.stream  # open before the lock goes: whoever deletes the file now does not disturb
+        return entry, (found[0], found[1], found[2])
 
 
 def budget(rows: int, shape: tuple[int, ...], store: Path, most_gb: float, what: str) -> int:
@@ -307,4 +360,5 @@ def labels(
         os.utime(entry.folder / "lock")
         if not entry.whole():
             fill_entry(entry, one, lambda batch, first: batch, 64, workers)
+        assert entry.stream
     return entry

@@ -13,7 +13,9 @@ import hashlib
 import json
 import math
 import os
+import weakref
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +139,13 @@ class Entry:
         shard = _Shard(start, start + len(rows), hashlib.sha256(rows.data).hexdigest())
         with self.shards.open("a", encoding="utf-8") as lines:
             lines.write(canonical_json(asdict(shard)) + "\n")
+
+    @cached_property
+    def stream(self) -> tuple[int, tuple[int, ...]]:
+        """The data, open for reading, with a row's shape: both last even if `budget.evict` deletes the entry."""
+        descriptor = os.open(self.data, os.O_RDONLY)
+        weakref.finalize(self, os.close, descriptor)
+        return descriptor, self.shape() or ()
 
     def read(self) -> npt.NDArray[np.float32]:
         """All rows, (N, D) float32, memory-mapped and read-only."""

@@ -2,7 +2,8 @@
 
     MAST_PEERS=DIR python tests/golden/make_dense.py
 
-DIR holds clones of facebookresearch/dinov2 and vpariza/open-hummingbird-eval under their repositories' names, and in
+DIR holds clones of facebookresearch/dinov2, facebookresearch/vjepa2, vpariza/open-hummingbird-eval and
+billpsomas/efficient-probing under their repositories' names, and in
 ``mmseg`` what ``pip install --no-deps --target DIR/mmseg mmsegmentation==0.30.0 mmcv==1.7.2 addict yapf`` gives:
 mmseg's `EncoderDecoder` trains and tests DINOv2's `BNHead` there. Stand-ins take the place of OpenCV and of compiled
 operators, which none of it calls, and of faiss's index on a GPU. ``dense.json`` keeps the numbers.
@@ -10,15 +11,18 @@ operators, which none of it calls, and of faiss's index on a GPU. ``dense.json``
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import logging
+import math
 import os
 import random
 import sys
 import time
 import types
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -72,6 +76,60 @@ def batches() -> list[list[int]]:
     """The rows of every batch."""
     drawn = random.Random(3)
     return [drawn.sample(range(12), BATCH) for _ in range(ITERATIONS)]
+
+
+def tokens() -> torch.Tensor:
+    """(2, 9, 64) patch tokens."""
+    return torch.randn(2, 9, 64, generator=torch.Generator().manual_seed(6))
+
+
+def fill(module: torch.nn.Module, name: Callable[[str], str] = lambda name: name) -> None:
+    """Give parameters values that their names decide; ``name`` turns a module's names into ours."""
+    with torch.no_grad():
+        for own, value in module.named_parameters():
+            seed = int.from_bytes(hashlib.sha256(name(own).encode()).digest()[:4], "big")
+            value.copy_(torch.randn(value.shape, generator=torch.Generator().manual_seed(seed)) * 0.2)
+
+
+def short(name: str) -> str:
+    """V-JEPA's names of parameters as ours."""
+    return name.removeprefix("pooler.").removeprefix("cross_attention_block.")
+
+
+def vjepa2(peers: Path) -> dict[str, Any]:
+    """`AttentiveClassifier` of one and of three blocks on the same tokens."""
+    root = peers / "vjepa2"
+    given = {"torch": torch, "nn": torch.nn, "F": F, "math": math, "RoPEAttention": type(None)}
+    blocks = TOOLS.take(
+        root,
+        "src/models/utils/modules.py",
+        ["MLP", "Attention", "Block", "CrossAttention", "CrossAttentionBlock"],
+        given,
+    )
+    given |= {name: blocks[name] for name in ("Block", "CrossAttention", "CrossAttentionBlock")}
+    given["trunc_normal_"] = torch.nn.init.trunc_normal_
+    code = TOOLS.take(
+        root, "src/models/attentive_pooler.py", ["AttentivePooler", "AttentiveClassifier"], given
+    )
+    found = {}
+    for depth in (1, 3):
+        model = code["AttentiveClassifier"](embed_dim=64, num_heads=4, depth=depth, num_classes=3).eval()
+        fill(model, short)
+        with torch.no_grad():
+            found[str(depth)] = model(tokens()).tolist()
+    return found
+
+
+def efficient_probing(peers: Path) -> dict[str, Any]:
+    """`EfficientProbing` with 8 queries on the same tokens."""
+    given = {"torch": torch, "nn": torch.nn, "F": F, **vars(__import__("typing"))}
+    root = peers / "efficient-probing"
+    model = TOOLS.take(root, "poolings/ep.py", ["EfficientProbing"], given)["EfficientProbing"](
+        64, num_queries=8
+    )
+    fill(model)
+    with torch.no_grad():
+        return {"8": model(tokens()).tolist()}
 
 
 class Stand(types.ModuleType):
@@ -209,7 +267,12 @@ def hummingbird(peers: Path) -> dict[str, Any]:
 
 
 TOOLS = frozen()
-MADE = {"dinov2": dinov2, "open-hummingbird-eval": hummingbird}
+MADE = {
+    "dinov2": dinov2,
+    "open-hummingbird-eval": hummingbird,
+    "vjepa2": vjepa2,
+    "efficient-probing": efficient_probing,
+}
 
 
 def make(peers: Path) -> dict[str, Any]:

@@ -70,6 +70,10 @@ def test_nyu_counts_within_eigens_crop_and_skips_frames_without_depth(tmp_path: 
         (lambda folder: distances(folder / "depth/test/b.png", (20, 17)), "is 20 x 16, and"),
         (lambda folder: distances(folder / "depth/test/b.png", value=5, kind=np.uint8), "a depth of mode L"),
         (lambda folder: (folder / "images/test/b.jpg").unlink(), "no pictures of test"),
+        (
+            lambda folder: picture(folder / "images/test/b.jpg", seed=0),
+            "in the test split and in the training",
+        ),
     ],
 )
 def test_what_is_wrong_is_refused(tmp_path: Path, spoil: Callable[[Path], None], message: str) -> None:

@@ -19,6 +19,7 @@ from eval import checkpoints
 from eval.datasets import Pool
 from eval.errors import UserError
 from eval.features import Preprocess, maps
+from eval.features.budget import evict
 from eval.features.store import Entry
 from eval.features.views import Views, corners
 
@@ -256,3 +257,21 @@ def test_masks_are_stored_once_with_the_ignored_value_last(tmp_path: Path) -> No
     assert (row[2:, 8:] == 1).all()
     many = maps.labels(views, plan, read, {"masks": "a"}, 300, 16, store=tmp_path / "many")
     assert maps.rows_of(many, [0])[0, 0, 0] == 65535
+
+
+def test_maps_in_use_outlive_their_eviction(loaded: checkpoints.Loaded, pool: Pool, tmp_path: Path) -> None:
+    found = extract(loaded, pool, tmp_path / "store")
+    before = found.read([3])
+    assert evict(tmp_path / "store", 0) > 0
+    assert not found.entry.data.exists()
+    assert torch.equal(found.read([3]), before)
+    again = extract(loaded, pool, tmp_path / "store")
+    assert torch.equal(again.read([3]), before)
+
+
+def test_a_file_that_was_cut_short_is_told(loaded: checkpoints.Loaded, pool: Pool, tmp_path: Path) -> None:
+    found = extract(loaded, pool, tmp_path / "store")
+    found.read([0])
+    os.truncate(found.entry.data, 10)
+    with pytest.raises(UserError, match="ends before row 9"):
+        found.read([9])

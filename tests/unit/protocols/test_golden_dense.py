@@ -17,7 +17,7 @@ from eval.features.maps import Maps, fill_entry
 from eval.features.store import Entry
 from eval.features.views import Views
 from eval.numbers.segmentation import IGNORED
-from eval.protocols import dense, segknn, seglinear
+from eval.protocols import attentive, dense, segknn, seglinear
 from eval.protocols.base import Context
 from eval.protocols.dense import Stored
 
@@ -141,3 +141,21 @@ def test_retrieval_is_open_hummingbirds(made: Any, tmp_path: Path) -> None:
     assert found.metrics["miou"].value == pytest.approx(
         GOLDEN["open-hummingbird-eval"]["value"]["miou"], abs=POINTS
     )
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_the_attentive_probe_is_vjepas(made: Any, depth: int) -> None:
+    how = protocols.get("attentive").override({"blocks": depth - 1, "head_dim": 16}).settings
+    probe = attentive.build(64, 3, how, 0).eval()
+    made.fill(probe)
+    with torch.no_grad():
+        found = probe(made.tokens())
+    np.testing.assert_allclose(found, GOLDEN["vjepa2"]["value"][str(depth)], rtol=0, atol=1e-4)
+
+
+def test_queries_pool_as_efficient_probing_does(made: Any) -> None:
+    probe = attentive.build(64, 3, protocols.get("attentive-ep").override({"queries": 8}).settings, 0)
+    made.fill(probe)
+    with torch.no_grad():
+        found = probe.pooled(made.tokens())  # type: ignore[operator]
+    np.testing.assert_allclose(found, GOLDEN["efficient-probing"]["value"]["8"], rtol=0, atol=1e-5)

@@ -88,6 +88,7 @@ def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_kinds_of_the_package() -> None:
     assert kinds.names() == (
+        "attentive",
         "depthlinear",
         "detection",
         "fewshot",
