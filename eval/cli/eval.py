@@ -20,7 +20,9 @@ def add(verbs: options.Verbs) -> None:
         run,
         "measure checkpoints on tasks; what is done is not run again",
         "mast eval --checkpoint mine=backbone.safetensors random:resnet18@0 --task cifar10 caltech101_20\n"
-        "    --protocol linear knn --data-root data --out runs/mine",
+        "    --protocol linear knn --data-root data --out runs/mine\n"
+        "  mast eval --checkpoint mine=backbone.safetensors random:resnet18@0 --task cifar10 --protocol linear knn\n"
+        "    --shots 1 10 100 all --data-root data --out runs/curve",
     )
     parser.add_argument(
         "--checkpoint",
@@ -47,7 +49,17 @@ def add(verbs: options.Verbs) -> None:
     parser.add_argument(
         "--protocol", **options.MANY, help="names from `mast list protocols` (default: each task's default)"
     )
-    parser.add_argument("--seeds", **options.MANY, type=int, help="evaluation seeds (default: 0)")
+    parser.add_argument(
+        "--seeds", **options.MANY, type=int, help="evaluation seeds (default: 0; with --shots 0 1 2 3 4)"
+    )
+    parser.add_argument(
+        "--shots",
+        **options.MANY,
+        type=_size,
+        default=[],
+        metavar="SIZE",
+        help="a curve over labels: numbers a class (1 10 100), shares (1%% 10%%) or all; each is drawn once a seed",
+    )
     parser.add_argument(
         "--set", **options.MANY, default=[], metavar="KEY=VALUE", help="changes to the protocols' parameters"
     )
@@ -58,6 +70,7 @@ def add(verbs: options.Verbs) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from ..datasets import Place
     from ..running import request
+    from ..suites import DRAWS
 
     if arguments.data_root is None and all(Place.read(task) for task in arguments.task):
         arguments.data_root = Path()
@@ -68,7 +81,8 @@ def run(arguments: argparse.Namespace) -> int:
         checkpoints=tuple(arguments.checkpoint),
         tasks=tuple(arguments.task),
         protocols=tuple(arguments.protocol or ()),
-        seeds=tuple(arguments.seeds or [0]),
+        seeds=tuple(arguments.seeds or (DRAWS if arguments.shots else [0])),
+        shots=tuple(arguments.shots),
         overrides=_changes(arguments.set),
         against=tuple(arguments.against),
         reading=options.reading_of(arguments),
@@ -97,3 +111,8 @@ def _changes(given: list[str]) -> dict[str, Any]:
             raise UserError(f"--set {change}: not of the form key=value", code=2)
         changes[key] = yaml.parse(value, f"--set {change}")
     return changes
+
+
+def _size(text: str) -> int | str:
+    """A size of a curve: a number of labels, or a share or ``all`` as it stands."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else text
