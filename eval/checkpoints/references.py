@@ -134,14 +134,8 @@ def _registered(entry: registry.Entry, progress: bool) -> Located:
 
 
 def _hub() -> Callable[..., str]:
-    try:
-        from huggingface_hub import hf_hub_download
-    except ImportError as error:
-        raise UserError(
-            "hf:// and timm: names need huggingface-hub",
-            remedy="pip install 'mast-transfer[huggingface]'",
-            code=2,
-        ) from error
+    from huggingface_hub import hf_hub_download
+
     logging.getLogger("huggingface_hub").setLevel(
         logging.ERROR
     )  # it tells of every attempt; we tell of the last
@@ -168,10 +162,8 @@ def _hugging_face(ref: str) -> Located:
 def _timm(ref: str) -> Located:
     """A timm model: the file from its hub repository, the preprocessing from timm's own configuration."""
     name = ref.removeprefix("timm:")
-    try:
-        import timm
-    except ImportError as error:
-        raise UserError("timm: names need timm", remedy="pip install 'mast-transfer[vit]'", code=2) from error
+    import timm
+
     config = timm.get_pretrained_cfg(name)
     if config is None or not config.hf_hub_id:
         known = difflib.get_close_matches(name, timm.list_models(pretrained=True), n=3)

@@ -231,3 +231,20 @@ def folder(data_root: Path) -> None:
         raise UserError(
             f"{data_root}: no such folder", remedy="give the folder of data sets as --data-root", code=2
         )
+
+
+def changes(given: list[str]) -> dict[str, Any]:
+    """What ``--set`` changes: ``KEY=VALUE`` in its parts, values read as YAML.
+
+    Raises:
+        UserError: For text of another form.
+    """
+    from mast import yaml
+
+    found = {}
+    for change in given:
+        key, sign, value = change.partition("=")
+        if not sign:
+            raise UserError(f"--set {change}: not of the form key=value", code=2)
+        found[key] = yaml.parse(value, f"--set {change}")
+    return found
