@@ -338,7 +338,10 @@ def _explorer(table: Table) -> Markup:
     """The tables, with a script that sorts, filters and compares them; without scripts they stand as they are."""
     script = Markup((pages.TEMPLATES / "explorer.js").read_text(encoding="utf-8"))
     tables = render.fragment(table, heading=3)
-    return pages.render("explorer.html", tables=tables, data=explorer.packed(table), script=script)
+    curves = any(section.curves for section in table.sections)
+    return pages.render(
+        "explorer.html", tables=tables, data=explorer.packed(table), script=script, curves=curves
+    )
 
 
 def _grid(drawn: Sequence[Drawn]) -> Markup:
