@@ -20,7 +20,9 @@ def add(verbs: options.Verbs) -> None:
         run,
         "measure checkpoints on tasks; what is done is not run again",
         "mast eval --checkpoint mine=backbone.safetensors random:resnet18@0 --task cifar10 caltech101_20\n"
-        "    --protocol linear knn --data-root data --out runs/mine",
+        "    --protocol linear knn --data-root data --out runs/mine\n"
+        "  mast eval --checkpoint mine=backbone.safetensors random:resnet18@0 --task cifar10 --protocol linear knn\n"
+        "    --shots 1 10 100 all --data-root data --out runs/curve",
     )
     parser.add_argument(
         "--checkpoint",
@@ -42,12 +44,22 @@ def add(verbs: options.Verbs) -> None:
         "--task",
         **options.MANY,
         required=True,
-        help="names from `mast list tasks`, files, folder:DIR, csv:FILE, seg:DIR (pictures with masks) or depth:DIR",
+        help="names from `mast list tasks`, files, folder:DIR, csv:FILE, coco:DIR, voc:DIR, seg:DIR or depth:DIR",
     )
     parser.add_argument(
         "--protocol", **options.MANY, help="names from `mast list protocols` (default: each task's default)"
     )
-    parser.add_argument("--seeds", **options.MANY, type=int, help="evaluation seeds (default: 0)")
+    parser.add_argument(
+        "--seeds", **options.MANY, type=int, help="evaluation seeds (default: 0; with --shots 0 1 2 3 4)"
+    )
+    parser.add_argument(
+        "--shots",
+        **options.MANY,
+        type=_size,
+        default=[],
+        metavar="SIZE",
+        help="a curve over labels: numbers a class (1 10 100), shares (1%% 10%%) or all; each is drawn once a seed",
+    )
     parser.add_argument(
         "--set", **options.MANY, default=[], metavar="KEY=VALUE", help="changes to the protocols' parameters"
     )
@@ -58,8 +70,11 @@ def add(verbs: options.Verbs) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from ..datasets import Place
     from ..running import request
+    from ..suites import DRAWS
 
-    placed = (task.startswith(("seg:", "depth:")) or Place.read(task) for task in arguments.task)
+    placed = (
+        task.startswith(("seg:", "depth:", "coco:", "voc:")) or Place.read(task) for task in arguments.task
+    )
     if arguments.data_root is None and all(placed):
         arguments.data_root = Path()
     if arguments.data_root is None:
@@ -69,7 +84,8 @@ def run(arguments: argparse.Namespace) -> int:
         checkpoints=tuple(arguments.checkpoint),
         tasks=tuple(arguments.task),
         protocols=tuple(arguments.protocol or ()),
-        seeds=tuple(arguments.seeds or [0]),
+        seeds=tuple(arguments.seeds or (DRAWS if arguments.shots else [0])),
+        shots=tuple(arguments.shots),
         overrides=options.changes(arguments.set),
         against=tuple(arguments.against),
         reading=options.reading_of(arguments),
@@ -85,3 +101,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     then = differences if arguments.against else None
     return cells.run(request.plan(asked), arguments, arguments.data_root, "Evaluation", then)
+
+
+def _size(text: str) -> int | str:
+    """A size of a curve: a number of labels, or a share or ``all`` as it stands."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else text

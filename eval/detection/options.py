@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,8 +16,15 @@ OPTIONS = {
     "workers": int,
     "processes": int,  # of this machine, one for each GPU, which share every batch
     "train_images": int,  # only so many training images, drawn with the cell's seed
-    "shots": int,  # only so many training objects of each class, drawn with the cell's seed
+    "shots": int,  # only so many training objects of each class, or "10%" of the images; drawn with the cell's seed
 }
+_SHARE = re.compile(r"(\d+(?:\.\d+)?)%")
+
+
+def training_images(shots: int | str | None, images: int) -> int | None:
+    """How many training images a share such as ``10%`` is; None for what is no share."""
+    found = _SHARE.fullmatch(shots) if isinstance(shots, str) else None
+    return max(1, round(float(found[1]) / 100 * images)) if found else None
 
 
 def options_of(overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -29,6 +37,9 @@ def options_of(overrides: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in options.items():
         if key not in OPTIONS:
             raise unknown("detection option", key, OPTIONS)
+        share = _SHARE.fullmatch(value) if key == "shots" and isinstance(value, str) else None
+        if share and 0 < float(share[1]) < 100:
+            continue
         if not isinstance(value, OPTIONS[key]) or (OPTIONS[key] is int and isinstance(value, bool)):
             raise UserError(
                 f"detection option {key}={value!r} is not {OPTIONS[key].__name__}",

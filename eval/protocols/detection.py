@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from ..detection.options import options_of
+from ..detection.options import options_of, training_images
 from ..errors import UserError
 from ..numbers.intervals import NoInterval
 from . import base
@@ -58,7 +58,9 @@ class Params(base.Params):
 def data(opened: DetectionData, params: Params, seed: int) -> DetectionData:
     """The part that a cell trains on: all, or what the data set or an override asks for, drawn with the seed."""
     chosen = params.overrides
-    return opened.drawn(images=chosen.get("train_images"), shots=chosen.get("shots"), seed=seed)
+    share = training_images(chosen.get("shots"), len(opened.train.dicts))
+    shots = None if share is not None else chosen.get("shots")
+    return opened.drawn(images=share or chosen.get("train_images"), shots=shots, seed=seed)
 
 
 def measure(context: Context) -> Measured:

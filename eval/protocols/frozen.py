@@ -10,8 +10,8 @@ import numpy as np
 
 from ..errors import UserError
 from ..features.matrices import Features, blocks
-from . import scoring
-from .base import Array, Context, Fitted, Kind, Labelled, Measured, Params, whole
+from . import base, draws, scoring
+from .base import Array, Context, Fitted, Kind, Labelled, Measured, whole
 
 if TYPE_CHECKING:
     from . import Protocol
@@ -19,8 +19,18 @@ if TYPE_CHECKING:
 Fit = Callable[..., Fitted]
 
 
+class Params(base.Params):
+    """Parameters of kinds that can be given a part of the labels.
+
+    Attributes:
+        shots: Labels a class or their share, drawn with the cell's seed; all when None, see `draws`.
+    """
+
+    shots: draws.Shots | None = None
+
+
 def kind(
-    params: type[Params],
+    params: type[base.Params],
     fit: Fit,
     *,
     tasks: tuple[str, ...],
@@ -43,10 +53,16 @@ def kind(
 
     def measure(context: Context) -> Measured:
         train, val = context.labelled("train", names=names), context.labelled("val", names=names)
-        fitted = fit(train, val, context.params, context.seed, metric_name=context.metric)
+        given, counts, told = context.params, context.data.counts, caveats(context)
+        if isinstance(given, Params) and given.shots is not None:
+            part = draws.draw(train, val, given.shots, context.seed)
+            train, val, counts, told = part.train, part.val, counts | part.counts, told + part.warnings
+            if not part.whole and "refit" in type(given).model_fields:
+                given = given.model_copy(update={"refit": False})  # train has them all
+        fitted = fit(train, val, given, context.seed, metric_name=context.metric)
         labels = context.data.splits["test"].labels
-        measured = score(fitted, context.features("test"), labels, context.metric, context.data.counts)
-        return replace(measured, warnings=measured.warnings + caveats(context))
+        measured = score(fitted, context.features("test"), labels, context.metric, counts)
+        return replace(measured, warnings=measured.warnings + told)
 
     return Kind(params, tasks, measure, fit=fit, data=data, family=family, images=False)
 

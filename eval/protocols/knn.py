@@ -8,14 +8,14 @@ import numpy as np
 
 from ..device import device as choose_device
 from ..features.matrices import Features
-from . import base, frozen
+from . import frozen
 from .base import Array, Count, Fitted, Labelled, Listed, Positive, metric, require, select
 
 CHUNK = 4096  # queries at a time
 BANK = 1 << 16  # labelled examples at a time
 
 
-class Params(base.Params):
+class Params(frozen.Params):
     """Parameters of k-NN.
 
     Attributes:

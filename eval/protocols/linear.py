@@ -15,7 +15,7 @@ from pydantic import model_validator
 from ..device import device as choose_device
 from ..errors import UserError
 from ..numbers.metrics import softmax
-from . import base, frozen, splits
+from . import frozen, splits
 from .base import Array, Count, Fitted, Labelled, Listed, Positive, metric, require, select, transform
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ _STOPPING = {  # what tells each solver when to stop
 }
 
 
-class Params(base.Params):
+class Params(frozen.Params):
     """Parameters of the linear probes.
 
     Attributes:

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..device import device
 from ..features.matrices import blocks
-from . import base, frozen
+from . import frozen
 from .base import Array, Fitted, Labelled, metric, require, select
 from .linear import Penalties, penalties
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 
-class Params(base.Params):
+class Params(frozen.Params):
     """Parameters of ridge regression.
 
     Attributes:

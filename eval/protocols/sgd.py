@@ -13,7 +13,7 @@ from .base import Array, Fitted, Labelled, Listed, metric, require, select
 from .heads import HeadParams, Share, train_heads
 
 
-class Params(HeadParams):
+class Params(frozen.Params, HeadParams):
     """Parameters of SGD on stored features.
 
     Attributes:

@@ -54,11 +54,43 @@ def _section(table: Table, section: Section, shared: dict[str, _Shared]) -> dict
         tests.append([[places[row] for row in standing.rows], levels(standing)])
     return {
         "tests": tests,
+        **({"curves": _curves(section)} if section.curves else {}),
         "cells": [
             [_cell(section.cells.get((row, column)), shared) for column in section.columns]
             for row in section.rows
         ],
     }
+
+
+def _curves(section: Section) -> list[dict[str, Any]]:
+    """For each task and metric: sizes, labelled images, and by checkpoint values with their interval in percent."""
+    found = []
+    for (task, metric), columns in section.curves.items():
+        lines = [
+            {
+                "label": row.label,
+                "control": row.control,
+                "points": [_point(section.cells.get((row, c))) for c in columns],
+            }
+            for row in section.rows
+        ]
+        found.append(
+            {
+                "name": f"{section.title}: {task} {metric}",
+                "sizes": [column.size for column in columns],
+                "labels": [section.labels(column) for column in columns],
+                "lines": lines,
+            }
+        )
+    return found
+
+
+def _point(cell: Cell | None) -> list[float] | None:
+    """Value, low and high in percent; the interval is over draws where there are several."""
+    if cell is None:
+        return None
+    low, high = (cell.over_seeds.low, cell.over_seeds.high) if cell.over_seeds else cell.span
+    return [round(100 * value, 2) for value in (cell.value, max(0.0, low), min(1.0, high))]
 
 
 def levels(standing: Standing) -> str:

@@ -106,6 +106,68 @@ def comparison(section: Section) -> Figure:
         return figure
 
 
+def curve(section: Section, columns: Sequence[Column]) -> Figure:
+    """Accuracy against the number of labelled images, a line a checkpoint, named at its end.
+
+    Bars are intervals over draws where there are several, else over test examples.
+
+    Args:
+        section: One of `Section.curves`.
+        columns: The sizes of one task and metric, the fewest labels first.
+    """
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 2.9), layout="constrained")
+        axes = figure.add_subplot()
+        places = [max(1.0, section.labels(column)) for column in columns]
+        style, ends = looks(section), list[tuple[float, float, Row]]()
+        for row in section.rows:
+            found = [
+                (x, section.cells[row, column])
+                for x, column in zip(places, columns, strict=True)
+                if (row, column) in section.cells
+            ]
+            if not found:
+                continue
+            colour, marker = style[row]
+            values = [100 * cell.value for _, cell in found]
+            spans = [(c.over_seeds.low, c.over_seeds.high) if c.over_seeds else c.span for _, c in found]
+            low, high = 100 * np.clip(np.array(spans).T, 0, 1)
+            xs = [x for x, _ in found]
+            axes.vlines(xs, low, high, color=colour, alpha=0.5, capstyle="round")
+            axes.plot(xs, values, marker=marker, markersize=4.5, color=colour)
+            ends.append((values[-1], xs[-1], row))
+        axes.set_xscale("log")
+        names = [column.size for column in columns]
+        axes.set_xticks(places, [f"{name}\n{x:,.0f}" for name, x in zip(names, places, strict=True)])
+        axes.minorticks_off()
+        axes.set_ylabel("percent")
+        axes.set_xlabel("labels a class, or share; images in all")
+        axes.set_title(f"{columns[0].task} {columns[0].metric}", size=8.5, weight="normal")
+        axes.set_ylim(bottom=0)
+        _named_ends(axes, ends, style)
+        _title(figure, section)
+        return figure
+
+
+def _named_ends(
+    axes: Axes, ends: Sequence[tuple[float, float, Row]], style: Mapping[Row, tuple[str, str]]
+) -> None:
+    """Names beside the last points, moved apart where they would touch."""
+    step = 0.07 * (axes.get_ylim()[1] - axes.get_ylim()[0])
+    height = -np.inf
+    for value, x, row in sorted(ends, key=lambda end: end[0]):
+        height = max(value, height + step)
+        axes.annotate(
+            textwrap.shorten(row.label, 24, placeholder=" …") if " " in row.label else row.label[:24],
+            (x, value),
+            xytext=(1.03, height),
+            textcoords=axes.get_yaxis_transform(),
+            va="center",
+            color=style[row][0],
+            annotation_clip=False,
+        )
+
+
 def _points(
     axes: Axes, points: Mapping[float, tuple[float, float, float]], look: tuple[str, str], label: str
 ) -> None:

@@ -63,6 +63,7 @@ class Column:
         headline: Whether it is the task's own metric, which counts for mean and rank.
         note: What tells it from another column of the same task and metric.
         shown: What a reader wants to see instead.
+        size: In a curve, how many labels there were: ``10`` a class, a share such as ``10%``, or ``all``.
     """
 
     task: str
@@ -72,6 +73,7 @@ class Column:
     headline: bool
     note: str = ""
     shown: str = ""
+    size: str = ""
 
     @property
     def label(self) -> str:
@@ -124,6 +126,25 @@ class Section:
     rows: Sequence[Row]
     columns: Sequence[Column]
     cells: dict[tuple[Row, Column], Cell]
+
+    @cached_property
+    def curves(self) -> dict[tuple[str, str], list[Column]]:
+        """The columns of each label-efficiency curve, by task and metric, the fewest labels first."""
+        found: dict[tuple[str, str], list[Column]] = {}
+        for column in self.columns:
+            if column.size:
+                found.setdefault((column.task, column.metric), []).append(column)
+        return found
+
+    def labels(self, column: Column) -> float:
+        """Labelled images of a size, the mean over its cells."""
+        found = [
+            record.data.counts
+            for row in self.rows
+            for record in (self.cells[row, column].records if (row, column) in self.cells else ())
+        ]
+        counts = [one.get("train_images", one.get("train", 0) + one.get("val", 0)) for one in found]
+        return sum(counts) / len(counts) if counts else 0.0
 
     @property
     def title(self) -> str:

@@ -19,7 +19,7 @@ from mast.files import atomic_write, canonical_json, sha256_file
 from ..errors import UserError
 from ..numbers.intervals import Interval
 from . import explorer, figures, pages, passports, render, reproduction
-from .parts import Row, Section
+from .parts import Column, Row, Section
 from .records import Book, Record
 from .tables import Table
 
@@ -98,7 +98,7 @@ def publish(table: Table, out: Path, *, data_root: Path | None = None) -> list[P
         written.append(out / "tables" / f"table.{form}")
         with atomic_write(written[-1]) as file:
             file.write(standalone(table) if form == "html" else render.render(table, form))
-    for item in (*drawn.scores, *drawn.gains, *drawn.pretraining):
+    for item in (*drawn.scores, *drawn.gains, *drawn.curves, *drawn.pretraining):
         for form in ("svg", "png"):
             written.append(out / "figures" / f"{item.name}.{form}")
             with atomic_write(written[-1], "wb") as file:
@@ -127,6 +127,7 @@ def _write(table: Table, place: Path, path: Path, drawn: _Figures, data_root: Pa
     parts = [
         Part("reproduction", "Reproduction", reproduction.section(beside) if beside else Markup()),
         Part("comparison", "Comparison", _grid(drawn.scores) + gains),
+        Part("labels", "Label efficiency", _grid(drawn.curves)),
         Part("tables", "Tables", _explorer(table)),
         Part("pretraining", "Pretraining", _grid(drawn.pretraining)),
         Part("detections", "Detections", _detections(book, data_root) if data_root else Markup()),
@@ -154,12 +155,14 @@ class _Figures:
     problems: Sequence[str]
     scores: Sequence[Drawn]
     gains: Sequence[Drawn]
+    curves: Sequence[Drawn]
     pretraining: Sequence[Drawn]
 
     @classmethod
     def of(cls, table: Table, place: Path) -> _Figures:
         found, problems = passports.read(place, table.book.records)
-        return cls(found, problems, list(_scores(table)), list(_gains(table)), list(_pretraining(found)))
+        measured = list(_scores(table)), list(_gains(table)), list(_curves(table))
+        return cls(found, problems, *measured, list(_pretraining(found)))
 
 
 def _scores(table: Table) -> Iterator[Drawn]:
@@ -169,6 +172,41 @@ def _scores(table: Table) -> Iterator[Drawn]:
             part, note = _few(section)
             text = f"{section.title}. {render.intervals(section)}{note}"
             yield Drawn(f"scores-{number}-{_slug(section.title)}", figures.comparison(part), text)
+
+
+def _curves(table: Table) -> Iterator[Drawn]:
+    """Label-efficiency curves: one for each protocol, task and metric that was measured with several sizes."""
+    for number, section in enumerate(table.sections):
+        for (task, metric), columns in section.curves.items():
+            if len(columns) < 2:
+                continue
+            part, note = _few_best(section, columns)
+            text = (
+                f"{section.heading.name} on {task} by labels. Each size is drawn once a seed, a smaller "
+                "draw lies inside a larger one, and all checkpoints get the same images. Bars: 95 % over draws; over "
+                f"test examples where there is one draw.{note}"
+            )
+            yield Drawn(
+                f"labels-{number}-{_slug(f'{section.heading.name}-{task}-{metric}')}",
+                figures.curve(part, columns),
+                text,
+            )
+
+
+def _few_best(section: Section, columns: Sequence[Column]) -> tuple[Section, str]:
+    """A section with the rows that are best with most labels, as many as a figure can show."""
+    if len(section.rows) <= DRAWN:
+        return section, ""
+    last = columns[-1]
+
+    def end(row: Row) -> float:
+        cell = section.cells.get((row, last))
+        return -1.0 if cell is None else cell.value
+
+    best = sorted(section.rows, key=lambda row: -end(row))[:DRAWN]
+    rows = [row for row in section.rows if row in best]
+    note = f" Shown are {DRAWN} of {len(section.rows)} checkpoints, those highest with most labels."
+    return Section(section.heading, rows, section.columns, section.cells), note
 
 
 def _gains(table: Table) -> Iterator[Drawn]:
@@ -306,7 +344,10 @@ def _explorer(table: Table) -> Markup:
     """The tables, with a script that sorts, filters and compares them; without scripts they stand as they are."""
     script = Markup((pages.TEMPLATES / "explorer.js").read_text(encoding="utf-8"))
     tables = render.fragment(table, heading=3)
-    return pages.render("explorer.html", tables=tables, data=explorer.packed(table), script=script)
+    curves = any(section.curves for section in table.sections)
+    return pages.render(
+        "explorer.html", tables=tables, data=explorer.packed(table), script=script, curves=curves
+    )
 
 
 def _grid(drawn: Sequence[Drawn]) -> Markup:

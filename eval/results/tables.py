@@ -140,13 +140,17 @@ def _measured(book: Book) -> list[Section]:
     first, counting = _First(book), book.counting()
     rows = _rows([record.checkpoint for record in counting])
     parts: dict[str, list[Record]] = {}
+    sized: dict[str, list[Record]] = {}
     for record in counting:
-        parts.setdefault(record.protocol.identity, []).append(record)
+        if size_of(record) in ("", ALL):
+            parts.setdefault(record.protocol.identity, []).append(record)
+        else:
+            sized.setdefault(_family(record.protocol), []).append(record)
     how = {identity: min((r.protocol for r in part), key=_order) for identity, part in parts.items()}
     order = sorted(parts, key=lambda identity: (first.protocol(how[identity]), *_order(how[identity])))
     headings = [protocol_heading(how[identity]) for identity in order]
     times = Counter(headings)
-    return [
+    plain = [
         _section(
             replace(heading, note=f"parameters {how[identity].key[:8]}") if times[heading] > 1 else heading,
             parts[identity],
@@ -155,6 +159,100 @@ def _measured(book: Book) -> list[Section]:
         )
         for identity, heading in zip(order, headings, strict=True)
     ]
+    return plain + _curves(sized, parts, rows, first)
+
+
+# ------------------------------------------------------------------------------------------------------- curves
+
+ALL: Final = "all"
+
+
+def size_of(record: Record) -> str:
+    """How many labels a record had: what ``shots`` says, ``all`` without it; empty for few-shot episodes."""
+    if "episodes" in record.data.counts:
+        return ""
+    return str(record.protocol.overrides.get("shots", ALL))
+
+
+def _family(how: ProtocolEntry) -> str:
+    """A protocol whatever its number of labels."""
+    params = {key: value for key, value in how.params.items() if key != "shots"}
+    if isinstance(inner := params.get("overrides"), dict):  # a detector's
+        params["overrides"] = {key: value for key, value in inner.items() if key != "shots"}
+        params = {key: value for key, value in params.items() if value != {}}
+    return canonical_json([how.name, how.version, params])
+
+
+def _curves(
+    sized: dict[str, list[Record]],
+    parts: dict[str, list[Record]],
+    rows: dict[tuple[str, str], Row],
+    first: _First,
+) -> list[Section]:
+    """A section for each protocol that was given parts of the labels, a column for each size."""
+    whole: dict[str, list[Record]] = {}
+    for part in parts.values():
+        whole.setdefault(_family(part[0].protocol), []).extend(part)
+    sections = []
+    for family, records_ in sized.items():
+        tasks = {(record.task.name, record.task.version) for record in records_}
+        full = [
+            record
+            for record in whole.get(family, ())
+            if (record.task.name, record.task.version) in tasks and size_of(record) == ALL
+        ]
+        how = records_[0].protocol
+        kept = {key: value for key, value in how.overrides.items() if key != "shots"}
+        heading = replace(
+            protocol_heading(ProtocolEntry(name=how.name, version=how.version, overrides=kept)),
+            note="by labels",
+        )
+        sections.append(_curve(heading, [*records_, *full], rows, first))
+    return sections
+
+
+def _curve(
+    heading: Heading, part: Sequence[Record], rows: dict[tuple[str, str], Row], first: _First
+) -> Section:
+    """The columns are sizes, the smallest first; a draw of detection has a manifest of its own, one a seed."""
+    manifests: dict[tuple[str, int, str, int], set[str]] = {}
+    for record in part:
+        key = record.task.name, record.task.version, size_of(record), record.seed
+        manifests.setdefault(key, set()).add(record.data.manifest or "")
+    cells: dict[Row, dict[Column, list[Record]]] = {}
+    for record in part:
+        task, size = record.task, size_of(record)
+        same = len(manifests[task.name, task.version, size, record.seed]) == 1
+        manifest = "" if same else record.data.manifest or ""
+        row = rows[record.checkpoint.name, record.checkpoint.identity]
+        for metric in dict.fromkeys([task.metric, *(name for name in BESIDE if name in record.metrics)]):
+            note = _said_size(size) + ("" if same else f", data {manifest[:8]}")
+            about = task.name, task.version, manifest, metric
+            column = Column(*about, headline=False, note=note, size=size)
+            cells.setdefault(row, {}).setdefault(column, []).append(record)
+    found = {
+        (row, column): over_seeds(records_, column.metric)
+        for row, mine in cells.items()
+        for column, records_ in mine.items()
+    }
+    section = Section(heading, list(cells), list(dict.fromkeys(column for _, column in found)), found)
+    order = sorted(
+        section.columns,
+        key=lambda column: (
+            first.task(part[0].protocol, column.task),
+            column.task,
+            BESIDE.index(column.metric) if column.metric in BESIDE else -1,
+            column.metric,
+            section.labels(column),
+            column.note,
+        ),
+    )
+    shown = sorted(cells, key=lambda row: (first.checkpoint(row.name), row.name, row.identity))
+    return Section(heading, shown, order, found)
+
+
+def _said_size(size: str) -> str:
+    return "all labels" if size == ALL else size if size.endswith("%") else f"{size} a class"
 
 
 def _order(how: ProtocolEntry) -> tuple[str, int, str, str]:

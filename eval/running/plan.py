@@ -14,6 +14,8 @@ from ..protocols import Protocol
 from ..suites import Arm, Suite
 from ..tasks import Task
 
+ALL = "all"  # the size of a curve that has all labels
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -124,15 +126,44 @@ def plan(suite: Suite, limit: int | None = None) -> Plan:
     for arm in suite.pretrain:
         load_recipe(arm.recipe, arm.overrides, limit)
     found = [
-        make_cell(source.name, task, protocol, block.overrides, seed, limit)
+        cell
         for source in sources
         for block in suite.cells
         if not block.checkpoints or source.name in block.checkpoints
         for task in block.tasks
         for protocol in block.protocols
-        for seed in block.seeds
+        for cell in make_cells(
+            source.name, task, protocol, block.overrides, block.draws, shots=block.shots, limit=limit
+        )
     ]
     return Plan(suite.name, tuple(sources), tuple(found), limit)
+
+
+def make_cells(
+    checkpoint: str,
+    task: str,
+    protocol: str,
+    overrides: dict[str, Any],
+    seeds: Sequence[int],
+    *,
+    shots: Sequence[int | str] = (),
+    limit: int | None = None,
+) -> list[Cell]:
+    """The cells of several seeds, and of several sizes where ``shots`` has some.
+
+    With ``all`` labels nothing is drawn. On frozen features one seed is enough for it then; training on images is
+    random, and has all seeds.
+
+    Raises:
+        UserError: As `plan`.
+    """
+    found = []
+    for size in shots or [ALL]:
+        changes = overrides if size == ALL else overrides | {"shots": size}
+        cells = [make_cell(checkpoint, task, protocol, changes, seed, limit) for seed in seeds]
+        frozen = not cells[0].protocol.code.images
+        found += cells[:1] if shots and size == ALL and frozen else cells
+    return found
 
 
 def make_cell(

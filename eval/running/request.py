@@ -30,6 +30,7 @@ class Request:
         overrides: Changes to the protocols' parameters.
         against: Further references, which the others are compared with.
         reading: what the user says about the files in ``checkpoints``, as `eval.checkpoints.load` takes it.
+        shots: Sizes of a label-efficiency curve, as of `eval.suites.Block`.
         limit: Use at most so many examples of each split, and train for a short time: a smoke test.
     """
 
@@ -40,6 +41,7 @@ class Request:
     overrides: Mapping[str, Any] = field(default_factory=dict)
     against: tuple[str, ...] = ()
     reading: Mapping[str, Any] = field(default_factory=dict)
+    shots: tuple[int | str, ...] = ()
     limit: int | None = None
 
 
@@ -58,11 +60,13 @@ def plan(request: Request) -> Plan:
         for protocol in request.protocols or [tasks.get(task).default]
     ]
     for task, protocol in pairs:
-        tasks.resolve(task, protocol, request.overrides)
+        for size in request.shots or ("all",):
+            changes = {} if size == "all" else {"shots": size}
+            tasks.resolve(task, protocol, {**request.overrides, **changes})
     for text in [*request.checkpoints, *request.against]:
         references.check(_split(text)[1])
 
-    from .plan import Plan, Source, make_cell
+    from .plan import Plan, Source, make_cells
 
     named = _named(request)
     trained = next((name for name, ref in named.items() if not ref.startswith(RANDOM)), "")
@@ -87,10 +91,18 @@ def plan(request: Request) -> Plan:
                 )
             )
     cells = [
-        make_cell(source.name, task, protocol, dict(request.overrides), seed, request.limit)
+        cell
         for source in sources
         for task, protocol in pairs
-        for seed in request.seeds
+        for cell in make_cells(
+            source.name,
+            task,
+            protocol,
+            dict(request.overrides),
+            request.seeds,
+            shots=request.shots,
+            limit=request.limit,
+        )
     ]
     return Plan("eval", tuple(sources), tuple(cells), request.limit)
 

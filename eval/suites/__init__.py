@@ -15,6 +15,7 @@ from ..errors import UserError, unknown
 FOLDER = Path(__file__).parent
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Seed = Annotated[int, Field(ge=0)]
+DRAWS = range(5)  # seeds of a label-efficiency curve, where none are given
 
 
 class _Strict(BaseModel):
@@ -71,6 +72,8 @@ class Block(_Strict):
         protocols: Names from ``mast list protocols``.
         seeds: Evaluation seeds.
         overrides: Changed parameters of these protocols.
+        shots: Sizes of a label-efficiency curve: labels a class, shares such as ``10%``, and ``all``. Each size is
+            drawn once a seed; without seeds, with five.
         checkpoints: Names of the checkpoints to use; all of the suite when empty.
     """
 
@@ -78,7 +81,13 @@ class Block(_Strict):
     protocols: Annotated[list[str], Field(min_length=1)]
     seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
     overrides: dict[str, Any] = {}
+    shots: list[Annotated[int, Field(ge=1)] | str] = []
     checkpoints: list[Name] = []
+
+    @property
+    def draws(self) -> list[int]:
+        """The seeds; those of a curve where none are given."""
+        return self.seeds if not self.shots or "seeds" in self.model_fields_set else list(DRAWS)
 
 
 class Suite(_Strict):

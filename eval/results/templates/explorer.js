@@ -222,6 +222,46 @@
         ...(named ? [svg("text", { x: px(xs[at]) + 7, y: py(ys[at]) + 4 }, [label])] : [])]),
     ]));
   };
+  // ---------------------------------------------------------------- label efficiency
+  const HUES = ["#2f7ed8", "#e0702d", "#1f9e77", "#b052c0", "#c9a227", "#d6455d"];
+  const efficiency = async () => {
+    const found = (await load()).sections.flatMap((section) => section.curves || []).filter((each) => each.sizes.length > 1);
+    if (!found.length) return;
+    id("efficiency").hidden = false;
+    found.forEach((each, at) => id("plot-curve").append(make("option", { value: at }, [each.name])));
+    const draw = () => {
+      const each = found[id("plot-curve").value];
+      const words = wordsOf("find-lines");
+      const end = (line) => { const there = line.points.filter(Boolean); return there.length ? there[there.length - 1][0] : -1; };
+      const lines = each.lines.filter((line) => fits(line.label, words) && end(line) >= 0)
+        .sort((a, b) => end(b) - end(a)).slice(0, 12);
+      const xs = each.labels.map((count) => Math.log10(Math.max(1, count)));
+      const top = Math.max(1, ...lines.flatMap((line) => line.points.filter(Boolean).map((point) => point[2])));
+      const [x0, x1] = [Math.min(...xs), Math.max(...xs)];
+      const [px, py] = [(v) => 40 + (350 * (v - x0)) / (x1 - x0 || 1), (v) => 270 - (250 * v) / top];
+      let below = 0;
+      id("curve").replaceChildren(lines.length ? svg("svg", { viewBox: "0 0 600 320", role: "img", "aria-label": each.name }, [
+        ...ticks(0, top).flatMap((v) => [svg("line", { x1: 40, x2: 390, y1: py(v), y2: py(v), class: "rule" }),
+          svg("text", { x: 34, y: py(v) + 4, "text-anchor": "end" }, [String(v)])]),
+        ...each.sizes.flatMap((size, at) => [svg("text", { x: px(xs[at]), y: 288, "text-anchor": "middle" }, [size]),
+          svg("text", { x: px(xs[at]), y: 303, "text-anchor": "middle" }, [Math.round(each.labels[at]).toLocaleString("en")])]),
+        ...lines.flatMap((line, place) => {
+          const hue = line.control ? "#8a93a3" : HUES[place % HUES.length];
+          const there = line.points.map((point, at) => point && [px(xs[at]), ...point]).filter(Boolean);
+          const [x, value] = there[there.length - 1];
+          const y = below = Math.max(py(value), below + 13);
+          return [svg("polyline", { points: there.map(([at, v]) => `${at},${py(v)}`).join(" "), fill: "none", stroke: hue, "stroke-width": 2 }),
+            ...there.flatMap(([at, v, low, high]) => [
+              svg("line", { x1: at, x2: at, y1: py(low), y2: py(high), stroke: hue, "stroke-opacity": 0.5, "stroke-width": 2 }),
+              svg("circle", { cx: at, cy: py(v), r: 3.5, fill: hue }, [svg("title", {}, [`${line.label}: ${v} [${low}, ${high}]`])])]),
+            svg("text", { x: Math.max(x, 390) + 8, y: y + 4, style: `fill: ${hue}` }, [line.label])];
+        }),
+      ]) : "No checkpoint fits.");
+    };
+    for (const name of ["plot-curve", "find-lines"]) id(name).addEventListener("input", draw);
+    draw();
+  };
+  if (id("efficiency")) efficiency();
   const ranked = tables.filter((table) => table.heads.some((head) => head.dataset.kind === "rank"));
   const ranks = () => {
     const table = ranked[id("plot-ranks").value];
@@ -255,6 +295,9 @@
     ranked.forEach((table, at) => id("plot-ranks").append(make("option", { value: at }, [table.title.textContent])));
     id("plot-ranks").addEventListener("change", ranks);
     if (ranked.length) ranks();
-    else id("plot-ranks").closest(".tools").hidden = true;
+    else {
+      const tools = id("plot-ranks").closest(".tools");
+      for (const part of [tools.previousElementSibling, tools, id("ranks")]) part.hidden = true;
+    }
   }
 })();

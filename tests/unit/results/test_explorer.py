@@ -229,3 +229,47 @@ set('find-rows', '17'); return { sorted, rows: rows().length };
 """,
     )
     assert told["rows"]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+def test_curves_are_drawn_and_filtered(tmp_path: Path, make_record: Make) -> None:
+    lines = []
+    for number, name in enumerate(("good", NASTY)):
+        for size in (1, 10, None):
+            for seed in range(3 if size else 1):
+                record = make_record(
+                    name=name,
+                    weights="ab"[number],
+                    seed=seed,
+                    value=0.3 + 0.02 * (size or 20) - 0.1 * number + 0.01 * seed,
+                    interval=(0.1, 0.9),
+                    overrides={"shots": size} if size else {},
+                )
+                counts = {"train": 8 * (size or 50), "val": 2 * (size or 50)}
+                data = msgspec.structs.replace(record.data, counts=counts)
+                record = msgspec.structs.replace(record, data=data)
+                lines.append(canonical_json(record.to_json()))
+    path = tmp_path / "records" / "x.jsonl"
+    path.parent.mkdir()
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    report.write(tables.read([tmp_path], title="Curves"), tmp_path, tmp_path / "report.html")
+    told = browse(
+        tmp_path / "report.html",
+        TELL
+        + """
+await wait(() => all('#curve circle').length > 0);
+const found = { dots: all('#curve circle').length, texts: all('#curve text').map((t) => t.textContent) };
+found.title = all('#curve circle title')[0].textContent; found.curves = all('#plot-curve option').length;
+set('find-lines', 'good'); found.few = all('#curve circle').length;
+set('find-lines', 'nobody'); found.none = document.getElementById('curve').textContent;
+found.images = all('img[onerror]').length; found.page = document.title;
+return found;
+""",
+    )
+    assert (told["dots"], told["few"], told["curves"]) == (6, 3, 1)
+    texts = told["texts"]
+    assert isinstance(texts, list)
+    assert {"1", "10", "all", "100", "500", "good", NASTY} <= set(texts)
+    assert str(told["title"]).startswith("good: 33")  # 0.3 + 0.02 and the mean draw
+    assert told["none"] == "No checkpoint fits."
+    assert (told["images"], told["page"]) == (0, "Curves")

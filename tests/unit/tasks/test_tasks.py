@@ -73,3 +73,13 @@ def test_what_protocols_are_for_exists() -> None:
 def test_the_metrics_of_tasks_are_those_that_are_computed() -> None:
     own = {*tasks.KINDS["classification"].metrics, *tasks.KINDS["multilabel"].metrics}
     assert own == set(metrics.METRICS)
+
+
+@pytest.mark.parametrize(
+    ("name", "metric", "protocol"),
+    [("coco:mine", "box_ap", "coco-fpn-1x"), ("voc:mine", "box_ap50", "voc-fpn-ericsson2021")],
+)
+def test_a_folder_of_boxes_is_a_task(name: str, metric: str, protocol: str) -> None:
+    task = tasks.get(name)
+    assert (task.kind, task.dataset, task.metric, task.default) == ("detection", name, metric, protocol)
+    assert make_cell("x", name, "coco-fpn-tiny", {}, 0).task == task
