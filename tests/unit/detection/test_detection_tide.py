@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-from eval.detection import errors
-from eval.detection.data import DetectionData
-from eval.detection.errors import Errors, judge, shares
-from eval.detection.evaluate import evaluate
-
 from conftest import registered
 from test_detection_evaluation import noisy
+
+from eval.detection import tide
+from eval.detection.data import DetectionData
+from eval.detection.evaluate import evaluate
+from eval.detection.tide import Errors, judge, shares
 
 HERE = Path(__file__).resolve().parents[2] / "golden"
 GOLDEN = json.loads((HERE / "tide.json").read_text())
@@ -40,7 +39,7 @@ def once(found: Errors) -> dict[str, float]:
 )
 def test_values_are_those_of_the_authors(case: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     # tidecv reads precision at x / 100, COCO's own code at the floats of linspace, of which ten are an ulp above.
-    monkeypatch.setattr(errors, "COCO_POINTS", np.array([x / 100 for x in range(101)]))
+    monkeypatch.setattr(tide, "COCO_POINTS", np.array([x / 100 for x in range(101)]))
     scene = GOLDEN["scenes"][case["scene"]]
     found = judged(scene, threshold=case["threshold"], masks=case["kind"] == "mask")
     values = once(found)
@@ -49,7 +48,7 @@ def test_values_are_those_of_the_authors(case: dict[str, Any], monkeypatch: pyte
         assert 100 * values[name] == pytest.approx(gain, abs=1e-9), name
     kinds = np.concatenate([image.kind for image in found.images])
     # tidecv also counts wrong detections inside crowds, which cost nothing.
-    with_crowds = {name: int((kinds == name).sum()) for name in errors.TYPES[:-1]}
+    with_crowds = {name: int((kinds == name).sum()) for name in tide.TYPES[:-1]}
     assert with_crowds | {"missed": found.counts["missed"]} == case["counts"]
 
 
@@ -122,7 +121,7 @@ def test_a_perfect_detector_has_no_errors_and_no_shares() -> None:
     found = judged([{"objects": [thing(0, SQUARE)], "found": [thing(0, SQUARE)]}] * 3)
     values = found.values(np.ones((1, 3)))
     assert {name: float(v[0]) for name, v in values.items()} == {"ap": 1.0} | dict.fromkeys(
-        (*errors.TYPES, *errors.SUMS), 0.0
+        (*tide.TYPES, *tide.SUMS), 0.0
     )
     assert all(np.isnan(v).all() for v in shares(values).values())
 
@@ -139,7 +138,7 @@ def test_precision_is_the_one_that_is_reported(scenes_root: Path, tmp_path: Path
     predictions = noisy(data, 0)
     metrics = evaluate(predictions, data, masks=True).metrics
     for threshold, name in ((0.5, "ap50"), (0.75, "ap75")):
-        values = once(errors.find(predictions, data, threshold=threshold, masks=masks))
+        values = once(tide.find(predictions, data, threshold=threshold, masks=masks))
         assert values["ap"] == pytest.approx(metrics[f"{'mask' if masks else 'box'}_{name}"], abs=1e-12)
 
 
@@ -159,7 +158,7 @@ def test_resamples_pair_and_spread_as_much_as_images_do() -> None:
     assert all(np.array_equal(drawn[name], twice[name]) for name in drawn)
     assert not np.array_equal(drawn["ap"], second.resampled(60)["ap"])
     assert 0.01 < drawn["missed"].std() < 0.2
-    assert np.sum([value for value in shares(drawn).values()], axis=0) == pytest.approx(np.ones(60))
+    assert np.sum(list(shares(drawn).values()), axis=0) == pytest.approx(np.ones(60))
 
 
 def test_confusion_by_hand() -> None:
@@ -220,7 +219,7 @@ def test_worst_images_come_first() -> None:
 
 def test_difficult_objects_of_voc_are_ignored(scenes_root: Path, tmp_path: Path) -> None:
     data: DetectionData = registered("scenes-voc", scenes_root, tmp_path)
-    objects = [each for entry in data.test.dicts for each in errors.truth_of(entry, data, False)]
+    objects = [each for entry in data.test.dicts for each in tide.truth_of(entry, data, False)]
     told = [each.difficult for those in (data.test.objects or {}).values() for each in those]
     assert [each["ignored"] for each in objects] == told
     assert len(objects) == sum(len(entry["annotations"]) for entry in data.test.dicts)

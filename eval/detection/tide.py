@@ -199,7 +199,7 @@ class Errors:
             np.add.at(table, (row[stays], image.category[stays]), 1)
             seen = np.zeros(len(image.truth), dtype=bool)
             seen[image.takes[stays & (image.takes >= 0)]] = True
-            np.add.at(table, (image.truth[~seen], size), 1)
+            table[:, size] += np.bincount(image.truth[~seen], minlength=size + 1)
         return table
 
     def worst(self, score: float) -> list[tuple[int, int]]:
@@ -263,8 +263,8 @@ class Errors:
     ) -> Floats:
         """Mean average precision.
 
-        As in tidecv, a class of which a fix leaves no object has a precision of 0 if it leaves detections, and does not
-        count if it leaves none either. Where it leaves no class nothing is wrong any more: 1.
+        As in tidecv, a class of which a fix leaves no object has a precision of 0 if it leaves detections, and does
+        not count if it leaves none either. Where it leaves no class nothing is wrong any more: 1.
 
         Args:
             weights: ``(R, I)``.
