@@ -36,6 +36,7 @@ VERBS = (
     "list",
     "data",
     "score",
+    "diagnose",
     "doctor",
 )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,7 +88,7 @@ class Gallery:
         """Test images spread evenly over the split, the same ones for every checkpoint."""
         dicts = self.data.test.dicts
         places = np.linspace(0, len(dicts) - 1, min(count, len(dicts))).round().astype(int)
-        return self._pictures(dict.fromkeys(places.tolist()), outcome)
+        return self.pictures(dict.fromkeys(places.tolist()), outcome)
 
     def failures(self, outcome: Outcome, count: int) -> list[Picture]:
         """The test images with the most failures: objects that are missed, and detections that find none."""
@@ -98,9 +98,10 @@ class Gallery:
             for entry in self.data.test.dicts
         ]
         worst = sorted(range(len(wrong)), key=lambda place: -wrong[place])
-        return self._pictures(worst[:count], outcome)
+        return self.pictures(worst[:count], outcome)
 
-    def _pictures(self, places: Sequence[int] | dict[int, None], outcome: Outcome) -> list[Picture]:
+    def pictures(self, places: Iterable[int], outcome: Outcome) -> list[Picture]:
+        """Test images by their places; a detection's ``label``, where it has one, stands for its class."""
         images = {str(entry["image_id"]): entry["detections"] for entry in outcome["images"]}
         entries = [self.data.test.dicts[place] for place in places]
         return [
@@ -162,7 +163,7 @@ def _picture(
             mask = np.asarray(whole.resize(size)) > 127
         found.append(
             Found(
-                classes[detection["category"]],
+                detection.get("label", classes[detection["category"]]),
                 detection["score"],
                 (left, top, left + width, top + height),
                 mask,

@@ -50,14 +50,20 @@ def score(file: Path, name: str, data_root: Path) -> Scores:
     Raises:
         UserError: For ground truth or predictions with no one right reading, naming the entry and what to do.
     """
-    entries = _read(file)
-    masks = any("segmentation" in entry for entry in entries)
-    data = prepare(name, data_root, masks=masks)
-    predictions = read_predictions(entries, data, file)
+    data, predictions, masks = load(file, name, data_root)
     with tempfile.TemporaryDirectory() as work:
         register(data, Path(work))
         found = evaluate(predictions, data, masks=masks)
-    return Scores(data, len(entries), found.metrics, intervals(found.curves))
+    number = sum(len(entry["detections"]) for entry in predictions)
+    return Scores(data, number, found.metrics, intervals(found.curves))
+
+
+def load(file: Path, name: str, data_root: Path) -> tuple[DetectionData, list[Prediction], bool]:
+    """The ground truth, the predictions of a file, and whether they are masks; arguments and errors as of `score`."""
+    entries = _read(file)
+    masks = any("segmentation" in entry for entry in entries)
+    data = prepare(name, data_root, masks=masks)
+    return data, read_predictions(entries, data, file), masks
 
 
 def _read(file: Path) -> list[dict[str, Any]]:

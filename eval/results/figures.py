@@ -370,7 +370,8 @@ def detections(pictures: Sequence[Picture], title: str) -> Figure:
                     item.box[0], item.box[1], text, color="white", size=6.5, va="bottom", clip_on=True
                 )
                 label.set_path_effects([withStroke(linewidth=2, foreground="black")])
-        figure.suptitle(title, x=0.0, ha="left", size=9.5, weight="bold")
+        if title:
+            figure.suptitle(title, x=0.0, ha="left", size=9.5, weight="bold")
         return figure
 
 
@@ -400,9 +401,10 @@ def save(figure: Figure, path: Path) -> None:
         file.write(drawn(figure, path.stem, path.suffix.removeprefix(".")))
 
 
-def data_uri(svg: bytes) -> str:
-    """An SVG as the ``src`` of an ``<img>``: a page holds it, and no name in it can clash with another."""
-    return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
+def data_uri(content: bytes, form: str = "svg") -> str:
+    """An SVG or PNG as the ``src`` of an ``<img>``: a page holds it, and no name in it can clash with another."""
+    kind = {"svg": "svg+xml", "png": "png"}[form]
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def _figure(tasks: int, rows: int) -> tuple[Figure, Axes]:
