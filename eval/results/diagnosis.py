@@ -17,7 +17,6 @@ from mast.files import atomic_write
 
 from ..errors import UserError
 from ..numbers import tests
-from ..numbers.intervals import around
 from . import escape, history, pages
 from .records import Record, read
 from .report import Listing
@@ -40,6 +39,7 @@ NAMES: Final = {
     "false_positive": "all wrong detections together",
     "false_negative": "all objects not found together",
 }
+NORMAL: Final = 1.959964  # two-sided 95 %, in standard errors
 _SIZES: Final = ("", "_small", "_medium", "_large")
 
 
@@ -162,7 +162,7 @@ class Diagnosis:
                     for place, label in enumerate(self.errors.classes)
                 }
                 for name, curve in curves.items()
-                if curve is not None
+                if isinstance(curve, Curve)
             }
         return [
             {"class": label, "objects": int((truth == place).sum())}
@@ -246,9 +246,9 @@ def _estimate(value: float, drawn: npt.NDArray[np.float64], *, paired: bool) -> 
     if np.isnan(drawn).any():  # not defined on some test sets: no honest interval
         return Estimate(value)
     if paired:
-        return Estimate(value, *tests.resampled(value, drawn, kind="bootstrap-paired").ends)
-    span = around(value, drawn)
-    return Estimate(value, span.low, span.high)
+        return Estimate(value, *tests.resampled([value], drawn, kind="bootstrap-paired").ends)
+    half = NORMAL * float(drawn.std(ddof=1))
+    return Estimate(value, value - half, value + half) if half > 0 else Estimate(value)
 
 
 def _defined(value: float) -> float | None:
