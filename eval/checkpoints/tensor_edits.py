@@ -70,11 +70,12 @@ def dinov3(weights: Weights) -> Weights:
 
 
 def huggingface_dinov3(weights: Weights) -> Weights:
-    """Query, key and value joined; queries and values have biases, keys have none.
+    """Query, key and value joined; queries and values have biases, keys have none. No registers are an empty tensor.
 
     Raises:
         UserError: If keys have one.
     """
+    weights = {name: tensor for name, tensor in weights.items() if name != "reg_token" or tensor.numel()}
     biases = {
         name: tensor
         for name, tensor in weights.items()

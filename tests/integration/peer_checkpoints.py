@@ -27,23 +27,23 @@ from torch import Tensor, nn
 SIZE = 64
 Network = Callable[[Tensor], Tensor]
 Written = tuple[Any, Network]
-METHODS: dict[str, tuple[str, str, str, Callable[[], Written]]] = {}
+METHODS: dict[str, tuple[str, str, str, Callable[[], Written], tuple[int, ...]]] = {}
 
 
 def method(
-    name: str, repository: str, layout: str, arch: str = "resnet18"
+    name: str, repository: str, layout: str, arch: str = "resnet18", sizes: tuple[int, ...] = (SIZE,)
 ) -> Callable[[Callable[[], Written]], Callable[[], Written]]:
     """Register a writer: what it returns is saved, and what `eval.checkpoints` has to find."""
 
     def keep(writer: Callable[[], Written]) -> Callable[[], Written]:
-        METHODS[name] = (repository, layout, arch, writer)
+        METHODS[name] = (repository, layout, arch, writer, sizes)
         return writer
 
     return keep
 
 
-def images() -> Tensor:
-    return torch.randn(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(5))
+def images(size: int = SIZE) -> Tensor:
+    return torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(5))
 
 
 def distributed(model: nn.Module) -> nn.Module:
@@ -404,6 +404,121 @@ def solo_learn() -> Written:  # solo/methods/simclr.py through Lightning's train
     return state, model.backbone
 
 
+# -- families of newer networks ---------------------------------------------------------------------------------
+
+
+def kept(model: nn.Module, *constants: str) -> Any:
+    """`trained`, but for buffers that are constants of the architecture."""
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items() if name.endswith(constants)}
+    model.load_state_dict(trained(model).state_dict() | before)
+    return model.eval()
+
+
+def package(name: str, folder: Path) -> None:
+    """A package of a clone without what its ``__init__`` imports."""
+    module = types.ModuleType(name)
+    module.__path__ = [str(folder)]
+    sys.modules[name] = module
+
+
+def _dinov3(**changes: Any) -> Any:
+    from dinov3.models.vision_transformer import DinoVisionTransformer
+
+    settings: dict[str, Any] = {
+        "img_size": 64, "patch_size": 16, "embed_dim": 128, "depth": 2, "num_heads": 2, "layerscale_init": 1.0e-5,
+        "n_storage_tokens": 4, "norm_layer": "layernormbf16", "pos_embed_rope_dtype": "fp32", "mask_k_bias": True,
+        "pos_embed_rope_normalize_coords": "separate", "pos_embed_rope_rescale_coords": 2,
+    }  # fmt: skip
+    model = DinoVisionTransformer(**settings | changes)
+    model.init_weights()
+    return kept(model, "periods", "bias_mask")
+
+
+@method("dinov3", "dinov3", "dinov3", "vit_w128_patch16_reg4_d2_rope", (64, 96))
+def dinov3() -> Written:  # dinov3/hub/backbones.py
+    model = _dinov3()
+    return model.state_dict(), model
+
+
+@method("dinov3-swiglu", "dinov3", "dinov3-untied", "vit_w128_patch16_reg4_d2_rope", (64, 96))
+def dinov3_swiglu() -> Written:  # dinov3/hub/backbones.py
+    model = _dinov3(ffn_layer="swiglu64", qkv_bias=False, untie_global_and_local_cls_norm=True)
+    return model.state_dict(), model
+
+
+@method("dinov3-convnext", "dinov3", "convnext", "convnext_8x1_16x2_32x1_64x1", (64, 96))
+def dinov3_convnext() -> Written:  # dinov3/hub/backbones.py
+    from dinov3.models.convnext import ConvNeXt
+
+    model = ConvNeXt(depths=[1, 2, 1, 1], dims=[8, 16, 32, 64])
+    model.init_weights()
+    return trained(model).state_dict(), model
+
+
+@method("dinov2-swiglu", "dinov2", "dinov2", "vit_w128_patch16_reg4_d2", (64, 96))
+def dinov2_swiglu() -> Written:  # dinov2/hub/backbones.py
+    os.environ["XFORMERS_DISABLED"] = "1"
+    from dinov2.models.vision_transformer import DinoVisionTransformer
+
+    model = DinoVisionTransformer(img_size=64, patch_size=16, embed_dim=128, depth=2, num_heads=2, init_values=1.0,
+                                  ffn_layer="swiglufused", block_chunks=0, num_register_tokens=4,
+                                  interpolate_antialias=True, interpolate_offset=0.0)  # fmt: skip
+    return trained(model).state_dict(), model
+
+
+@method("franca", "Franca", "dinov2-training", "vit_w128_patch16_d2", (64, 96))
+def franca() -> Written:  # franca/train/train.py, franca/hub/backbones.py
+    os.environ["XFORMERS_DISABLED"] = "1"
+    from franca.models.vision_transformer import DinoVisionTransformer
+
+    model = DinoVisionTransformer(img_size=64, patch_size=16, embed_dim=128, depth=2, num_heads=2, init_values=1.0,
+                                  ffn_layer="swiglufused", block_chunks=2)  # fmt: skip
+    state = {f"module.backbone.{name}": tensor for name, tensor in trained(model).state_dict().items()}
+    return {"teacher": state}, model
+
+
+@method("ijepa", "ijepa", "ijepa", "vit_tiny_patch16_d2")  # its own code runs at one size alone
+def ijepa() -> Written:  # src/train.py
+    import src.models.vision_transformer as vit
+
+    norm = partial(nn.LayerNorm, eps=1e-6)
+    model = vit.VisionTransformer(img_size=[64], patch_size=16, embed_dim=192, depth=2, num_heads=3, qkv_bias=True,
+                                  norm_layer=norm)  # fmt: skip
+    target = distributed(trained(model))
+    encoder = {name: tensor + 1 for name, tensor in target.state_dict().items()}
+    state = {"encoder": encoder, "predictor": {}, "target_encoder": target.state_dict(), "opt": {}, "scaler": None,
+             "epoch": 1, "loss": 0.1, "batch_size": 8, "world_size": 1, "lr": 0.1}  # fmt: skip
+    return state, lambda x: model(x).mean(1)
+
+
+@method("convnextv2", "ConvNeXt-V2", "convnext", "convnextv2_8x1_16x2_32x1_64x1", (64, 96))
+def convnextv2() -> Written:  # main_finetune.py
+    stand_in("MinkowskiEngine")
+    package("models", Path(sys.path[0]) / "models")
+    from models.convnextv2 import ConvNeXtV2
+
+    model = trained(ConvNeXtV2(depths=[1, 2, 1, 1], dims=[8, 16, 32, 64]))
+    return {"model": model.state_dict()}, lambda x: model.forward_features(x)
+
+
+@method("esvit-swin", "esvit", "esvit-swin", "swin_16x2_32x2_64x2_128x2_window2", (64, 128))
+def esvit_swin() -> Written:  # main_esvit.py
+    package("models", Path(sys.path[0]) / "models")
+    from models.swin_transformer import SwinTransformer
+
+    model = SwinTransformer(img_size=64, patch_size=4, in_chans=3, num_classes=0, embed_dim=16, depths=[2, 2, 2, 2],
+                            num_heads=[1, 2, 2, 2], window_size=2, norm_layer=partial(nn.LayerNorm, eps=1e-6),
+                            use_dense_prediction=False)  # fmt: skip
+    model = kept(model, "relative_position_index", "attn_mask")
+    state = {f"module.{name}": tensor for name, tensor in model.state_dict().items()}
+    state |= {
+        "module.head.mlp.0.weight": torch.ones(2, 2),
+        "module.head_dense.mlp.0.weight": torch.ones(2, 2),
+    }
+    student = {name: tensor + 1 for name, tensor in state.items()}
+    return {"student": student, "teacher": state, "epoch": 1}, lambda x: model.forward_features(x)
+
+
 # -- what older code expects ------------------------------------------------------------------------------------
 
 
@@ -449,7 +564,7 @@ class _Anything(types.ModuleType):
 
 def main() -> None:
     name, clones, out = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
-    repository, _, _, writer = METHODS[name]
+    repository, _, _, writer, sizes = METHODS[name]
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
     patch()
@@ -463,7 +578,7 @@ def main() -> None:
     for part in _modules(network):
         part.eval()
     with torch.no_grad():
-        torch.save(network(images()), out / "features.pt")
+        torch.save({size: network(images(size)) for size in sizes}, out / "features.pt")
 
 
 def _modules(network: Network) -> list[nn.Module]:
