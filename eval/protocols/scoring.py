@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from ..numbers import intervals, metrics
@@ -42,13 +44,18 @@ def bootstrap(name: str, value: float, scores: Array, labels: Array) -> interval
     """Bootstrap over test examples, always with the same resamples: of percentiles, for AP of its standard error."""
     step = max(1, 4_000_000 // len(labels))  # resamples held at a time
     drawn = [
-        metrics.resampled(
-            name, scores, labels, intervals.resample_counts(len(labels), min(step, RESAMPLES - at), at)
-        )
+        metrics.resampled(name, scores, labels, _drawn(len(labels), min(step, RESAMPLES - at), at))
         for at in range(0, RESAMPLES, step)
     ]
     values = np.concatenate(drawn)
     return intervals.percentile(values) if labels.ndim == 1 else intervals.around(value, values)
+
+
+@functools.lru_cache(maxsize=1)  # cells on the same data come one after another
+def _drawn(num_examples: int, resamples: int, seed: int) -> Array:
+    counts = intervals.resample_counts(num_examples, resamples, seed)
+    counts.flags.writeable = False
+    return counts
 
 
 def outcomes(scores: Array, labels: Array) -> dict[str, Array]:
