@@ -14,16 +14,16 @@ DEMO_OUT ?= demo
 CONTAINER_ARGS ?=
 GPU_ARGS ?=
 GPU_SOURCES := fvcore==0.1.5.post20221221 iopath==0.1.10 antlr4-python3-runtime==4.9.3  # no wheels on the index
-PYTEST_ARGS ?= -n auto --maxprocesses 8 --dist loadfile -m "not slow and not weights and not peers"
+PYTEST_ARGS ?= -n auto --maxprocesses 8 --dist loadfile -m "not slow and not weights and not peers and not transformers"
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.mast-setup
 
-.PHONY: help setup demo test lint format site container-test gpu-check gpu-wheels clean distclean
+.PHONY: help setup demo test setup-transformers test-transformers lint format site container-test gpu-check gpu-wheels clean distclean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
 
 setup: $(STAMP) ## make .venv with everything in it, Detectron2 included
 	@echo "Ready: $(BIN)/mast --help"
@@ -41,6 +41,12 @@ demo: $(STAMP) ## pretrain, transfer, table, report: the whole path on embedded 
 
 test: $(STAMP) ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+setup-transformers: $(STAMP) ## add transformers, which one family's networks and some tests need
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -e ".[transformers]"
+
+test-transformers: setup-transformers ## compare with transformers' own networks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m transformers
 
 lint: $(STAMP) ## ruff and mypy, strict
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""What a build adds to the packages: the known checkpoints, and the state of the code it was made from."""
+"""What a build adds to the packages: known checkpoints, published numbers, and the state of the code."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PRETRAINED = ("README.md", "registry.yaml", "cards", "weights")
 
 
 class Contents(BuildHookInterface[Any]):
-    """Lays ``pretrained/`` into the package ``eval`` and writes ``mast/REVISION``.
+    """Lays ``pretrained/`` and ``results/published/`` into the package ``eval`` and writes ``mast/REVISION``.
 
     An editable install gets neither: it reads the source tree.
     """
@@ -28,6 +28,7 @@ class Contents(BuildHookInterface[Any]):
         if self.target_name == "wheel":
             for name in PRETRAINED:
                 build_data["force_include"][str(root / "pretrained" / name)] = f"eval/pretrained/{name}"
+            build_data["force_include"][str(root / "results" / "published")] = "eval/published"
         if not (root / "mast" / "REVISION").is_file():  # it is there in an unpacked source distribution
             self.scratch = tempfile.TemporaryDirectory()
             stamp = Path(self.scratch.name) / "REVISION"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .backbone import Backbone
+from .backbone import Backbone, Spatial, spatial
 from .normalization import Normalization
 from .passport import Passport
 
 if TYPE_CHECKING:
     from .reading import Loaded, inspect, load
 
-__all__ = ["Backbone", "Loaded", "Normalization", "Passport", "inspect", "load"]
+__all__ = ["Backbone", "Loaded", "Normalization", "Passport", "Spatial", "inspect", "load", "spatial"]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,11 +3,66 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, Self
+
+from ..errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Parameter
+
+
+@dataclass(frozen=True)
+class Spatial:
+    """What one layer of a network says about every place of a batch of images.
+
+    Attributes:
+        map: ``(B, C, h, w)``: a ViT's patch tokens, laid out as the image is, or the output of a stage.
+        stride: Pixels of the image from one cell to the next, so that ``H = stride * h`` where it divides.
+        cls: The class token ``(B, C)`` after the same normalisation; None where the network has none.
+    """
+
+    map: Tensor
+    stride: int
+    cls: Tensor | None = None
+
+
+def spatial(backbone: Backbone, images: Tensor, last: int = 1) -> list[Spatial]:
+    """The last layers of any backbone, with gradients if the backbone has them.
+
+    Args:
+        backbone: The backbone.
+        images: ``(B, 3, H, W)``, normalised; a ViT wants sides that its patch divides.
+        last: How many layers. Of a ViT, its last blocks, each after the network's final normalisation and without
+            class and register tokens (all at one stride; what DINOv2 calls intermediate layers). Of a hierarchical
+            network (ResNet, ConvNeXt, Swin, ...), its last stages, as they leave the stage.
+
+    Returns:
+        One entry a layer, the last layer last.
+
+    Raises:
+        UserError: If the network has fewer layers.
+    """
+    own = getattr(backbone, "spatial", None)
+    if own is not None:
+        found: list[Spatial] = own(images, last)
+        return found
+    maps = list(backbone.feature_maps(images).values())
+    check_layers(last, len(maps))
+    return [Spatial(map, round(images.shape[-1] / map.shape[-1])) for map in maps[-last:]]
+
+
+def check_layers(last: int, there: int) -> None:
+    """Refuse to give more layers than there are.
+
+    Raises:
+        UserError: If there are fewer.
+    """
+    if not 1 <= last <= there:
+        raise UserError(
+            f"the last {last} layers of a network of {there}", remedy=f"ask for 1 to {there}", code=2
+        )
 
 
 class Backbone(Protocol):

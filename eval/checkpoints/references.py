@@ -82,13 +82,35 @@ def check(ref: str) -> None:
     )
 
 
+def at_hand(ref: str) -> bool:
+    """Whether a reference's file is on this machine; what only the hub's own cache knows counts as not."""
+    if ref.startswith("random:"):
+        return True
+    if ref in registry.entries() and not _is_file(ref):
+        entry = registry.get(ref)
+        if entry.file:
+            return (registry.path().parent / entry.file).is_file()
+        return _target(entry).is_file() if entry.url else len(_by_hand(entry)) == 1
+    return not ref.startswith(("hf://", "timm:")) and _is_file(ref)
+
+
 def _is_file(ref: str) -> bool:
     path = Path(ref).expanduser()
     return path.exists() or path.is_symlink()
 
 
-def _registered(entry: registry.Entry, progress: bool) -> Located:
+def _target(entry: registry.Entry) -> Path:
+    """Where the file of an entry lies once it is fetched."""
+    return download.cache_folder() / entry.name / PurePosixPath(urlparse(entry.url).path).name
+
+
+def _by_hand(entry: registry.Entry) -> list[Path]:
+    """What a user has put there for an entry that cannot be fetched."""
     folder = download.cache_folder() / entry.name
+    return [p for p in folder.glob("*") if p.is_file() and p.suffix not in (".sha256", ".lock", ".part")]
+
+
+def _registered(entry: registry.Entry, progress: bool) -> Located:
     if entry.file:
         path = registry.path().parent / entry.file
         if not path.is_file() or f"sha256:{sha256_file(path)}" != entry.checksum:
@@ -97,11 +119,11 @@ def _registered(entry: registry.Entry, progress: bool) -> Located:
                 remedy="restore it from the repository",
             )
     elif entry.url:
-        name = PurePosixPath(urlparse(entry.url).path).name
-        path = download.fetch(entry.url, folder / name, checksum=entry.checksum, progress=progress)
+        path = download.fetch(entry.url, _target(entry), checksum=entry.checksum, progress=progress)
     else:
-        files = [p for p in folder.glob("*") if p.is_file() and p.suffix not in (".sha256", ".lock", ".part")]
+        files = _by_hand(entry)
         if len(files) != 1:
+            folder = download.cache_folder() / entry.name
             raise UserError(
                 f"{entry.name}: its publisher offers no direct address",
                 remedy=f"fetch it from {entry.page} and put that one file into {folder}/",
@@ -112,14 +134,8 @@ def _registered(entry: registry.Entry, progress: bool) -> Located:
 
 
 def _hub() -> Callable[..., str]:
-    try:
-        from huggingface_hub import hf_hub_download
-    except ImportError as error:
-        raise UserError(
-            "hf:// and timm: names need huggingface-hub",
-            remedy="pip install 'mast-transfer[huggingface]'",
-            code=2,
-        ) from error
+    from huggingface_hub import hf_hub_download
+
     logging.getLogger("huggingface_hub").setLevel(
         logging.ERROR
     )  # it tells of every attempt; we tell of the last
@@ -146,10 +162,8 @@ def _hugging_face(ref: str) -> Located:
 def _timm(ref: str) -> Located:
     """A timm model: the file from its hub repository, the preprocessing from timm's own configuration."""
     name = ref.removeprefix("timm:")
-    try:
-        import timm
-    except ImportError as error:
-        raise UserError("timm: names need timm", remedy="pip install 'mast-transfer[vit]'", code=2) from error
+    import timm
+
     config = timm.get_pretrained_cfg(name)
     if config is None or not config.hf_hub_id:
         known = difflib.get_close_matches(name, timm.list_models(pretrained=True), n=3)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import UserError
+from .backbone import Spatial, check_layers
 from .facts import Unusable
 
 _SIZES = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge"}
@@ -91,7 +92,7 @@ def build(arch: str, shapes: Mapping[str, tuple[int, ...]], options: Mapping[str
     )
     positions = options.get("positions")
     if registers and tokens == grid**2 + 1:  # DINOv2: the class token has a position, the registers have none
-        network.pos_embed = nn.Parameter(torch.empty(1, tokens, dim))
+        network.pos_embed = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, tokens, dim), std=0.02))
         positions = (positions or {}).get("registers", positions or {})
     return ViT(network, arch, grid, positions)
 
@@ -188,12 +189,8 @@ def of_timm(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _timm() -> Any:
-    try:
-        from timm.models.vision_transformer import VisionTransformer
-    except ImportError as error:
-        raise UserError(
-            "a vision transformer needs timm", remedy="pip install 'mast-transfer[vit]'", code=2
-        ) from error
+    from timm.models.vision_transformer import VisionTransformer
+
     return VisionTransformer
 
 
@@ -207,6 +204,8 @@ class ViT(nn.Module):
         self.grid = grid
         self.positions = positions
         self.feature_dim = int(network.embed_dim)
+        if positions is not None:
+            network._pos_embed = self._with_positions
 
     def tokens(self, images: Tensor) -> Tensor:
         """All tokens after the last normalisation: ``(B, 3, H, W) -> (B, T, D)``, the class token first.
@@ -214,18 +213,42 @@ class ViT(nn.Module):
         Raises:
             UserError: If the images' sides are no multiples of the patch.
         """
-        net: Any = self.network
-        patch = net.patch_embed.patch_size[0]
+        self._check(images)
+        out: Tensor = self.network.forward_features(images)
+        return out
+
+    def spatial(self, images: Tensor, last: int = 1) -> list[Spatial]:
+        """Patch and class tokens of the last blocks, see `eval.checkpoints.spatial`."""
+        self._check(images)
+        check_layers(last, len(self.network.blocks))
+        found = self.network.forward_intermediates(
+            images,
+            indices=last,
+            norm=True,
+            return_prefix_tokens=True,
+            output_dict=True,
+            intermediates_only=True,
+        )
+        maps = found["image_intermediates"]
+        prefixes = found.get("image_intermediates_prefix", [None] * len(maps))
+        stride = self.network.patch_embed.patch_size[0]
+        return [
+            Spatial(map, stride, prefix[:, 0] if prefix is not None else None)
+            for map, prefix in zip(maps, prefixes, strict=True)
+        ]
+
+    def _check(self, images: Tensor) -> None:
+        patch = self.network.patch_embed.patch_size[0]
         if images.shape[-1] % patch or images.shape[-2] % patch:
             raise UserError(
                 f"images of {images.shape[-2]}x{images.shape[-1]} pixels for patches of {patch}",
                 remedy=f"use a multiple of {patch}",
                 code=2,
             )
-        if self.positions is None:
-            out: Tensor = net.forward_features(images)
-            return out
-        patches = net.patch_embed(images)  # (B, h, w, D)
+
+    def _with_positions(self, patches: Tensor) -> Tensor:
+        """What timm's ``_pos_embed`` does, with the method's own resizing: ``(B, h, w, D) -> (B, T, D)``."""
+        net: Any = self.network
         height, width = patches.shape[1:3]
         skip = net.pos_embed.shape[1] - self.grid**2
         start, grid = net.pos_embed[:, :skip], net.pos_embed[:, skip:]
@@ -234,9 +257,7 @@ class ViT(nn.Module):
         x = patches.flatten(1, 2) + grid
         cls = net.cls_token + start if skip else net.cls_token
         prefix = [cls] if net.reg_token is None else [cls, net.reg_token]
-        x = torch.cat([token.expand(len(x), -1, -1) for token in prefix] + [x], dim=1)
-        out = net.norm(net.blocks(x))
-        return out
+        return torch.cat([token.expand(len(x), -1, -1) for token in prefix] + [x], dim=1)
 
     def _resize(self, grid: Tensor, height: int, width: int) -> Tensor:
         positions = self.positions or {}

@@ -61,13 +61,22 @@ def run(
         title: Heading of table and report.
         then: Prints more, from the records that the table was made of.
     """
+    ready = runner(todo, arguments, data_root)
+    if arguments.dry_run:
+        cells = ready.preview()
+        return output.as_json(cells) if arguments.json else forecast(cells)
+    return _run(ready, arguments, data_root, title, then)
+
+
+def runner(todo: Plan, arguments: argparse.Namespace, data_root: Path) -> Runner:
+    """The runner of a plan, or of the part of it that the options ask for."""
     from ..running.local import Runner
 
     if arguments.only:
         todo = todo.only(arguments.only)
     if arguments.part:
         todo = todo.part(*arguments.part)
-    runner = Runner(
+    return Runner(
         todo,
         data_root=data_root,
         out=arguments.out,
@@ -77,10 +86,6 @@ def run(
         features=arguments.features,
         features_gb=arguments.features_gb,
     )
-    if arguments.dry_run:
-        cells = runner.preview()
-        return output.as_json(cells) if arguments.json else _print_forecast(cells)
-    return _run(runner, arguments, data_root, title, then)
 
 
 def _engine(arguments: argparse.Namespace) -> Engine | None:
@@ -94,7 +99,8 @@ def _engine(arguments: argparse.Namespace) -> Engine | None:
     return Cluster(arguments.address)
 
 
-def _print_forecast(rows: list[dict[str, Any]]) -> int:
+def forecast(rows: list[dict[str, Any]]) -> int:
+    """Print what `Runner.preview` says."""
     from ..running.costs import counted, duration
 
     for row in rows:

@@ -19,7 +19,8 @@ def add(verbs: options.Verbs) -> None:
     )
     parser.add_argument("action", choices=("verify", "download"))
     parser.add_argument(
-        "name", help="a data set's name, its folder under the data root, folder:DIR or csv:FILE"
+        "name",
+        help="a data set's name, its folder under the data root, folder:DIR, csv:FILE, seg:DIR or depth:DIR",
     )
     parser.add_argument("--data-root", type=Path, help="the folder that holds the data sets")
     options.json(parser)
@@ -29,10 +30,11 @@ def run(arguments: argparse.Namespace) -> int:
     from ..datasets import Place
     from ..doctor.data import verify
 
-    if arguments.data_root is None and Place.read(arguments.name) is None:
+    placed = arguments.name.startswith(("seg:", "depth:")) or Place.read(arguments.name) is not None
+    if arguments.data_root is None and not placed:
         raise UserError(
             f"mast data {arguments.action} {arguments.name} needs --data-root",
-            remedy="give the folder of data sets, or name the place: folder:DIR, csv:FILE",
+            remedy="give the folder of data sets, or name the place: folder:DIR, csv:FILE, seg:DIR, depth:DIR",
             code=2,
         )
     arguments.data_root = arguments.data_root or Path()

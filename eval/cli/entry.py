@@ -25,6 +25,7 @@ VERBS = (
     "convert",
     "eval",
     "run",
+    "reproduce",
     "slurm",
     "table",
     "delta",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mast.errors import UserError
 
@@ -42,7 +42,7 @@ def add(verbs: options.Verbs) -> None:
         "--task",
         **options.MANY,
         required=True,
-        help="names from `mast list tasks`, files, folder:DIR or csv:FILE",
+        help="names from `mast list tasks`, files, folder:DIR, csv:FILE, seg:DIR (pictures with masks) or depth:DIR",
     )
     parser.add_argument(
         "--protocol", **options.MANY, help="names from `mast list protocols` (default: each task's default)"
@@ -59,7 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
     from ..datasets import Place
     from ..running import request
 
-    if arguments.data_root is None and all(Place.read(task) for task in arguments.task):
+    placed = (task.startswith(("seg:", "depth:")) or Place.read(task) for task in arguments.task)
+    if arguments.data_root is None and all(placed):
         arguments.data_root = Path()
     if arguments.data_root is None:
         raise UserError("mast eval needs --data-root", remedy="give the folder of data sets", code=2)
@@ -69,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
         tasks=tuple(arguments.task),
         protocols=tuple(arguments.protocol or ()),
         seeds=tuple(arguments.seeds or [0]),
-        overrides=_changes(arguments.set),
+        overrides=options.changes(arguments.set),
         against=tuple(arguments.against),
         reading=options.reading_of(arguments),
         limit=arguments.limit,
@@ -84,16 +85,3 @@ def run(arguments: argparse.Namespace) -> int:
 
     then = differences if arguments.against else None
     return cells.run(request.plan(asked), arguments, arguments.data_root, "Evaluation", then)
-
-
-def _changes(given: list[str]) -> dict[str, Any]:
-    """``KEY=VALUE`` in its parts, values read as YAML."""
-    from mast import yaml
-
-    changes = {}
-    for change in given:
-        key, sign, value = change.partition("=")
-        if not sign:
-            raise UserError(f"--set {change}: not of the form key=value", code=2)
-        changes[key] = yaml.parse(value, f"--set {change}")
-    return changes

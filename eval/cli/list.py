@@ -103,9 +103,13 @@ def _augmentations() -> Rows:
 
 def _data() -> Rows:
     from .. import datasets
+    from ..datasets import depth, segmentation
 
     for name, entry in datasets.known().items():
-        yield name, entry.source
+        yield name, f"{entry.source} ({entry.terms})" if entry.terms else entry.source
+    for name, masks in segmentation.OFFICIAL.items():
+        yield name, f"masks: {masks.source}"
+    yield depth.NYU, "depth: NYU Depth v2 as github.com/cleinc/bts keeps it, with its lists"
 
 
 KINDS: dict[str, Callable[[], Rows]] = {

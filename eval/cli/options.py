@@ -143,11 +143,14 @@ def _at_least_two(text: str) -> int:
     return int(text)
 
 
-def running(parser: Parser) -> None:
-    """Where a run reads and writes, and what it prints."""
+def running(parser: Parser, *, out: str = "") -> None:
+    """Where a run reads and writes, and what it prints; ``out`` says where it writes if the user does not."""
     parser.add_argument("--data-root", type=Path, help="the folder that holds the data sets")
     parser.add_argument(
-        "--out", type=Path, required=True, help="the folder of the run; a run that is there continues"
+        "--out",
+        type=Path,
+        required=not out,
+        help="the folder of the run; a run that is there continues" + (f" (default: {out})" if out else ""),
     )
     include(parser)
     limit(parser)
@@ -228,3 +231,20 @@ def folder(data_root: Path) -> None:
         raise UserError(
             f"{data_root}: no such folder", remedy="give the folder of data sets as --data-root", code=2
         )
+
+
+def changes(given: list[str]) -> dict[str, Any]:
+    """What ``--set`` changes: ``KEY=VALUE`` in its parts, values read as YAML.
+
+    Raises:
+        UserError: For text of another form.
+    """
+    from mast import yaml
+
+    found = {}
+    for change in given:
+        key, sign, value = change.partition("=")
+        if not sign:
+            raise UserError(f"--set {change}: not of the form key=value", code=2)
+        found[key] = yaml.parse(value, f"--set {change}")
+    return found

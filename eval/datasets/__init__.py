@@ -44,6 +44,7 @@ class Known(BaseModel):
         folder: Where it lies under the data root.
         layout: Which reader reads it.
         source: What to download, and from whom.
+        terms: What its publisher asks of those who download it, where that is known to bind them.
         options: Of the reader.
         counts: Images of the official splits; val cut from train counts as train.
         classes: Their number, where it is official.
@@ -56,6 +57,7 @@ class Known(BaseModel):
     folder: str
     layout: Literal["folders", "voc", "torchvision", "unsplit", "imagenet", "cub200", "listed"]
     source: str
+    terms: str = ""
     options: dict[str, Any] = {}
     counts: dict[Literal["train", "val", "test"], int] = {}
     classes: int = 0

@@ -44,10 +44,12 @@ class Table(_Strict):
 
     Attributes:
         folders: Where a folder may lie under the data root, in the order in which it is looked for.
+        sources: What to download for a folder, and from whom.
         datasets: The data sets by name.
     """
 
     folders: dict[str, list[str]]
+    sources: dict[str, str] = {}
     datasets: dict[str, Named]
 
 

@@ -327,7 +327,7 @@ def _arch(loaded: Loaded, protocol: Protocol) -> Any:
         if importlib.util.find_spec("shapely") is None:
             raise UserError(
                 f"{protocol.name} crops polygons, which needs shapely",
-                remedy="pip install 'mast-transfer[vit]'",
+                remedy="pip install 'mast-transfer[detection]'",
                 code=2,
             )
         return vit.describe(loaded.backbone)

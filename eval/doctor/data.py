@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from mast.files import sha256_file
 from mast.images import is_image
 
 from .. import datasets, scenes
-from ..datasets import ImageDataset
+from ..datasets import ImageDataset, depth, segmentation
 from ..datasets.checks import by_pool
+from ..datasets.segmentation import SegmentationDataset
 from ..detection.names import Named, table
 from ..errors import UserError
 
@@ -27,8 +29,9 @@ def verify(name: str, data_root: Path, *, workers: int = 4) -> dict[str, Any]:
     """Look a data set over, whole.
 
     Args:
-        name: A name from ``mast list data``, a folder under the data root, ``folder:DIR`` or ``csv:FILE``, or a
-            detection data set of ``eval/detection/datasets.yaml``.
+        name: A name from ``mast list data``, a folder under the data root, ``folder:DIR``, ``csv:FILE``, ``seg:DIR``
+            or ``depth:DIR``; ``nyu``, a data set of `datasets.segmentation.OFFICIAL`, or one of
+            ``eval/detection/datasets.yaml``.
         data_root: Where it lies.
         workers: Decoding threads.
 
@@ -39,6 +42,10 @@ def verify(name: str, data_root: Path, *, workers: int = 4) -> dict[str, Any]:
     detection = table().datasets
     if name in detection and name not in datasets.known():
         return _detection(name, data_root, detection[name])
+    if name in segmentation.OFFICIAL or segmentation.is_place(name):
+        return _dense(name, lambda: segmentation.load(name, data_root), workers)
+    if name == depth.NYU or name.startswith(depth.PLACE):
+        return _dense(name, lambda: depth.load(name, data_root), workers)
     dataset = datasets.load(name, data_root)
     against, problems = list[str](), list[str]()
     for what, found in (
@@ -84,6 +91,45 @@ def _detection(name: str, data_root: Path, entry: Named) -> dict[str, Any]:
         "warnings": data.warnings,
         "against": ["official counts"] if entry.counts else [],
         "classes": len(data.classes),
+        "counts": data.counts,
+        "manifest": data.manifest,
+    }
+
+
+def _dense(name: str, load: Callable[[], SegmentationDataset], workers: int) -> dict[str, Any]:
+    """Pictures with masks or depths, decoded whole; an error of the lists ends it, as nothing more is read."""
+    try:
+        data = load()
+    except UserError as error:
+        return {"name": name, "ok": False, "problems": [str(error)]}
+    official = segmentation.OFFICIAL[name].counts if name in segmentation.OFFICIAL else {}
+    problems = [
+        f"{name} {part}: {data.counts[part]:,} images, officially {count:,}"
+        for part, count in official.items()
+        if data.counts[part] != count
+    ]
+
+    def problem(job: tuple[Any, int]) -> str | None:
+        split, index = job
+        try:
+            split.pool.read(index)
+            split.read(index)
+        except UserError as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor(workers) as executor:
+        jobs = [(split, index) for split in data.splits.values() for index in range(len(split))]
+        problems += [text for text in executor.map(problem, jobs) if text is not None]
+    if len(problems) > SHOWN:
+        problems = [*problems[:SHOWN], f"and {len(problems) - SHOWN} more"]
+    return {
+        "name": name,
+        "ok": not problems,
+        "problems": problems,
+        "warnings": list(data.warnings),
+        "against": ["official counts"] if official else [],
+        "classes": data.num_classes,
         "counts": data.counts,
         "manifest": data.manifest,
     }

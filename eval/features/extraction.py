@@ -210,26 +210,31 @@ def _fill(
 
 
 def batches(pool: Pool, preprocess: Preprocess, start: int, batch_size: int, workers: int) -> Iterator[Any]:
-    """Decoded batches (B, H, W, 3) uint8 from row ``start`` on, decoded ahead by ``workers`` threads.
+    """Decoded batches (B, H, W, 3) uint8 from row ``start`` on, decoded ahead by ``workers`` threads."""
+    return ahead(
+        lambda index: preprocess.image(pool.read(index)), range(start, len(pool)), batch_size, workers
+    )
+
+
+def ahead(
+    one: Callable[[int], npt.NDArray[Any]], rows: range, batch_size: int, workers: int
+) -> Iterator[npt.NDArray[Any]]:
+    """Batches (B, ...) of what a function gives for each row, made ahead by ``workers`` threads.
 
     PIL releases the interpreter's lock while it decodes and resizes, so threads do it in parallel.
     """
-
-    def one(index: int) -> npt.NDArray[np.uint8]:
-        return preprocess.image(pool.read(index))
-
-    chunks = [range(i, min(i + batch_size, len(pool))) for i in range(start, len(pool), batch_size)]
+    chunks = [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
     if workers == 0:
         for chunk in chunks:
             yield np.stack([one(index) for index in chunk])
         return
     with ThreadPoolExecutor(workers) as executor:
-        ahead = max(2, -(-2 * workers // batch_size))  # batches decoded while the backbone works
-        waiting: list[list[Future[npt.NDArray[np.uint8]]]] = []
+        most = max(2, -(-2 * workers // batch_size))  # batches decoded while the backbone works
+        waiting: list[list[Future[npt.NDArray[Any]]]] = []
         try:
             for chunk in chunks:
                 waiting.append([executor.submit(one, index) for index in chunk])
-                if len(waiting) > ahead:
+                if len(waiting) > most:
                     yield np.stack([future.result() for future in waiting.pop(0)])
             while waiting:
                 yield np.stack([future.result() for future in waiting.pop(0)])

@@ -2,7 +2,7 @@
 
     <store>/<key[:2]>/<key>/meta.json       what the key is made of
     <store>/<key[:2]>/<key>/shards.jsonl    a line a finished shard: rows and the SHA-256 of their bytes
-    <store>/<key[:2]>/<key>/features.bin    (N, D) float32, little-endian
+    <store>/<key[:2]>/<key>/features.bin    (N, D) float32, little-endian; for maps (N, h, w, C) bfloat16
 
 The key covers the weights, the preprocessing, the images' content, the kind of feature and the precision.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -44,11 +45,13 @@ class Entry:
         store: Root folder of the store.
         identity: What decides the features; its hash is the key.
         rows: Images in the pool.
+        dtype: Of the numbers on disk, as numpy writes it.
     """
 
-    def __init__(self, store: Path, identity: dict[str, Any], rows: int) -> None:
+    def __init__(self, store: Path, identity: dict[str, Any], rows: int, dtype: str = "<f4") -> None:
         self.identity = identity
         self.rows = rows
+        self.dtype = np.dtype(dtype)
         self.key = hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:40]
         self.folder = store / self.key[:2] / self.key
         self.data = self.folder / "features.bin"
@@ -70,12 +73,18 @@ class Entry:
         return FileLock(self.folder / "lock")
 
     def dim(self) -> int | None:
-        """D, or None before the first shard."""
+        """Numbers in a row, or None before the first shard."""
+        shape = self.shape()
+        return None if shape is None else math.prod(shape)
+
+    def shape(self) -> tuple[int, ...] | None:
+        """Shape of a row, (D,) for features, or None before the first shard."""
         if not self.meta.is_file():
             return None
         try:
-            return int(json.loads(self.meta.read_text(encoding="utf-8"))["dim"])
-        except (ValueError, KeyError):
+            told = json.loads(self.meta.read_text(encoding="utf-8"))
+            return tuple(int(side) for side in told.get("shape", [told["dim"]]))
+        except (ValueError, KeyError, TypeError):
             return None  # an unreadable header is as good as none: the entry is extracted anew
 
     def finished(self) -> int:
@@ -104,19 +113,23 @@ class Entry:
             self.data.write_bytes(b"")
         return good[-1].stop if good else 0
 
-    def append(self, start: int, rows: npt.NDArray[np.float32]) -> None:
+    def append(self, start: int, rows: npt.NDArray[Any]) -> None:
         """Write a shard and then its line, so that a line always stands for bytes that are on the disk.
 
         Args:
             start: Place of the first row.
-            rows: (n, D) float32.
+            rows: (n, D) float32, or (n, ...) of the entry's type.
         """
-        rows = np.ascontiguousarray(rows, dtype="<f4")
+        rows = np.ascontiguousarray(rows, dtype=self.dtype)
+        dim = math.prod(rows.shape[1:])
         if self.dim() is None:
+            told = {**self.identity, "dim": dim, "rows": self.rows}
+            if rows.ndim > 2:
+                told["shape"] = list(rows.shape[1:])
             with atomic_write(self.meta) as file:
-                file.write(canonical_json({**self.identity, "dim": rows.shape[1], "rows": self.rows}))
+                file.write(canonical_json(told))
         with self.data.open("r+b") as data:
-            data.seek(start * rows.shape[1] * 4)
+            data.seek(start * dim * self.dtype.itemsize)
             data.write(rows.data)
             data.truncate()
             data.flush()
@@ -132,6 +145,7 @@ class Entry:
     def _good(self) -> list[_Shard]:
         """The shards that are on disk and unchanged, from the first row on without a gap."""
         dim, good = self.dim(), []
+        width = (dim or 0) * self.dtype.itemsize
         if dim is None or not (self.shards.is_file() and self.data.is_file()):
             return []
         size, done = self.data.stat().st_size, 0
@@ -141,10 +155,10 @@ class Entry:
                     shard = _Shard(**json.loads(line))
                 except (ValueError, TypeError):
                     break  # a line that an interruption cut short
-                if shard.start != done or shard.stop * dim * 4 > size:
+                if shard.start != done or shard.stop * width > size:
                     break
-                data.seek(shard.start * dim * 4)
-                content = data.read((shard.stop - shard.start) * dim * 4)
+                data.seek(shard.start * width)
+                content = data.read((shard.stop - shard.start) * width)
                 if hashlib.sha256(content).hexdigest() != shard.sha256:
                     break
                 good.append(shard)

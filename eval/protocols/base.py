@@ -237,6 +237,7 @@ class Context:
         work: A folder of this cell's own, for what an interrupted run goes on from.
         device: Where to compute.
         progress: Called with what is being done, how much of it is done, and of how much.
+        store: The feature store, for kinds that keep more than features there.
     """
 
     task: Task
@@ -249,6 +250,7 @@ class Context:
     work: Path
     device: torch.device
     progress: Progress = silent
+    store: Path | None = None
 
     @property
     def params(self) -> Any:

@@ -20,6 +20,7 @@ from ..checkpoints import Backbone
 from ..datasets import Split, listed
 from ..errors import UserError
 from ..features import RESAMPLING, Preprocess, pooled
+from ..features.views import area_box
 from .base import Array, Progress
 from .heads import Heads
 
@@ -29,15 +30,7 @@ if TYPE_CHECKING:
 
 def crop_box(width: int, height: int, generator: np.random.Generator) -> tuple[int, int, int, int]:
     """Left, top, width and height of torchvision's RandomResizedCrop: area 8% to 100%, ratio 3/4 to 4/3."""
-    for _ in range(10):
-        area = width * height * generator.uniform(0.08, 1.0)
-        ratio = math.exp(generator.uniform(math.log(3 / 4), math.log(4 / 3)))
-        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        if 0 < w <= width and 0 < h <= height:
-            return int(generator.integers(width - w + 1)), int(generator.integers(height - h + 1)), w, h
-    ratio = min(max(width / height, 3 / 4), 4 / 3)
-    w, h = min(width, round(height * ratio)), min(height, round(width / ratio))
-    return (width - w) // 2, (height - h) // 2, w, h
+    return area_box(width, height, (0.08, 1.0), generator)
 
 
 def augment(image: Image.Image, size: int, interpolation: str, generator: np.random.Generator) -> Array:

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from ..numbers import intervals, metrics, pairs, tests
+from ..numbers import depth, intervals, metrics, pairs, segmentation, tests
 from ..numbers.tests import Paired
 from .parts import Cell
 from .records import Book, MissingOutcomes, Record
@@ -26,7 +26,7 @@ class Evidence:
     Attributes:
         kind: ``hits``: right or wrong; ``means``: contributions whose mean is the metric; ``resamples``: the metric
             on resamples of the examples, the same ones for every record.
-        unit: What varies: ``test examples`` or ``images of the pool``.
+        unit: What varies: ``test examples``, ``test images`` (segmentation) or ``images of the pool``.
         value: The metric.
         values: (N,).
         examples: How many there are.
@@ -92,6 +92,14 @@ def _evidence(arrays: Mapping[str, Any], metric: str, value: float) -> Evidence 
         counts = intervals.resample_counts(len(labels), RESAMPLES, 0)
         drawn = metrics.resampled(metric, scores, labels, counts)
         return Evidence("resamples", "test examples", value, drawn, len(labels))
+    if "confusions" in arrays and metric in segmentation.METRICS:
+        images, classes = arrays["shape"].tolist()
+        sums = segmentation.sums(arrays["confusions"], images, classes)
+        resampled = sums.weighted(intervals.resample_counts(images, RESAMPLES, 0))
+        return Evidence("resamples", "test images", value, segmentation.METRICS[metric](resampled), images)
+    if "depth" in arrays and metric in depth.NAMES:
+        values = arrays["depth"][:, depth.NAMES.index(metric)].astype(np.float64)
+        return Evidence("means", "test images", value, values, len(values))
     if metric == "mean_per_class":
         return "the outcomes were written without labels; run the cell again"
     return f"outcomes do not tell {metric}"

@@ -17,7 +17,7 @@ from markupsafe import Markup
 from mast.files import atomic_write, canonical_json, sha256_file
 
 from ..errors import UserError
-from . import explorer, figures, pages, passports, render
+from . import explorer, figures, pages, passports, render, reproduction
 from .parts import Row, Section
 from .records import Book, Record
 from .tables import Table
@@ -122,7 +122,9 @@ def write(table: Table, place: Path, path: Path, *, data_root: Path | None = Non
 def _write(table: Table, place: Path, path: Path, drawn: _Figures, data_root: Path | None) -> None:
     book = table.book
     gains = pages.render("gains.html") + _grid(drawn.gains) if drawn.gains else Markup()
+    beside = reproduction.read(place)
     parts = [
+        Part("reproduction", "Reproduction", reproduction.section(beside) if beside else Markup()),
         Part("comparison", "Comparison", _grid(drawn.scores) + gains),
         Part("tables", "Tables", _explorer(table)),
         Part("pretraining", "Pretraining", _grid(drawn.pretraining)),

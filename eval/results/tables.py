@@ -220,7 +220,7 @@ def _section(
         [rows[key] for key in shown_rows],
         list(columns.values()),
         {
-            (rows[key], column): _over_seeds(found[key][place], column.metric)
+            (rows[key], column): over_seeds(found[key][place], column.metric)
             for key in shown_rows
             for place, column in columns.items()
             if place in found[key]
@@ -228,7 +228,7 @@ def _section(
     )
 
 
-def _over_seeds(part: Sequence[Record], name: str) -> Cell:
+def over_seeds(part: Sequence[Record], name: str) -> Cell:
     """One cell from its seeds. Seeds whose outcomes are the same, as of a deterministic protocol, are one result."""
     ordered = tuple(sorted(part, key=lambda record: record.seed))
     distinct = {_result(record): record.metrics[name] for record in reversed(ordered)}

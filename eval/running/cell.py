@@ -63,4 +63,5 @@ def context(
         work=work,
         device=device(),
         progress=progress,
+        store=store,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +58,7 @@ def measure(
     data_root: Path,
     store: Path,
     seed: int = 0,
+    titles: Sequence[str] = (),
     progress: Callable[[str], None] = lambda line: None,
 ) -> list[Row]:
     """Run protocols on one checkpoint and one data set, each with its own way from images to features.
@@ -69,6 +70,7 @@ def measure(
         data_root: Where data sets lie.
         store: The feature store.
         seed: Seed of whatever is random in a protocol.
+        titles: What to call each; name and version when empty.
         progress: Told the name of each protocol before it runs.
 
     Raises:
@@ -80,12 +82,13 @@ def measure(
         task.check(protocol)
     opened = OpenData(data_root)
     rows: list[Row] = []
-    for protocol in chosen:
+    for place, protocol in enumerate(chosen):
         progress(protocol.name)
         cell = Cell(loaded.passport.name, task, protocol, {}, seed)
         work = store.parent / "work" / f"delta-{protocol.name}"
         measured = run_cell(cell, loaded, opened.of(cell), store=store, work=work)
-        rows.append(_row(rows, protocol, cell.metric, measured))
+        row = _row(rows, protocol, cell.metric, measured)
+        rows.append(replace(row, protocol=titles[place]) if titles else row)
     return rows
 
 

@@ -602,7 +602,7 @@ def _told(error: Failure) -> str:
 
 def _size(cell: Cell, record: Record) -> str:
     """The side of the images that the network saw; a detector's protocol has sizes of its own."""
-    if cell.task.kind not in ("classification", "multilabel"):
+    if cell.task.kind not in ("classification", "multilabel", "segmentation", "depth"):
         return ""
     side = cell.protocol.settings.extraction.image_size or record.checkpoint.preprocessing["input_size"]
     return f" at {side} px"

@@ -24,18 +24,24 @@ class _Strict(BaseModel):
 class Arm(_Strict):
     """A checkpoint that the suite pretrains: a recipe with ``key=value`` overrides, under a name of its own.
 
-    With ``seeds`` it stands for one checkpoint a seed, named ``NAME-SEED``.
+    With ``seeds`` it stands for one checkpoint a seed, named ``NAME-SEED``. ``published`` as of `Reference`.
     """
 
     name: Name
     recipe: str
     overrides: list[str] = []
     seeds: list[Seed] = []
+    published: str = ""
 
     def each(self) -> list[Arm]:
         """The checkpoints it stands for."""
         return [
-            Arm(name=f"{self.name}-{seed}", recipe=self.recipe, overrides=[*self.overrides, f"seed={seed}"])
+            Arm(
+                name=f"{self.name}-{seed}",
+                recipe=self.recipe,
+                overrides=[*self.overrides, f"seed={seed}"],
+                published=self.published,
+            )
             for seed in self.seeds
         ] or [self]
 
@@ -48,11 +54,13 @@ class Reference(_Strict):
         ref: A path, a registry name or ``random:<arch>[@seed]``.
         like: A checkpoint listed before it, whose normalisation, input size and interpolation it takes over: a
             random control has none of its own and should see what the checkpoint it is compared with sees.
+        published: ``METHOD BACKBONE``, under which published numbers are about it; what the registry says when empty.
     """
 
     name: Name
     ref: str
     like: str = ""
+    published: str = ""
 
 
 class Block(_Strict):
@@ -86,6 +94,10 @@ class Suite(_Strict):
         pretrain: Checkpoints to pretrain.
         checkpoints: Checkpoints that exist.
         cells: What to run.
+        published: Files of ``results/published`` by name, or paths of others, with the numbers that `mast reproduce`
+            compares with.
+        chosen: The same for hyper-parameters that a publication chose.
+        absent: What the publication says and is not at hand, one sentence each.
     """
 
     name: Name
@@ -97,6 +109,9 @@ class Suite(_Strict):
     pretrain: list[Arm] = []
     checkpoints: list[Reference] = []
     cells: Annotated[list[Block], Field(min_length=1)]
+    published: list[str] = []
+    chosen: list[str] = []
+    absent: list[str] = []
 
     @field_validator("pretrain")
     @classmethod

@@ -50,6 +50,18 @@ def _images(task: Task, data_root: Path) -> Opened:
     return found
 
 
+def _pixels(task: Task, data_root: Path) -> Opened:
+    from ..datasets import segmentation
+
+    return segmentation.load(task.dataset, data_root)
+
+
+def _distances(task: Task, data_root: Path) -> Opened:
+    from ..datasets import depth
+
+    return depth.load(task.dataset, data_root)
+
+
 def _boxes(task: Task, data_root: Path) -> Opened:
     from .. import detection
 
@@ -73,4 +85,6 @@ KINDS = {
     ),
     "detection": TaskKind(_BOX, _boxes, "coco-fpn-1x"),
     "instance_segmentation": TaskKind((*_BOX, *_MASK), _masks, "coco-fpn-1x"),
+    "segmentation": TaskKind(("miou", "mean_accuracy", "pixel_accuracy"), _pixels, "seg-linear"),
+    "depth": TaskKind(("delta1", "delta2", "delta3"), _distances, "depth-linear"),
 }

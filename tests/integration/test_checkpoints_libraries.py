@@ -1,6 +1,6 @@
 """Files that the current libraries write, with their own settings beside them: the same features, or a refusal.
 
-Opt-in: ``pytest -m peers`` with timm, transformers, lightly or solo-learn's shapes; what is not installed is skipped.
+Opt-in: ``pytest -m peers`` with timm and lightly, ``make test-transformers``; what is not installed is skipped.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from torch import nn
 
 from eval.checkpoints import Normalization, load
 from eval.errors import UserError
-
-pytestmark = pytest.mark.peers
 
 
 def perturbed(network: Any) -> Any:
@@ -60,9 +58,11 @@ def agree(ours: Any, theirs: Callable[[Any], Any], size: int) -> float:
         ("resnet50", {"output_stride": 16}),
     ],
 )
+@pytest.mark.peers
 def test_timms_files(name: str, arguments: dict[str, Any], tmp_path: Path) -> None:
-    timm = pytest.importorskip("timm")
-    hub = pytest.importorskip("timm.models._hub")
+    import timm
+    from timm.models import _hub as hub
+
     torch.manual_seed(0)
     network = perturbed(timm.create_model(name, num_classes=0, **arguments))
     hub.save_for_hf(network, tmp_path, model_args=arguments or None, safe_serialization=True)
@@ -81,6 +81,7 @@ def test_timms_files(name: str, arguments: dict[str, Any], tmp_path: Path) -> No
 
 @pytest.mark.parametrize("heads", [2, 4, 8])
 @pytest.mark.parametrize("activation", ["gelu", "gelu_new", "quick_gelu", "relu"])
+@pytest.mark.transformers
 def test_transformers_vits(heads: int, activation: str, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     config = transformers.ViTConfig(hidden_size=128, num_hidden_layers=2, num_attention_heads=heads, image_size=32,
@@ -101,6 +102,7 @@ def test_transformers_vits(heads: int, activation: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("bottleneck", [False, True])
 @pytest.mark.parametrize("first", [False, True])
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
+@pytest.mark.transformers
 def test_transformers_resnets(bottleneck: bool, first: bool, activation: str, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     config = transformers.ResNetConfig(embedding_size=64, hidden_sizes=[64, 128, 256, 512], depths=[3, 4, 6, 3],
@@ -118,6 +120,7 @@ def test_transformers_resnets(bottleneck: bool, first: bool, activation: str, tm
 
 
 @pytest.mark.parametrize("kind", ["DINOv3ViT", "Beit", "Data2VecVision"])
+@pytest.mark.transformers
 def test_transformers_other_networks_are_refused_by_name(kind: str, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     config = getattr(transformers, f"{kind}Config")(
@@ -129,6 +132,7 @@ def test_transformers_other_networks_are_refused_by_name(kind: str, tmp_path: Pa
         load(str(tmp_path / "model.safetensors"))
 
 
+@pytest.mark.peers
 def test_lightlys_example_code(tmp_path: Path) -> None:
     heads = pytest.importorskip("lightly.models.modules")
     import torchvision

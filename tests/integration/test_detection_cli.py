@@ -119,7 +119,6 @@ def test_unknown_normalisation_is_refused(root: Path, tmp_path: Path) -> None:
 
 
 def test_a_backbone_without_feature_maps_is_refused(root: Path, tmp_path: Path) -> None:
-    pytest.importorskip("timm", reason="needs the extra vit")
     assert evaluate(root, tmp_path / "out", "random:vit_w64_patch16_d2") != 0
     error = failure(tmp_path / "out").error
     assert error is not None
@@ -141,7 +140,6 @@ cells:
 @pytest.mark.slow
 def test_a_killed_suite_goes_on_and_a_failed_cell_stops_nothing(root: Path, tmp_path: Path) -> None:
     """SIGKILL in the middle of the second cell; the same command ends with an undisturbed run's record."""
-    pytest.importorskip("timm", reason="needs the extra vit")
     suite = tmp_path / "two.yaml"
     overrides = {"iterations": 8, "SOLVER.CHECKPOINT_PERIOD": 2, "SOLVER.IMS_PER_BATCH": 2, "device": "cpu"}
     suite.write_text(SUITE.format(arch=ARCH, overrides=json.dumps(overrides)))

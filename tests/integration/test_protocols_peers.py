@@ -1,6 +1,6 @@
-"""The golden values of tests/golden/protocols.json, made anew by the peers' own code.
+"""The golden values of tests/golden/protocols.json and dense.json, made anew by the peers' own code.
 
-Opt-in: ``pytest -m peers`` with ``MAST_PEERS`` naming a folder of clones (see `make_protocols`).
+Opt-in: ``pytest -m peers`` with ``MAST_PEERS`` naming a folder of clones (see `make_protocols` and `make_dense`).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import pytest
 
 FOLDER = Path(__file__).parents[1] / "golden"
 GOLDEN = json.loads((FOLDER / "protocols.json").read_text(encoding="utf-8"))
+DENSE = json.loads((FOLDER / "dense.json").read_text(encoding="utf-8"))
 
 
 def flat(value: Any) -> list[Any]:
@@ -34,12 +35,33 @@ def test_the_peers_code_still_gives_the_golden_values(name: str) -> None:
     folder = Path(clones) / GOLDEN[name]["repository"]
     if not folder.is_dir():
         pytest.skip(f"no clone of {GOLDEN[name]['repository']} in MAST_PEERS")
-    spec = importlib.util.spec_from_file_location("make_protocols", FOLDER / "make_protocols.py")
+    compare(flat(maker("make_protocols").MADE[name][1](folder)), flat(GOLDEN[name]["value"]))
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("name", DENSE)
+def test_the_peers_code_still_gives_the_golden_values_of_dense_tasks(name: str) -> None:
+    clones = os.environ.get("MAST_PEERS")
+    if not clones:
+        pytest.fail("set MAST_PEERS to a folder of clones of the methods' repositories")
+    needed = [name, *(["mmseg"] if name == "dinov2" else [])]
+    if missing := [one for one in needed if not (Path(clones) / one).is_dir()]:
+        pytest.skip(f"no {' and no '.join(missing)} in MAST_PEERS")
+    compare(flat(maker("make_dense").MADE[name](Path(clones))), flat(DENSE[name]["value"]))
+
+
+def maker(name: str) -> Any:
+    """A module of tests/golden."""
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    found, kept = flat(module.MADE[name][1](folder)), flat(GOLDEN[name]["value"])
+    return module
+
+
+def compare(found: list[Any], kept: list[Any]) -> None:
+    """Equal but for the last digits."""
     assert len(found) == len(kept)
     for new, old in zip(found, kept, strict=True):
         if isinstance(old, float):

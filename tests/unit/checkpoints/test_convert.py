@@ -51,8 +51,6 @@ def standard(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_copy_computes_the_same_and_loads_again(
     to: str, ending: str, peer: str, standard: Path, tmp_path: Path
 ) -> None:
-    if to == "timm":
-        pytest.importorskip("timm")
     output = tmp_path / f"copy{ending}"
     torch.set_warn_always(True)
     with warnings.catch_warnings():
@@ -115,7 +113,6 @@ def test_what_cannot_be_expressed_is_refused(written: Callable[[str], Case], tmp
 
 
 def test_a_vit_to_timm(written: Callable[[str], Case], tmp_path: Path) -> None:
-    pytest.importorskip("timm")
     certificate = convert(str(written("mmpretrain_vit").path), tmp_path / "a.safetensors", to="timm", heads=2)
     assert set(certificate["differences"]["float64"]) == {"features"}
     again = inspect(str(tmp_path / "a.safetensors"), heads=2)
@@ -186,7 +183,6 @@ def test_transformers_runs_our_hugging_face_files(bottleneck_stride: bool, tmp_p
 @pytest.mark.parametrize("registers", [0, 4])
 def test_transformers_dinov2_files_are_read(registers: int, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
-    pytest.importorskip("timm")
     kind = "Dinov2WithRegisters" if registers else "Dinov2"
     config = getattr(transformers, f"{kind}Config")(
         hidden_size=128, num_hidden_layers=2, num_attention_heads=4, patch_size=14, image_size=56,
@@ -204,7 +200,6 @@ def test_transformers_dinov2_files_are_read(registers: int, tmp_path: Path) -> N
 
 def test_transformers_vit_files_are_read(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
-    pytest.importorskip("timm")
     config = transformers.ViTConfig(
         hidden_size=128,
         num_hidden_layers=2,
@@ -224,7 +219,8 @@ def test_transformers_vit_files_are_read(tmp_path: Path) -> None:
 
 
 def test_timm_runs_our_vit(tmp_path: Path) -> None:
-    timm = pytest.importorskip("timm")
+    import timm
+
     network = trained(timm.create_model("vit_small_patch16_224", num_classes=0, depth=2))
     torch.save(network.state_dict(), tmp_path / "a.pth")
     with pytest.raises(UserError, match="how many heads"):

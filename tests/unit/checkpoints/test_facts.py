@@ -30,11 +30,6 @@ from eval.checkpoints.facts import Fact, merge, usable
 from eval.checkpoints.settings import beside
 from eval.errors import UserError
 
-needs_timm = pytest.mark.skipif(
-    not __import__("importlib").util.find_spec("timm"), reason="needs the extra vit"
-)
-
-
 TANH = torch.nn.GELU(approximate="tanh").forward
 
 
@@ -80,7 +75,6 @@ def test_the_first_source_that_says_anything_wins() -> None:
 # --- heads ---------------------------------------------------------------------------------------------------------
 
 
-@needs_timm
 @pytest.mark.parametrize("heads", [1, 2, 3, 6, 12, 24])
 def test_heads_are_asked_for_and_honoured(heads: int, tmp_path: Path) -> None:
     net = build(lambda: MiniViT(384, depth=1, heads=heads))
@@ -99,7 +93,6 @@ def test_heads_are_asked_for_and_honoured(heads: int, tmp_path: Path) -> None:
     assert load(ref, heads=2).passport.network.get("heads") == (None if 384 // 64 == 2 else 2)
 
 
-@needs_timm
 @pytest.mark.parametrize(("method", "size", "dim", "heads"),
                          [("mocov3", "tiny", 192, 12), ("mocov3", "small", 384, 12), ("dino", "small", 384, 6),
                           ("mocov3", "base", 768, 12)])  # fmt: skip
@@ -120,7 +113,6 @@ def test_solo_learns_transformers(method: str, size: str, dim: int, heads: int, 
     assert inspect(bare).provenance["heads"] == "args.json"
 
 
-@needs_timm
 def test_a_width_that_its_method_never_had_is_asked_for(tmp_path: Path) -> None:
     """MAE's base, large and huge have 12, 16 and 16 heads: 80 channels each in the last."""
     net = build(lambda: MiniViT(1280, depth=1, heads=16))
@@ -138,7 +130,6 @@ def test_a_width_that_its_method_never_had_is_asked_for(tmp_path: Path) -> None:
 # --- activation, epsilon, strides, anti-aliasing --------------------------------------------------------------------
 
 
-@needs_timm
 @pytest.mark.parametrize(
     ("name", "function"),
     [

@@ -34,8 +34,6 @@ def test_a_file_as_the_method_writes_it_computes_what_the_source_computes(
     name: str, written: Callable[[str], Case]
 ) -> None:
     case = written(name)
-    if case.arch.startswith("vit"):
-        pytest.importorskip("timm")
     loaded = load(str(case.path), **case.load_options)
     passport = loaded.passport
     assert passport.layout == case.layout

@@ -9,9 +9,6 @@ import pytest
 import torch
 from conftest import make_config, make_detector, registered
 
-pytest.importorskip("timm", reason="needs the extra vit")
-pytest.importorskip("shapely", reason="needs the extra vit")
-
 from eval import checkpoints
 from eval.checkpoints import Normalization
 from eval.detection import vit

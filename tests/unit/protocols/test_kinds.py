@@ -85,7 +85,19 @@ def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_kinds_of_the_package() -> None:
-    assert kinds.names() == ("detection", "fewshot", "finetune", "knn", "linear", "ridge", "sgd", "svm")
+    assert kinds.names() == (
+        "depthlinear",
+        "detection",
+        "fewshot",
+        "finetune",
+        "knn",
+        "linear",
+        "ridge",
+        "segknn",
+        "seglinear",
+        "sgd",
+        "svm",
+    )
     assert {protocols.get(name).kind for name in protocols.names()} == set(kinds.names())
     with pytest.raises(UserError, match=r"unknown kind of protocol 'kn' .did you mean knn"):
         kinds.find("kn")

@@ -78,3 +78,40 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (
         "knn-dino-k10 is for classification, and the task voc07-cls is multilabel" in capsys.readouterr().err
     )
+
+
+def test_what_one_parameter_alone_moves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for split in ("train", "test"):
+        for index in range(2):
+            pixels = np.kron(np.random.default_rng(index).integers(0, 2, (8, 8)), np.ones((5, 5)))
+            for what, values in (
+                ("images", 200 * pixels[..., None].repeat(3, 2) + (split == "test")),
+                ("masks", pixels),
+            ):
+                path = tmp_path / "own" / what / split / f"{index}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(values.astype(np.uint8)).save(path)
+    (tmp_path / "own/classes.txt").write_text("dark\nlight\n")
+    command = [
+        "delta",
+        "random:resnet10-c8-half@0",
+        "--task",
+        f"seg:{tmp_path / 'own'}",
+        "--protocol",
+        "seg-knn-tiny",
+    ]
+    command += [
+        "--data-root",
+        str(tmp_path),
+        "--out",
+        str(tmp_path / "o"),
+        "--set",
+        "extraction.image_size=32",
+    ]
+    assert cli.main([*command, "--vary", "mask_size=null,8"]) == 0
+    said = capsys.readouterr().out
+    assert "| seg-knn-tiny v1 (mask_size=null) | miou |" in said
+    assert "| seg-knn-tiny v1 (mask_size=8) | miou |" in said
+    assert "Protocol alone moves miou by" in said
+    assert cli.main([*command, "--vary", "mask_size"]) == 2
+    assert "--vary mask_size: not of the form key=value,value" in capsys.readouterr().err
