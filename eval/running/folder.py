@@ -56,7 +56,7 @@ class RunFolder:
     @property
     def known(self) -> Path:
         """What checkpoints were when they were last read."""
-        return self.root / "work" / "checkpoints.json"
+        return self.root / ".checkpoints.json"
 
     def published(self, arm: Arm) -> Path:
         """Where the backbone of an arm lies once it is pretrained."""
