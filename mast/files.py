@@ -10,7 +10,9 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Final
+
+PUBLISHED: Final = "backbone.safetensors"  # what pretraining leaves in its folder
 
 
 @contextlib.contextmanager

@@ -19,12 +19,12 @@ from . import __version__
 from .config import Recipe, parse_recipe
 from .data import Source
 from .errors import UserError
+from .files import PUBLISHED as PUBLISHED
 from .files import atomic_write, sweep
 
 LOCK = ".lock"
-STATE, PUBLISHED, LOG, RECIPE, BOARD = (
+STATE, LOG, RECIPE, BOARD = (
     "state.pt",
-    "backbone.safetensors",
     "log.jsonl",
     "recipe.json",
     "tensorboard",

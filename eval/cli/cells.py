@@ -70,7 +70,6 @@ def run(
 
 def runner(todo: Plan, arguments: argparse.Namespace, data_root: Path) -> Runner:
     """The runner of a plan, or of the part of it that the options ask for."""
-    from ..running import engines
     from ..running.local import Runner
 
     if arguments.only:
@@ -82,7 +81,7 @@ def runner(todo: Plan, arguments: argparse.Namespace, data_root: Path) -> Runner
         data_root=data_root,
         out=arguments.out,
         progress=not arguments.quiet,
-        jobs=arguments.jobs or engines.default_jobs(),
+        jobs=arguments.jobs,
         engine=_engine(arguments),
         features=arguments.store,
         features_gb=arguments.store_gb,
@@ -137,17 +136,22 @@ def _run(
     then: Callable[[Book], None] | None,
 ) -> int:
     summary = runner.run()
-    from ..results import report, tables
+    from ..results import publishing, tables
     from ..results.render import render
     from ..running.costs import counted
 
-    table, files = None, []
-    if summary.done + summary.skipped:
-        table = tables.read([arguments.out], title=title)
+    shown = summary.done + summary.skipped > 0
+    files = publishing.current(arguments.out, title, data_root) if shown else []
+    table = tables.read([arguments.out], title=title) if files is None or not arguments.json else None
+    if files is None:
+        from ..results import report
+
+        assert table is not None
         files = report.publish(table, arguments.out, data_root=data_root)
+        publishing.keep(arguments.out, title, data_root, files)
     if arguments.json:
         output.as_json({**vars(summary), "files": [str(path) for path in files]})
-    elif table is not None:
+    elif shown and table is not None:
         print(render(table, "text"))
         print(f"{counted(summary.done, 'cell')} run, {summary.skipped} done before, {summary.failed} failed.")
         print("Open:")

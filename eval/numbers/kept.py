@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -54,10 +55,15 @@ def resampled(metric: str, scores: Array, labels: Array) -> Array:
     step = max(1, 4_000_000 // len(labels))  # resamples held at a time
     exact = scores.astype(np.float64)
     drawn = [
-        metrics.resampled(
-            metric, exact, labels, intervals.resample_counts(len(labels), min(step, RESAMPLES - at), at)
-        )
+        metrics.resampled(metric, exact, labels, _counts(len(labels), min(step, RESAMPLES - at), at))
         for at in range(0, RESAMPLES, step)
     ]
     found: Array = np.concatenate(drawn)
     return found
+
+
+@lru_cache(maxsize=1)  # cells on the same data come one after another
+def _counts(num_examples: int, resamples: int, seed: int) -> Array:
+    counts = intervals.resample_counts(num_examples, resamples, seed)
+    counts.flags.writeable = False
+    return counts

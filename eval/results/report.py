@@ -260,7 +260,6 @@ def _pretraining(passports: Sequence[dict[str, Any]]) -> Iterator[Drawn]:
 def _detections(book: Book, data_root: Path) -> Markup:
     """By task: how checkpoints differ, the same test images for each of them, and where each fails."""
     from .. import tasks as definitions
-    from ..detection import Gallery
 
     tasks: dict[str, list[Record]] = {}
     for record in book.counting():
@@ -272,6 +271,8 @@ def _detections(book: Book, data_root: Path) -> Markup:
             note = "not shown: this task is a file of your own; give its folder as --include"
             parts.append(pages.render("detections.html", task=task, note=note))
             continue
+        from ..detection import Gallery  # with libraries that only detections need
+
         gallery = Gallery(definitions.get(task).open(data_root).drawn(), side=SIDE, score=SHOWN_SCORE)
         here = [record for record in done if gallery.fits(book.outcomes(record))]
         others = sorted({record.checkpoint.name for record in done if record not in here})

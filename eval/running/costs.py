@@ -14,6 +14,7 @@ class Costs:
 
     def __init__(self) -> None:
         self.known: dict[tuple[str, ...], list[float]] = {}
+        self._medians: dict[tuple[str, ...], tuple[int, float]] = {}  # with the number of seconds they are of
         self.pretraining: list[float] = []
 
     def learn(self, done: Iterable[Record]) -> None:
@@ -27,8 +28,13 @@ class Costs:
     def of(self, cell: Cell) -> float | None:
         """Seconds of a cell: the median of its task's under its protocol, or of all under its protocol."""
         how = f"{cell.protocol.name} v{cell.protocol.version}"
-        seconds = self.known.get((how, cell.task.name)) or self.known.get((how,))
-        return statistics.median(seconds) if seconds else None
+        key = (how, cell.task.name) if (how, cell.task.name) in self.known else (how,)
+        seconds = self.known.get(key)
+        if not seconds:
+            return None
+        if self._medians.get(key, (0, 0.0))[0] < len(seconds):
+            self._medians[key] = len(seconds), statistics.median(seconds)
+        return self._medians[key][1]
 
     def left(self, cells: Iterable[Cell], arms: int, slots: int = 1) -> str:
         """How long cells and arms will take, ``slots`` at a time, as the end of a line; empty if none is left."""

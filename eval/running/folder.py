@@ -12,8 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from mast.files import atomic_write
-from mast.train import PUBLISHED
+from mast.files import PUBLISHED, atomic_write
 
 from ..checkpoints import Passport
 from ..claims import locked
@@ -53,6 +52,11 @@ class RunFolder:
     def early(self, run_id: str) -> Path:
         """The record of a cell that ended before its turn."""
         return self.work(run_id) / "early.jsonl"
+
+    @property
+    def known(self) -> Path:
+        """What checkpoints were when they were last read."""
+        return self.root / ".checkpoints.json"
 
     def published(self, arm: Arm) -> Path:
         """Where the backbone of an arm lies once it is pretrained."""

@@ -10,14 +10,12 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mast.config import load_recipe
 from mast.errors import Interrupted
-from mast.train import pretrain
 
 from .. import checkpoints
-from ..checkpoints import Loaded, Passport
+from ..checkpoints import Passport
 from ..definitions import in_use, included
 from ..errors import UserError
 from ..protocols.base import Progress
@@ -29,6 +27,9 @@ from .folder import RunFolder
 from .opened import OpenData
 from .plan import Cell
 from .recording import failure, keep, metric, now, one_line, plain, protocol_entry, run_id, task_entry
+
+if TYPE_CHECKING:
+    from ..checkpoints import Loaded
 
 Live = Callable[[str], AbstractContextManager[Progress]]
 
@@ -130,6 +131,9 @@ class Worker:
         self._loaded = ((ref, sorted(options.items())), loaded)
 
     def _pretrain(self, job: Pretraining, progress: bool) -> Pretrained:
+        from mast.config import load_recipe
+        from mast.train import pretrain
+
         folder, clock = job.folder.published(job.arm).parent, time.monotonic()
         fresh = not folder.is_dir()
         try:

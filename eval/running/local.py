@@ -13,9 +13,8 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mast.config import load_recipe
 from mast.console import bar
 from mast.errors import Interrupted
 
@@ -27,12 +26,12 @@ from ..protocols.base import Progress
 from ..results import records
 from ..results.records import CheckpointEntry, Failure, Record
 from ..suites import Arm
-from . import forecast
 from .cell import context
-from .costs import Costs, duration
-from .engines import Engine, Inline, Processes
+from .costs import Costs, counted, duration
+from .engines import Engine, Inline, Processes, default_jobs, free_memory, threads
 from .folder import RunFolder, claim
 from .job import Job, Measuring, Pretrained, Pretraining, Result, Worker, failed
+from .known import Known
 from .opened import OpenData
 from .plan import Cell, Plan, Source
 from .recording import (
@@ -45,6 +44,9 @@ from .recording import (
     protocol_entry,
     run_id,
 )
+
+if TYPE_CHECKING:
+    from . import forecast
 
 
 @dataclass
@@ -91,7 +93,7 @@ class Runner:
         data_root: Where data sets lie.
         out: The run's folder.
         progress: Tell what is going on, on standard error.
-        jobs: How many cells at a time, in processes of their own where they are several.
+        jobs: How many cells at a time, in processes of their own where they are several; as many as fit when None.
         engine: Who does the jobs in place of this machine's processes.
         features: The feature store, where it is not the folder's own.
         features_gb: How large the store may get; beyond that the longest unused features go.
@@ -104,7 +106,7 @@ class Runner:
         data_root: Path,
         out: Path,
         progress: bool = True,
-        jobs: int = 1,
+        jobs: int | None = 1,
         engine: Engine | None = None,
         features: Path | None = None,
         features_gb: float | None = None,
@@ -115,10 +117,10 @@ class Runner:
         self.progress = progress
         self.opened = OpenData(data_root, todo.limit)
         self.worker = Worker(self.opened)
-        inline = Inline(self.worker, lambda title: live(title, progress), progress)
-        self.engine: Engine = engine or (Processes(jobs) if jobs > 1 else inline)
+        self.engine: Engine = engine or self._local(jobs)
         self.features_gb = features_gb
         self.costs = Costs()
+        self.known = Known(self.folder.known)
         self.completed: set[str] = set()
         self.told: set[str] = set()
         self.ran: list[str] = []  # run ids of this plan's cells that have a result, done now or before
@@ -149,6 +151,13 @@ class Runner:
                 ) from error
         return summary
 
+    def _local(self, jobs: int | None) -> Engine:
+        """This machine's engine for so many jobs at a time."""
+        number = jobs or default_jobs(self.plan)
+        if number == 1:
+            return Inline(self.worker, lambda title: live(title, self.progress), self.progress)
+        return Processes(number, memory=None if jobs else free_memory())
+
     def preview(self) -> list[dict[str, Any]]:
         """What `run` would do, without doing it.
 
@@ -160,6 +169,8 @@ class Runner:
             some images, timed; None where a record's seconds contain it.
         """
         self._recall()
+        from . import forecast
+
         extraction = forecast.Features(self.folder.features)
         found: list[dict[str, Any]] = []
         for source in self.plan.sources:
@@ -193,6 +204,10 @@ class Runner:
 
     def _pretraining(self, source: Source, arm: Arm) -> dict[str, Any]:
         """What `preview` says of a checkpoint that has to be pretrained; equal recipes share a trial."""
+        from mast.config import load_recipe
+
+        from . import forecast
+
         recipe = load_recipe(arm.recipe, arm.overrides, self.plan.limit)
         key = recipe.model_copy(update={"seed": 0}).model_dump_json()
         if key not in self.trials:
@@ -215,6 +230,8 @@ class Runner:
         """Seconds of extraction that a cell is the first to need."""
         if cell.protocol.code.images or not self.data_root.is_dir():
             return None
+        from mast.config import load_recipe
+
         ref, options, size = source.ref, source.options, None
         if source.arm and known:
             ref = str(self.folder.published(source.arm))
@@ -251,12 +268,19 @@ class Runner:
         }
         slots = [slot for mine in self._slots.values() for slot in mine]
         running: dict[Future[Result], tuple[Job, _Slot | None]] = {}
+        for source in self.plan.sources:
+            self._done_before(source, summary)
+        if any(not slot.over for slot in slots):
+            self.engine.warm()
+            if isinstance(self.engine, Processes):
+                share = counted(threads(self.engine.slots), "thread")
+                self._say(f"{self.engine.slots} cells at a time, {share} each; --jobs says otherwise")
         written = 0
         while True:
-            while len(running) < self.engine.slots:
+            while len(running) < self.engine.slots + self.engine.ahead:
                 job, slot = self._next([job for job, _ in running.values()], summary)
                 written = self._write(slots, written, summary)
-                if job is None:
+                if job is None or (running and not self.engine.room(job)):
                     break
                 running[self.engine.submit(job)] = (job, slot)
             if not running:
@@ -310,7 +334,7 @@ class Runner:
 
     def _prepare(self, source: Source, waiting: list[_Slot]) -> None:
         """Load a checkpoint and keep its passport beside the records; if that fails, its cells fail."""
-        ref = str(self.folder.published(source.arm)) if source.arm else source.ref
+        ref = self._ref(source)
         try:
             loaded = checkpoints.load(ref, **source.options)
             loaded.passport.refuse_guesses()
@@ -322,7 +346,42 @@ class Runner:
         self.worker.hold(ref, source.options, loaded)
         for warning in loaded.passport.warnings:
             self._say(f"{source.name}: warning: {warning}")
-        self._ready[source.name] = _Ready(ref, loaded.passport, describe_checkpoint(loaded.passport))
+        entry = describe_checkpoint(loaded.passport)
+        self._ready[source.name] = _Ready(ref, loaded.passport, entry)
+        self.known.keep(source, ref, self._entry_of(source.like), entry)
+
+    def _ref(self, source: Source) -> str:
+        """What `eval.checkpoints.load` takes."""
+        return str(self.folder.published(source.arm)) if source.arm else source.ref
+
+    def _entry_of(self, name: str) -> CheckpointEntry | None:
+        """A checkpoint of the plan by its name, as far as it is known without reading it again."""
+        if not name:
+            return None
+        if ready := self._ready.get(name):
+            return ready.entry
+        source = next(other for other in self.plan.sources if other.name == name)
+        return self.known.of(source, self._ref(source), self._entry_of(source.like))
+
+    def _done_before(self, source: Source, summary: Summary) -> None:
+        """Skip the cells of a checkpoint if all are done, which can be told without loading it."""
+        entry = self._entry_of(source.name)
+        if entry is None or not self.completed:
+            return
+        waiting = self._waiting(source)
+        try:
+            keys = [run_id(slot.cell, entry, self._open(slot.cell).manifest) for slot in waiting]
+        except UserError:
+            return  # told by the cell whose data are missing or broken, when its turn comes
+        if set(keys) <= self.completed:
+            for slot, key in zip(waiting, keys, strict=True):
+                self._skip(slot, key, summary)
+
+    def _skip(self, slot: _Slot, key: str, summary: Summary) -> None:
+        self.ran.append(key)
+        summary.skipped += 1
+        slot.over = True
+        self._say(f"{slot.cell}: done before")
 
     def _lost(self, source: Source, waiting: list[_Slot], error: Failure, told: str) -> None:
         """A checkpoint cannot be had: all its cells have failed."""
@@ -346,10 +405,7 @@ class Runner:
             return False
         key = run_id(slot.cell, ready.entry, data.manifest)
         if key in self.completed:
-            self.ran.append(key)
-            summary.skipped += 1
-            self._say(f"{slot.cell}: done before")
-            slot.over = True
+            self._skip(slot, key, summary)
             return False
         if self._turned_up(slot, key):
             return False
@@ -490,6 +546,8 @@ class Runner:
 
     def _known(self, source: Source) -> CheckpointEntry | None:
         """A checkpoint as records describe it, or None if it has still to be pretrained."""
+        from mast.config import load_recipe
+
         ref = source.ref
         if source.arm:
             if not (path := self.folder.published(source.arm)).is_file():

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from mast.config import load_recipe
-
 from .. import protocols, tasks
 from ..errors import unknown
 from ..protocols import Protocol
@@ -123,6 +121,8 @@ def plan(suite: Suite, limit: int | None = None) -> Plan:
     """
     sources = [Source(arm.name, arm=arm) for arm in suite.pretrain]
     sources += [Source(item.name, ref=item.ref, like=item.like) for item in suite.checkpoints]
+    if suite.pretrain:
+        from mast.config import load_recipe
     for arm in suite.pretrain:
         load_recipe(arm.recipe, arm.overrides, limit)
     found = [

@@ -15,15 +15,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from ..errors import UserError
-from .engines import unseen
+from .engines import memory_of, unseen
 from .job import Job, Measuring, Pretraining, Result, Worker
 
 RETRIES = 3  # times that a job is begun again when its node or its process has died; a bad cell never is
 SHARE = 0.25  # of a GPU, for a cell on frozen features
-BASE, WIDEST = (
-    10**9,
-    2048,
-)  # bytes of a worker before it has data; numbers of the widest common backbone's features
 
 
 class Cluster:
@@ -66,6 +62,18 @@ class Cluster:
         """As many jobs as the nodes that are alive have cores; Ray queues those whose needs are greater."""
         return max(1, int(self._ray.cluster_resources().get("CPU", 1)))
 
+    @property
+    def ahead(self) -> int:
+        """One more than there are cores, so that no node waits for its next job."""
+        return 1
+
+    def warm(self) -> None:
+        """The cluster's processes start by themselves."""
+
+    def room(self, job: Job) -> bool:
+        """Ray itself keeps a job waiting where its needs are not met."""
+        return True
+
     def submit(self, job: Job) -> Future[Result]:
         """Begin a job wherever its needs are met."""
         answer = self._do.options(**needs(job, self._gpus), name=str(job)).remote(everywhere(job)).future()
@@ -105,10 +113,8 @@ def needs(job: Job, gpus: bool) -> dict[str, float]:
     """What Ray sets aside for a job: cores, a GPU or a part of one, and bytes of memory from the data's size."""
     if isinstance(job, Pretraining):
         return {"num_cpus": 1, "num_gpus": 1 if gpus else 0}
-    frozen = not job.cell.protocol.code.images
-    share = SHARE if frozen else 1.0
-    features = 3 * 4 * WIDEST * job.examples if frozen else 0
-    return {"num_cpus": 1, "num_gpus": share if gpus else 0, "memory": BASE + features}
+    share = 1.0 if job.cell.protocol.code.images else SHARE
+    return {"num_cpus": 1, "num_gpus": share if gpus else 0, "memory": memory_of(job)}
 
 
 _worker = Worker()  # of a process that Ray started

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mast.files import PUBLISHED
+
 from .. import tasks
 from ..checkpoints import references
 from ..errors import UserError
@@ -123,8 +125,6 @@ def pairs(request: Request, measured: Iterable[str]) -> list[tuple[str, str]]:
 
 def _named(request: Request) -> dict[str, str]:
     """References by name: the one given, or one made of the file's or the folder's."""
-    from mast.train import PUBLISHED
-
     found: dict[str, str] = {}
     for text in [*request.checkpoints, *request.against]:
         name, ref = _split(text)

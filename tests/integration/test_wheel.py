@@ -81,14 +81,21 @@ def mast(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Mast:
     return run
 
 
+def _inside(name: str, moved: dict[str, str]) -> str:
+    for folder, place in moved.items():
+        name = name.replace(folder, place, 1) if name.startswith(folder) else name
+    return name
+
+
 def test_every_file_of_the_packages_is_in_it(wheel: Path) -> None:
     command = ["git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard"]
-    packages = ["mast", "eval", "pretrained"]
+    packages = ["mast", "eval", "pretrained", "results/published"]
     listed = subprocess.run([*command, *packages], capture_output=True, text=True, check=False)
     if listed.returncode:
         pytest.skip(f"not a git checkout: {listed.stderr.strip()}")
     files = {name for name in listed.stdout.splitlines() if (ROOT / name).is_file()}
-    expected = {f"eval/{name}" if name.startswith("pretrained/") else name for name in files}
+    moved = {"pretrained/": "eval/pretrained/", "results/published/": "eval/published/"}
+    expected = {_inside(name, moved) for name in files}
     inside = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert inside == expected | {"mast/REVISION"}
 

@@ -248,7 +248,8 @@ def test_arrays_of_planted_classes_and_of_noise() -> None:
     few = evaluate(
         features=(train, test), protocols="fewshot", overrides={"way": 3, "shots": 2, "queries": 3}
     )
-    assert few["value"].item() > 0.99
+    assert few["metric"].tolist() == ["top1", "top1_episodes"]
+    assert few[few["headline"]]["value"].item() > 0.99
     named = evaluate(features=((train[0], names[train[1]]), (test[0], names[test[1]])), protocols=["knn"])
     assert named["value"].tolist() == planted[planted["protocol"] == "knn"]["value"].tolist()
     noise = np.random.default_rng(2).normal(size=(690, 4))

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from eval.errors import UserError
-from eval.results import figures, records, report, tables
+from eval.results import figures, publishing, records, report, tables
 from eval.results.evidence import Witness
 from eval.results.records import Book, Record
 
@@ -132,6 +132,25 @@ def test_publishing_writes_tables_figures_and_report(run: Path) -> None:
     before = {path: path.read_bytes() for path in written}
     report.publish(tables.read([run], title="T"), run)
     assert {path: path.read_bytes() for path in written} == before
+
+
+def test_what_is_published_is_made_again_only_when_something_changed(run: Path, make_record: Make) -> None:
+    assert publishing.current(run, "T", None) is None
+    written = report.publish(tables.read([run], title="T"), run)
+    publishing.keep(run, "T", None, written)
+    assert publishing.current(run, "T", None) == written
+    assert publishing.current(run, "another title", None) is None
+    assert publishing.current(run, "T", run) is None  # pictures of data would be shown
+    text = written[0].read_text()
+    written[0].write_text(text + " ")
+    assert publishing.current(run, "T", None) is None
+    report.publish(tables.read([run], title="T"), run)
+    publishing.keep(run, "T", None, written)
+    records.append(run / "records" / "suite.jsonl", make_record(task="cifar10"))
+    assert publishing.current(run, "T", None) is None
+    publishing.keep(run, "T", None, written)
+    written[1].unlink()
+    assert publishing.current(run, "T", None) is None
 
 
 def test_failures_and_torn_lines_are_said_at_the_top(run: Path, make_record: Make) -> None:

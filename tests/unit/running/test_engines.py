@@ -6,19 +6,25 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import threadpoolctl
 import torch
 from PIL import Image
 
-from eval import suites
+from eval import checkpoints, suites
 from eval.errors import UserError
 from eval.results import records
 from eval.results.records import Record
+from eval.running import engines
+from eval.running.job import Result
 from eval.running.local import Runner
 from eval.running.plan import Plan, plan
 
@@ -111,7 +117,8 @@ def test_an_interrupted_run_loses_and_doubles_nothing(
     while not file.is_file() and process.poll() is None and time.monotonic() < end:
         time.sleep(0.02)
     assert process.poll() is None
-    workers = children(process.pid)
+    workers = workers_of(process.pid)
+    assert len(workers) == 2
     process.send_signal(number)
     assert process.wait(60) == (130 if number == signal.SIGINT else -number)
     end = time.monotonic() + 60
@@ -139,6 +146,14 @@ def children(pid: int) -> list[int]:
     return [int(word) for word in text.split()]
 
 
+def workers_of(pid: int) -> list[int]:
+    """The workers of a command, which the server that it started has forked."""
+    servers = [
+        child for child in children(pid) if b"forkserver" in Path(f"/proc/{child}/cmdline").read_bytes()
+    ]
+    return [worker for server in servers for worker in children(server)]
+
+
 def test_a_cell_that_ended_before_its_turn_is_not_run_again(
     place: Path, tmp_path: Path, one_by_one: list[Record], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,6 +168,102 @@ def test_a_cell_that_ended_before_its_turn_is_not_run_again(
     assert not path.exists()
 
 
+def test_workers_share_the_cores_and_see_this_process_s_surroundings(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A forked worker has its threads, of numpy too, and the variables and the import path of the one that asked."""
+    monkeypatch.setenv("MAST_TEST_WORD", "set after the server began")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "torch.py").write_text("raise SystemExit('a file of the folder that a command is run in')")
+    with engines.Processes(2) as pool:
+        pool.warm()
+        asked = pool._started()
+        found = asked.submit(os.getenv, "MAST_TEST_WORD").result()
+        share = asked.submit(torch.get_num_threads).result()
+        numpy_s = [item["num_threads"] for item in asked.submit(threadpoolctl.threadpool_info).result()]
+        asked_for = asked.submit(os.getenv, "PYTHONSAFEPATH").result()
+    assert found == "set after the server began"
+    assert share == engines.threads(2)
+    assert set(numpy_s) == {share}
+    assert asked_for == os.environ.get("PYTHONSAFEPATH")
+
+
+def test_what_workers_import_beforehand_asks_for_no_gpu() -> None:
+    """A process that is forked from one that has asked cannot use a GPU."""
+    program = (
+        "import importlib, sys, torch\n"
+        "def asked(*_, **__): raise SystemExit('a GPU was asked for')\n"
+        "torch.cuda.is_available = torch.cuda.device_count = torch.cuda.init = asked\n"
+        "from eval.running.engines import PRELOADED\n"
+        "for name in PRELOADED: importlib.import_module(name)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_as_many_jobs_as_fit(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    todo = grid(place)
+    monkeypatch.setattr(engines, "cores", lambda: 3)
+    monkeypatch.setattr(engines, "_gpus", lambda: 0)
+    monkeypatch.setattr(engines, "free_memory", lambda: 100 * engines.BASE)
+    assert engines.default_jobs(todo) == 1  # it pretrains, with all cores
+    frozen = replace(todo, cells=tuple(cell for cell in todo.cells if cell.checkpoint != "arm"))
+    assert len(frozen.cells) == 10
+    assert engines.default_jobs(frozen) == 2  # a third worker is not worth its start
+    assert engines.default_jobs(replace(frozen, cells=frozen.cells * 2)) == 3
+    monkeypatch.setattr(engines, "free_memory", lambda: int(2.5 * engines.BASE))
+    assert engines.default_jobs(replace(frozen, cells=frozen.cells * 2)) == 2
+    monkeypatch.setattr(engines, "_gpus", lambda: 4)
+    assert engines.default_jobs(todo) == 4
+
+
+def test_jobs_wait_where_memory_would_not_hold_them(place: Path, tmp_path: Path) -> None:
+    runner = Runner(grid(place).only(["random"]), data_root=place / "data", out=tmp_path, progress=False)
+    seen: list[int] = []
+
+    class Tight(engines.Inline):
+        slots, ahead = 3, 0
+
+        def room(self, job: engines.Job) -> bool:
+            return pool.room(job)
+
+        def submit(self, job: engines.Job) -> Future[Result]:
+            future: Future[Result] = Future()
+            pool._taken[future] = engines.memory_of(job)
+            seen.append(sum(not other.done() for other in pool._taken))
+            threading.Timer(0.05, lambda: future.set_result(runner.worker.do(job, engines.unseen))).start()
+            return future
+
+    pool = engines.Processes(3, memory=int(1.5 * engines.BASE))
+    runner.engine = Tight(runner.worker, engines.unseen, progress=False)
+    assert runner.run().done == 5
+    assert set(seen) == {1}
+
+
+def test_a_run_with_nothing_to_do_loads_no_checkpoint(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def again() -> tuple[int, int]:
+        todo = grid(place).only(["arm", "random"])
+        summary = Runner(todo, data_root=place / "data", out=tmp_path / "out", progress=False).run()
+        return summary.done, summary.skipped
+
+    assert again() == (10, 0)
+    loads: list[str] = []
+    load = checkpoints.load
+
+    def counted(ref: str, **options: Any) -> Any:
+        loads.append(ref)
+        return load(ref, **options)
+
+    monkeypatch.setattr(checkpoints, "load", counted)
+    assert again() == (0, 10)
+    assert not loads
+    published = tmp_path / "out" / "pretrain" / "arm" / "backbone.safetensors"
+    os.utime(published)
+    assert again() == (0, 10)
+    assert loads[0] == str(published)  # it may be another file now
+
+
 def test_a_dead_worker_is_told(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     runner = Runner(grid(place), data_root=place / "data", out=tmp_path / "out", progress=False, jobs=2)
@@ -160,9 +271,8 @@ def test_a_dead_worker_is_told(place: Path, tmp_path: Path, monkeypatch: pytest.
 
     def take(*arguments: Any) -> None:
         taken(*arguments)
-        for child in children(os.getpid()):
-            if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
-                os.kill(child, signal.SIGKILL)
+        for worker in workers_of(os.getpid()):
+            os.kill(worker, signal.SIGKILL)
 
     monkeypatch.setattr(runner, "_take", take)
     with pytest.raises(UserError, match="a worker process died"):
