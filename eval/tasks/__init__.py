@@ -115,13 +115,16 @@ names = _catalog.names
 def get(name: str) -> Task:
     """The task of that name, of that YAML file, or of the data at a place.
 
-    A place is ``folder:DIR`` or ``csv:FILE`` (classes), ``seg:DIR`` (masks) or ``depth:DIR``.
+    A place is ``folder:DIR`` or ``csv:FILE`` (classes), ``coco:DIR`` or ``voc:DIR`` (boxes), ``seg:DIR`` (masks) or
+    ``depth:DIR``.
 
     Raises:
         UserError: If there is none; the message suggests the nearest name.
     """
     if name.startswith(("folder:", "csv:")):
         return Task(name, 1, "classification", name, "top1", description="a folder of the user's")
+    if name.startswith(("coco:", "voc:")):
+        return Task(name, 1, "detection", name, "box_ap", description="pictures and boxes of the user's")
     if name.startswith("seg:"):
         return Task(name, 1, "segmentation", name, "miou", description="pictures and masks of the user's")
     if name.startswith("depth:"):
