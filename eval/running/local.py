@@ -17,7 +17,7 @@ from typing import Any
 
 from mast.config import load_recipe
 from mast.console import bar
-from mast.errors import Interrupted
+from mast.errors import Interrupted, Unwritable
 
 from .. import checkpoints
 from ..checkpoints import Passport
@@ -133,7 +133,8 @@ class Runner:
         """Run every cell that is not done.
 
         Raises:
-            UserError: If a folder cannot be used, or a worker process dies. What goes wrong in a cell is recorded.
+            UserError: If a folder cannot be used, the disk is full, or a worker process dies. What goes wrong in a
+                cell is recorded.
             Interrupted: If pretraining was asked to stop; the same call goes on from there.
         """
         summary = Summary()
@@ -316,6 +317,8 @@ class Runner:
             loaded.passport.refuse_guesses()
             loaded = replace(loaded, passport=self._adapt(source, loaded.passport))
             self.folder.keep_passport(loaded.passport)
+        except Unwritable:
+            raise
         except Exception as error:
             self._lost(source, waiting, failure(error), one_line(error))
             return
@@ -373,7 +376,7 @@ class Runner:
         """Take in what came of a job."""
         try:
             result = future.result()
-        except (Interrupted, BrokenProcessPool):
+        except (Interrupted, Unwritable, BrokenProcessPool):
             raise
         except Exception as error:  # the engine lost the job: a node died more often than it tries again
             began = now()
