@@ -23,7 +23,7 @@ class UserError(Exception):
 
 
 class Unwritable(UserError):
-    """A folder cannot be written to, such as on a full disk. It ends a run: the next thing would fail like this one."""
+    """A folder cannot be written to, such as on a full disk. It ends a run: the next job would fail like it."""
 
 
 class Interrupted(Exception):
