@@ -22,6 +22,10 @@ class UserError(Exception):
         self.code = code
 
 
+class Unwritable(UserError):
+    """A folder cannot be written to, such as on a full disk. It ends a run: the next job would fail like it."""
+
+
 class Interrupted(Exception):
     """The run was asked to stop and has saved its state."""
 

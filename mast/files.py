@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -12,7 +13,43 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Final
 
+from .errors import Unwritable
+
 PUBLISHED: Final = "backbone.safetensors"  # what pretraining leaves in its folder
+_FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS))
+
+
+def unwritable(error: BaseException, folder: Path) -> Unwritable | None:
+    """The error of a folder that takes nothing more, where that is what an error comes from; None for others.
+
+    Args:
+        error: What was raised. A library may have raised another error over the disk's, as torch's writer does.
+        folder: The folder that was written to.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in _FULL:
+            return Unwritable(
+                f"{folder}: cannot be written to: {seen.strerror}",
+                remedy="make room, or free it for writing; the same command goes on from here",
+            )
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+@contextlib.contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Raise one error that names the folder where what is written inside finds the disk full.
+
+    Raises:
+        Unwritable: Then.
+    """
+    try:
+        yield
+    except Exception as error:
+        if (full := unwritable(error, folder)) is not None:
+            raise full from error
+        raise
 
 
 @contextlib.contextmanager
@@ -27,10 +64,21 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
 
     Yields:
         The open temporary file.
+
+    Raises:
+        Unwritable: If the disk is full.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+    with writing(target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+        with _replacing(target, handle, name, mode) as file:
+            yield file
+
+
+@contextlib.contextmanager
+def _replacing(target: Path, handle: int, name: str, mode: str) -> Iterator[IO[Any]]:
+    """The open temporary file, which takes the target's place at the end, or goes."""
     try:
         with os.fdopen(handle, mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file

@@ -9,6 +9,8 @@ from mast.errors import UserError
 
 from . import options, output
 
+PLACES = "folder:DIR, csv:FILE, coco:DIR, coco:TRAIN.json,TEST.json,IMAGES, voc:DIR, seg:DIR, depth:DIR"
+
 
 def add(verbs: options.Verbs) -> None:
     parser = verbs.add(
@@ -20,7 +22,8 @@ def add(verbs: options.Verbs) -> None:
     parser.add_argument("action", choices=("verify", "download"))
     parser.add_argument(
         "name",
-        help="a data set's name, its folder under the data root, folder:DIR, csv:FILE, seg:DIR or depth:DIR",
+        help="a data set's name, its folder under the data root, or its place: images:DIR (to pretrain on), "
+        f"{PLACES}",
     )
     parser.add_argument("--data-root", type=Path, help="the folder that holds the data sets")
     options.json(parser)
@@ -30,11 +33,12 @@ def run(arguments: argparse.Namespace) -> int:
     from ..datasets import Place
     from ..doctor.data import verify
 
-    placed = arguments.name.startswith(("seg:", "depth:")) or Place.read(arguments.name) is not None
+    kinds = ("images:", "coco:", "voc:", "seg:", "depth:")
+    placed = arguments.name.startswith(kinds) or Place.read(arguments.name) is not None
     if arguments.data_root is None and not placed:
         raise UserError(
             f"mast data {arguments.action} {arguments.name} needs --data-root",
-            remedy="give the folder of data sets, or name the place: folder:DIR, csv:FILE, seg:DIR, depth:DIR",
+            remedy=f"give the folder of data sets, or name the place: images:DIR, {PLACES}",
             code=2,
         )
     arguments.data_root = arguments.data_root or Path()

@@ -10,6 +10,7 @@ import importlib
 import io
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from mast import __version__
 from mast.errors import Interrupted, UserError
@@ -61,6 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.close()  # the program that read our output has ended
         return 1
     except OSError as error:
+        from mast.files import unwritable
+
+        if full := unwritable(error, Path(error.filename or Path.cwd())):
+            return output.failed(str(full), full.code)
         place = f"{error.filename}: " if error.filename else ""
         return output.failed(f"{place}{error.strerror or error}", 1)
 

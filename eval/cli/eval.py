@@ -44,7 +44,8 @@ def add(verbs: options.Verbs) -> None:
         "--task",
         **options.MANY,
         required=True,
-        help="names from `mast list tasks`, files, folder:DIR, csv:FILE, coco:DIR, voc:DIR, seg:DIR or depth:DIR",
+        help="names from `mast list tasks`, files, or places: folder:DIR, csv:FILE, coco:DIR, voc:DIR, "
+        "seg:DIR (pictures with masks), depth:DIR",
     )
     parser.add_argument(
         "--protocol", **options.MANY, help="names from `mast list protocols` (default: each task's default)"
@@ -72,9 +73,8 @@ def run(arguments: argparse.Namespace) -> int:
     from ..running import request
     from ..suites import DRAWS
 
-    placed = (
-        task.startswith(("seg:", "depth:", "coco:", "voc:")) or Place.read(task) for task in arguments.task
-    )
+    kinds = ("coco:", "voc:", "seg:", "depth:")
+    placed = (task.startswith(kinds) or Place.read(task) for task in arguments.task)
     if arguments.data_root is None and all(placed):
         arguments.data_root = Path()
     if arguments.data_root is None:

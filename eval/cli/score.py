@@ -6,6 +6,8 @@ import argparse
 import dataclasses
 from pathlib import Path
 
+from mast.errors import UserError
+
 from . import options, output
 
 
@@ -15,13 +17,15 @@ def add(verbs: options.Verbs) -> None:
         run,
         "score a detector's predictions, in COCO's results format, with intervals",
         "mast score predictions.json --data coco2017 --data-root data\n"
-        "  mast score predictions.json --data voc:mine --data-root data",
+        "  mast score predictions.json --data voc:mine",
     )
     parser.add_argument("file", type=Path, metavar="FILE", help="a JSON list of detections")
     parser.add_argument(
-        "--data", required=True, help="a detection data set, voc:FOLDER or coco:FOLDER; its test split counts"
+        "--data",
+        required=True,
+        help="a detection data set, voc:DIR, coco:DIR or coco:TRAIN.json,TEST.json,IMAGES; its test split counts",
     )
-    parser.add_argument("--data-root", type=Path, required=True, help="the folder that holds the data sets")
+    parser.add_argument("--data-root", type=Path, help="the folder that holds the data sets")
     options.json(parser)
 
 
@@ -29,8 +33,15 @@ def run(arguments: argparse.Namespace) -> int:
     import sys
 
     from ..detection import score as room
+    from ..detection.names import PLACES, is_place
 
-    found = room.score(arguments.file, arguments.data, arguments.data_root)
+    if arguments.data_root is None and not is_place(arguments.data):
+        raise UserError(
+            f"mast score --data {arguments.data} needs --data-root",
+            remedy=f"give the folder of data sets, or the data's place: {'; '.join(PLACES.values())}",
+            code=2,
+        )
+    found = room.score(arguments.file, arguments.data, arguments.data_root or Path())
     for warning in found.data.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     if arguments.json:

@@ -91,7 +91,13 @@ def read_voc(
 def _listed(folder: Path, split: str) -> list[str]:
     listing = folder / "ImageSets" / "Main" / f"{split}.txt"
     if not listing.is_file():
-        raise UserError(f"{listing} is missing", remedy="VOC lists the images of a split in that file")
+        beside = sorted(
+            path.stem for path in listing.parent.glob("*.txt") if "_" not in path.stem
+        )  # no class's
+        raise UserError(
+            f"{listing} is missing" + (f"; there are {', '.join(beside[:6])}" if beside else ""),
+            remedy="VOC lists the images of a split in that file; other lists are named as voc:DIR,TRAIN,TEST",
+        )
     names = [line.strip() for line in _text(listing).splitlines() if line.strip()]
     if len(names) < 2:
         raise UserError(f"{listing} names {len(names)} images", remedy="list at least two")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,7 +26,7 @@ from mast.images import decode, header
 from ..datasets.coco import read_coco, read_json
 from ..datasets.voc import VocObject, read_voc
 from ..errors import UserError, unknown
-from .names import table
+from .names import PLACES, is_place, place, table
 
 DECODE_ALL = 3000  # up to so many images are decoded whole beforehand; beyond that their headers are read
 
@@ -152,8 +151,7 @@ def prepare(name: str, data_root: Path, *, masks: bool) -> DetectionData:
     """Find a data set and check it, the whole of it; nothing is written and Detectron2 is told nothing.
 
     Args:
-        name: An entry of ``datasets.yaml``; or ``voc:<folder>`` or ``coco:<folder>`` with the official layout
-            and any classes.
+        name: An entry of ``datasets.yaml``, or a place as `names.PLACES` has it, with any classes.
         data_root: Where the official folders lie; relative folders of `name` start here.
         masks: Whether every object needs a mask.
 
@@ -166,7 +164,7 @@ def prepare(name: str, data_root: Path, *, masks: bool) -> DetectionData:
             f"'{name}' has boxes only, and the task asks for masks", remedy="use a COCO data set", code=2
         )
     parts = {
-        split: [(_folder(data_root, folders.get(place, [place])), which) for place, which in entry[split]]
+        split: [_source(data_root, folders.get(place, [place]), which) for place, which in entry[split]]
         for split in ("train", "test")
     }
     _check_embedded(name, entry.get("embedded"), data_root)
@@ -205,7 +203,7 @@ def register(data: DetectionData, work_dir: Path) -> None:
             extra = {"dirname": str(where), "year": year, "split": which}
         else:
             if part.completed is not None:
-                where = work_dir / where.name
+                where = work_dir / f"{split}-{where.name}"  # both files may have one name
                 with atomic_write(where) as file:
                     json.dump(part.completed, file)
             ids = part.dicts[0]["category_ids"] if part.dicts else {}
@@ -269,18 +267,26 @@ def subset(
 
 def _entry(name: str) -> tuple[dict[str, Any], dict[str, list[str]]]:
     known = catalog()
-    if match := re.fullmatch(r"(voc|coco):(.+)", name):
-        layout, folder = match[1], match[2]
-        names = ("trainval", "test") if layout == "voc" else ("train2017", "val2017")
-        parts: dict[str, Any] = {"train": [[folder, names[0]]], "test": [[folder, names[1]]]}
-        return {"layout": layout, "classes": "found", **parts}, {}
+    if is_place(name):
+        return place(name).model_dump(exclude_none=True), {}
     if name not in known["datasets"]:
         raise unknown("detection data set", name, known["datasets"])
     return known["datasets"][name], known["folders"]
 
 
+def _source(data_root: Path, candidates: Sequence[str], which: str) -> tuple[Path, str]:
+    """The folder of a part, and its split or annotation file there."""
+    if which.lower().endswith(".json"):
+        images, file = (data_root / Path(given).expanduser() for given in (candidates[0], which))
+        for path, there in ((file, file.is_file()), (images, images.is_dir())):
+            if not there:
+                raise UserError(f"{path} is missing", remedy=PLACES["coco"], code=2)
+        return images, str(file)
+    return _folder(data_root, candidates), which
+
+
 def _folder(data_root: Path, candidates: Iterable[str]) -> Path:
-    tried = [data_root / candidate for candidate in candidates]
+    tried = [data_root / Path(candidate).expanduser() for candidate in candidates]
     for folder in tried:
         if any((folder / part).is_dir() for part in ("Annotations", "annotations")):
             return folder
@@ -365,9 +371,15 @@ class _Coco:
 
     @staticmethod
     def _locate(folder: Path, split: str) -> tuple[Path, Path]:
+        if split.lower().endswith(".json"):
+            return Path(split), folder
         json_file = folder / "annotations" / f"instances_{split}.json"
         if not json_file.is_file():
-            raise UserError(f"{json_file} is missing", remedy="put COCO's annotation file there")
+            beside = sorted(path.name for path in json_file.parent.glob("*.json"))
+            raise UserError(
+                f"{json_file} is missing" + (f"; there are {', '.join(beside[:4])}" if beside else ""),
+                remedy="put COCO's annotation file there, or name the files: coco:TRAIN.json,TEST.json,IMAGES",
+            )
         for images in (folder / split, folder / "images" / split):
             if images.is_dir():
                 return json_file, images

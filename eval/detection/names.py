@@ -1,7 +1,11 @@
-"""The detection data sets that have a name, from ``datasets.yaml``; needs no Detectron2."""
+"""The detection data sets that have a name, from ``datasets.yaml``, and those named by their place.
+
+Needs no Detectron2.
+"""
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,6 +13,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..definitions import build, read_yaml
+from ..errors import UserError
 
 
 class _Strict(BaseModel):
@@ -51,6 +56,44 @@ class Table(_Strict):
     folders: dict[str, list[str]]
     sources: dict[str, str] = {}
     datasets: dict[str, Named]
+
+
+PLACES = {
+    "coco": "coco:DIR, or coco:TRAIN.json,TEST.json,IMAGES",
+    "voc": "voc:DIR, or voc:DIR,TRAIN,TEST with the names of two of its lists",
+}
+"""What may stand before a colon in place of a name, and what it means."""
+
+
+def is_place(name: str) -> bool:
+    """Whether a name says where the data lie."""
+    return name.partition(":")[0] in PLACES and ":" in name
+
+
+def place(name: str) -> Named:
+    """The data set at a place: a folder in its official layout, two annotation files, or two lists of VOC.
+
+    Args:
+        name: As `PLACES` has it. Without ``IMAGES`` the pictures lie beside their annotation file.
+
+    Raises:
+        UserError: If nothing follows the colon.
+    """
+    kind, _, rest = name.partition(":")
+    layout: Literal["voc", "coco"] = "voc" if kind == "voc" else "coco"
+    if not rest.strip():
+        raise UserError(f"{name}: names no place", remedy=PLACES[kind], code=2)
+    files = re.fullmatch(r"(.+\.json),(.+\.json)(?:,(.+))?", rest, re.IGNORECASE)
+    lists = re.fullmatch(r"(.+),([^,/\\]+),([^,/\\]+)", rest)
+    if layout == "coco" and files:
+        parts = [(files[3] or str(Path(file).parent), file) for file in (files[1], files[2])]
+    elif layout == "coco":
+        parts = [(rest, "train2017"), (rest, "val2017")]
+    elif lists:
+        parts = [(lists[1], lists[2]), (lists[1], lists[3])]
+    else:
+        parts = [(rest, "trainval"), (rest, "test")]
+    return Named(layout=layout, classes="found", train=[parts[0]], test=[parts[1]])
 
 
 @cache

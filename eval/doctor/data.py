@@ -12,26 +12,27 @@ from typing import Any
 import numpy as np
 
 from mast.files import sha256_file
-from mast.images import is_image
+from mast.images import ENDINGS, is_image, walk
 
 from .. import datasets, scenes
-from ..datasets import ImageDataset, depth, segmentation
-from ..datasets.checks import by_pool
+from ..datasets import ImageDataset, Pool, Split, depth, segmentation
+from ..datasets.checks import by_pool, unread
 from ..datasets.segmentation import SegmentationDataset
-from ..detection.names import Named, table
+from ..detection.names import Named, is_place, place, table
 from ..errors import UserError
 
 SHOWN = 20  # problems told one by one
 SUMS = "SHA256SUMS"
+UNLABELLED = "images:"
 
 
 def verify(name: str, data_root: Path, *, workers: int = 4) -> dict[str, Any]:
     """Look a data set over, whole.
 
     Args:
-        name: A name from ``mast list data``, a folder under the data root, ``folder:DIR``, ``csv:FILE``, ``seg:DIR``
-            or ``depth:DIR``; ``nyu``, a data set of `datasets.segmentation.OFFICIAL`, or one of
-            ``eval/detection/datasets.yaml``.
+        name: A name from ``mast list data``, a folder under the data root, ``folder:DIR``, ``csv:FILE``,
+            ``images:DIR`` (to pretrain on, without labels), ``coco:``, ``voc:``, ``seg:`` or ``depth:`` and a place;
+            ``nyu``, a data set of `datasets.segmentation.OFFICIAL`, or one of ``eval/detection/datasets.yaml``.
         data_root: Where it lies.
         workers: Decoding threads.
 
@@ -40,13 +41,18 @@ def verify(name: str, data_root: Path, *, workers: int = 4) -> dict[str, Any]:
         was held against, beside itself), ``classes`` (their number), ``counts`` (of each split), ``manifest``.
     """
     detection = table().datasets
+    if is_place(name):
+        return _detection(name, data_root, place(name))
     if name in detection and name not in datasets.known():
         return _detection(name, data_root, detection[name])
     if name in segmentation.OFFICIAL or segmentation.is_place(name):
         return _dense(name, lambda: segmentation.load(name, data_root), workers)
     if name == depth.NYU or name.startswith(depth.PLACE):
         return _dense(name, lambda: depth.load(name, data_root), workers)
-    dataset = datasets.load(name, data_root)
+    if name.startswith(UNLABELLED):
+        dataset = _unlabelled(name, Path(name.removeprefix(UNLABELLED)).expanduser())
+    else:
+        dataset = datasets.load(name, data_root)
     against, problems = list[str](), list[str]()
     for what, found in (
         ("official counts", datasets.official_counts(name, data_root, dataset)),
@@ -71,12 +77,27 @@ def verify(name: str, data_root: Path, *, workers: int = 4) -> dict[str, Any]:
     }
 
 
+def _unlabelled(name: str, folder: Path) -> ImageDataset:
+    """The images that a recipe with ``data.format: images`` would read, as a data set of one split and no labels."""
+    tree = walk(folder)
+    if not tree.images:
+        found = f"; its files end in {', '.join(tree.others)}" if tree.others else ""
+        raise UserError(
+            f"no images below {folder}{found}", remedy=f"they end in {', '.join(sorted(ENDINGS))}"
+        )
+    pool = Pool(f"{name}/images", tree.images, folder)
+    split = Split("images", pool.paths, np.zeros(len(pool), dtype=np.int64), pool)
+    remarks = tuple(unread(folder, tree.others, 0))
+    return ImageDataset(name, (), {"images": split}, remarks=remarks)
+
+
 def _detection(name: str, data_root: Path, entry: Named) -> dict[str, Any]:
     """Detection data is checked before every training in just this way; an error names file and remedy."""
     from ..detection import prepare
 
     try:
-        data = prepare(name, data_root, masks=entry.layout == "coco").drawn()
+        # A public COCO set has masks and is asked for them; a task at a place asks for boxes.
+        data = prepare(name, data_root, masks=entry.layout == "coco" and not is_place(name)).drawn()
     except UserError as error:
         return {"name": name, "ok": False, "problems": [str(error)]}
     problems = [

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from filelock import FileLock
 
-from mast.files import atomic_write, canonical_json
+from mast.files import atomic_write, canonical_json, writing
 
 from ..errors import UserError
 
@@ -130,15 +130,16 @@ class Entry:
                 told["shape"] = list(rows.shape[1:])
             with atomic_write(self.meta) as file:
                 file.write(canonical_json(told))
-        with self.data.open("r+b") as data:
-            data.seek(start * dim * self.dtype.itemsize)
-            data.write(rows.data)
-            data.truncate()
-            data.flush()
-            os.fsync(data.fileno())
-        shard = _Shard(start, start + len(rows), hashlib.sha256(rows.data).hexdigest())
-        with self.shards.open("a", encoding="utf-8") as lines:
-            lines.write(canonical_json(asdict(shard)) + "\n")
+        with writing(self.folder):
+            with self.data.open("r+b") as data:
+                data.seek(start * dim * self.dtype.itemsize)
+                data.write(rows.data)
+                data.truncate()
+                data.flush()
+                os.fsync(data.fileno())
+            shard = _Shard(start, start + len(rows), hashlib.sha256(rows.data).hexdigest())
+            with self.shards.open("a", encoding="utf-8") as lines:
+                lines.write(canonical_json(asdict(shard)) + "\n")
 
     @cached_property
     def stream(self) -> tuple[int, tuple[int, ...]]:

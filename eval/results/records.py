@@ -26,7 +26,7 @@ import numpy as np
 from filelock import FileLock
 from msgspec import Meta, Raw
 
-from mast.files import atomic_write, canonical_json
+from mast.files import atomic_write, canonical_json, writing
 
 from ..errors import UserError
 
@@ -320,23 +320,32 @@ def _wrong(value: Any, error: Exception) -> str:
 def append(path: Path, record: Record) -> None:
     """Add one line to a record file, under a lock and flushed to the disk.
 
-    A line that a killed process left unfinished stays as it is; the new record starts on a line of its own.
+    A line that a killed process left unfinished stays as it is; the new record starts on a line of its own. Of a
+    record that finds the disk full, nothing is left.
 
     Raises:
+        Unwritable: If the disk is full.
         ValueError: If the record is not of the schema; nothing is written.
     """
     line = canonical_json(record.to_json()).encode()
     Reader().read(line)
     line += b"\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f".{path.name}.lock")), open(path, "a+b") as file:
-        if file.seek(0, os.SEEK_END):
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":
-                line = b"\n" + line
-        file.write(line)
-        file.flush()
-        os.fsync(file.fileno())
+    with writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name(f".{path.name}.lock")), open(path, "a+b", buffering=0) as file:
+            end = file.seek(0, os.SEEK_END)
+            if end:
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":
+                    line = b"\n" + line
+            try:
+                rest = memoryview(line)
+                while rest:
+                    rest = rest[file.write(rest) :]
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(end)
+                raise
 
 
 @dataclass

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mast.errors import Interrupted
+from mast.errors import Interrupted, Unwritable
+from mast.files import unwritable
 
 from .. import checkpoints
 from ..checkpoints import Passport
@@ -122,6 +123,7 @@ class Worker:
 
         Raises:
             Interrupted: If pretraining was asked to stop.
+            Unwritable: If the run's folder or the store takes nothing more, which is no job's fault.
         """
         with included(job.included):
             return self._pretrain(job, progress) if isinstance(job, Pretraining) else self._measure(job, live)
@@ -139,9 +141,10 @@ class Worker:
         try:
             recipe = load_recipe(job.arm.recipe, job.arm.overrides, job.limit)
             pretrain(recipe, folder, data_root=job.data_root, progress=progress)
-        except Interrupted:
+        except (Interrupted, Unwritable):
             raise
         except Exception as error:
+            _end_if_full(error, job.folder)
             return Pretrained(error=failure(error), told=one_line(error))
         return Pretrained(time.monotonic() - clock if fresh else None)
 
@@ -154,7 +157,10 @@ class Worker:
                 loaded = replace(self._load(job), passport=job.passport)
                 measured = measure(job.cell, loaded, data, store=store, work=work, progress=progress)
             outcomes = keep(job.folder.root, measured)
+        except Unwritable:
+            raise
         except Exception as error:
+            _end_if_full(error, job.folder)
             seconds = time.monotonic() - clock
             return failed(job.cell, job.entry, failure(error), began=began, seconds=seconds)
         return Record(
@@ -192,6 +198,12 @@ class Worker:
             self._loaded = None  # two at a time are not needed
             self._loaded = (key, checkpoints.load(job.ref, **job.options))
         return self._loaded[1]
+
+
+def _end_if_full(error: Exception, folder: RunFolder) -> None:
+    """Raise where a job failed for want of room: every other job would fail like it."""
+    if (full := unwritable(error, folder.root)) is not None:
+        raise full from error
 
 
 def failed(

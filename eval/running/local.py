@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mast.console import bar
-from mast.errors import Interrupted
+from mast.errors import Interrupted, Unwritable
 
 from .. import checkpoints
 from ..checkpoints import Passport
@@ -135,7 +135,8 @@ class Runner:
         """Run every cell that is not done.
 
         Raises:
-            UserError: If a folder cannot be used, or a worker process dies. What goes wrong in a cell is recorded.
+            UserError: If a folder cannot be used, the disk is full, or a worker process dies. What goes wrong in a
+                cell is recorded.
             Interrupted: If pretraining was asked to stop; the same call goes on from there.
         """
         summary = Summary()
@@ -340,6 +341,8 @@ class Runner:
             loaded.passport.refuse_guesses()
             loaded = replace(loaded, passport=self._adapt(source, loaded.passport))
             self.folder.keep_passport(loaded.passport)
+        except Unwritable:
+            raise
         except Exception as error:
             self._lost(source, waiting, failure(error), one_line(error))
             return
@@ -429,7 +432,7 @@ class Runner:
         """Take in what came of a job."""
         try:
             result = future.result()
-        except (Interrupted, BrokenProcessPool):
+        except (Interrupted, Unwritable, BrokenProcessPool):
             raise
         except Exception as error:  # the engine lost the job: a node died more often than it tries again
             began = now()

@@ -267,6 +267,60 @@ def test_own_folders_with_own_classes(root: Path, tmp_path: Path) -> None:
     assert prepare("coco:coco", root, masks=True).classes == load(root, "scenes-coco").classes
 
 
+def test_files_and_lists_of_other_names(root: Path, tmp_path: Path) -> None:
+    official = prepare("coco:coco", root, masks=False)
+    for part, split in (
+        ("train", "train2017"),
+        ("valid", "val2017"),
+    ):  # as Roboflow exports: one name in each folder
+        shutil.copytree(root / "coco" / split, tmp_path / part)
+        shutil.copy(
+            root / f"coco/annotations/instances_{split}.json", tmp_path / part / "_annotations.coco.json"
+        )
+    files = [tmp_path / part / "_annotations.coco.json" for part in ("train", "valid")]
+    own = prepare(f"coco:{files[0]},{files[1]}", Path(), masks=False)
+    assert (own.counts, own.manifest) == (official.counts, official.manifest)
+    named = prepare(f"coco:valid/{files[1].name},train/{files[0].name}", tmp_path, masks=False)
+    assert (len(named.train.dicts), len(named.test.dicts)) == (len(own.test.dicts), len(own.train.dicts))
+    swapped = prepare("voc:VOC2007,test,trainval", root, masks=False)
+    assert len(swapped.train.dicts) == len(prepare("voc:VOC2007", root, masks=False).test.dicts)
+
+
+def test_changed_copies_of_two_files_of_one_name_do_not_collide(root: Path, tmp_path: Path) -> None:
+    for split in ("train2017", "val2017"):
+        edit_json(lambda c: [a.pop("area") for a in c["annotations"]], split)(root)
+        shutil.copytree(root / "coco" / split, tmp_path / split)
+        shutil.copy(root / f"coco/annotations/instances_{split}.json", tmp_path / split / "own.json")
+    data = prepare("coco:train2017/own.json,val2017/own.json", tmp_path, masks=False)
+    register(data, tmp_path / "work")
+    held = {
+        split: len(json.loads(Path(MetadataCatalog.get(split).json_file).read_text())["images"])
+        for split in ("train", "test")
+    }
+    assert held == {"train": len(data.train.dicts), "test": len(data.test.dicts)}
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("coco:", "names no place"),
+        ("voc: ", "names no place"),
+        ("coco:a.json,b.json", r"a\.json is missing"),
+        (
+            "coco:coco/annotations/instances_val2017.json,coco/annotations/instances_train2017.json,no",
+            "no is missing",
+        ),
+        (
+            "voc:VOC2007,train,dev",
+            r"dev\.txt is missing; there are test, train, trainval, val .*voc:DIR,TRAIN,TEST",
+        ),
+    ],
+)
+def test_a_place_without_data_is_named(root: Path, name: str, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        prepare(name, root, masks=False)
+
+
 def test_missing_areas_are_filled_in_a_copy(root: Path, tmp_path: Path) -> None:
     file = root / "coco/annotations/instances_val2017.json"
     before = {a["id"]: a["area"] for a in json.loads(file.read_text())["annotations"]}

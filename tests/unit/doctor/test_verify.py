@@ -74,6 +74,23 @@ def test_without_a_list_it_says_so_and_still_misses_a_class_of_one_split(
     assert problems(root) == ["cifar10 test: no image of the class 'cow'"]
 
 
+def test_images_to_pretrain_on_are_looked_over_too(root: Path) -> None:
+    folder = root / "train"
+    found = verify(f"images:{folder}", Path())
+    assert (found["ok"], found["counts"], found["classes"]) == (True, {"images": 15}, 0)
+    shutil.copy(folder / "cat/0.png", folder / "dog/copy.png")
+    (folder / "cow/broken.png").write_bytes(b"no picture")
+    (folder / "deep/er").mkdir(parents=True)
+    (folder / "deep/er/moving.gif").write_bytes(b"GIF89a")
+    found = verify(f"images:{folder}", Path())
+    assert len(found["problems"]) == 1
+    assert f"{folder}/cow/broken.png: cannot be decoded" in found["problems"][0]
+    assert any("1 of 17 images are copies of others" in warning for warning in found["warnings"])
+    assert any("files that are not read: 1 .gif" in warning for warning in found["warnings"])
+    with pytest.raises(UserError, match=r"no images below .*its files end in \.gif"):
+        verify(f"images:{folder / 'deep'}", Path())
+
+
 def test_a_damaged_list_is_named_with_its_line(root: Path) -> None:
     with (root / "SHA256SUMS").open("a") as file:
         file.write("abc train/cat/1.png\n")
