@@ -55,7 +55,7 @@ def _append_missing(path: str, given: list[Record], dies: tuple[int, float] | No
     todo = [record for record in given if record.run_id not in done]
     for number, record in enumerate(todo):
         if dies and number == dies[0]:
-            records.open = lambda *how, **more: _Dying(open(*how, **more), dies[1])  # type: ignore[attr-defined]
+            records.open = lambda *how, **more: _Dying(open(*how, **more), dies[1])  # noqa: SIM115
         records.append(place, record)
 
 
