@@ -108,7 +108,7 @@ def test_cells_are_run_once_and_recorded_whole(make_runner: Callable[..., Runner
     assert control.trained is False
     assert control.preprocessing == arm.preprocessing  # the control sees what the arm sees
     assert control.normalization == arm.normalization
-    assert (first.folder.root / "passports" / f"arm-{(arm.weights_sha256 or '')[:12]}.json").is_file()
+    assert (first.folder.root / "passports" / f"arm-{arm.key[:12]}.json").is_file()
 
 
 def test_no_path_of_this_machine_stands_in_a_record(make_runner: Callable[..., Runner], data: Path) -> None:
