@@ -613,16 +613,16 @@ def _size(cell: Cell, record: Record) -> str:
 
 @contextmanager
 def live(title: str, on: bool) -> Iterator[Progress]:
-    """A function that shows progress within a cell, one bar for each stage."""
-    shown: list[tuple[str, Any]] = []
+    """A function that shows progress within a cell, one bar for each stage: what stands before its first comma."""
+    shown: list[tuple[tuple[str, int], Any]] = []
 
     def update(stage: str, done: int, total: int) -> None:
-        if not shown or shown[-1][0] != stage:
+        kind, told = (stage.partition(",")[0], total), f"{title}: {stage}"
+        if not shown or shown[-1][0] != kind:
             close()
             delay = 1.0 if sys.stderr.isatty() else 10.0  # a stage that takes no longer shows no bar
-            shown.append(
-                (stage, bar(total=total, desc=f"{title}: {stage}", leave=False, delay=delay, disable=not on))
-            )
+            shown.append((kind, bar(total=total, desc=told, leave=False, delay=delay, disable=not on)))
+        shown[-1][1].set_description(told, refresh=False)
         shown[-1][1].update(done - shown[-1][1].n)
 
     def close() -> None:

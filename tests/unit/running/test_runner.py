@@ -19,6 +19,7 @@ from eval import datasets, suites
 from eval.errors import UserError
 from eval.results import records
 from eval.results.records import Record
+from eval.running import local
 from eval.running.costs import Costs, duration
 from eval.running.local import Runner
 from eval.running.plan import plan
@@ -264,4 +265,32 @@ def test_durations_for_people() -> None:
         "42 s",
         "10 min",
         "2.0 h",
+    ]
+
+
+def test_a_stage_that_counts_epochs_is_one_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+
+    class Bar:
+        def __init__(self, total: int, desc: str, **_: Any) -> None:
+            self.n, self.total, self.told = 0, total, [desc]
+            made.append(self)
+
+        def set_description(self, desc: str, refresh: bool = True) -> None:
+            self.told.append(desc)
+
+        def update(self, more: int) -> None:
+            self.n += more
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(local, "bar", Bar)
+    with local.live("mine", True) as update:
+        for step in range(1, 5):
+            update(f"fine-tuning, epoch {(step + 1) // 2} of 2", step, 4)
+        update("features", 3, 9)
+    assert [(each.n, each.total, each.told[-1]) for each in made] == [
+        (4, 4, "mine: fine-tuning, epoch 2 of 2"),
+        (3, 9, "mine: features"),
     ]
