@@ -62,7 +62,7 @@ def test_no_check_of_the_data_is_repeated(tmp_path: Path, monkeypatch: pytest.Mo
         return header(path, name)
 
     def counted_bytes(path: Path) -> bytes:
-        if path.suffix == ".png":
+        if path.suffix == ".jpg":
             contents[str(path)] += 1
         return read_bytes(path)
 
