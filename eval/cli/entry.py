@@ -34,6 +34,7 @@ VERBS = (
     "report",
     "records",
     "analyze",
+    "measure",
     "list",
     "data",
     "score",

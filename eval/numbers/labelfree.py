@@ -1,4 +1,4 @@
-"""What features alone tell, without labels: ranks, the decay of their spectrum, and how alike two sets of features are.
+"""What features tell without labels: ranks, the decay of their spectrum, and how alike two sets of features are.
 
 All of it is computed in float64. ``docs/labelfree.md`` says what these numbers do and do not tell.
 """
@@ -19,7 +19,9 @@ import scipy.stats
 from .intervals import Array, Interval, NoInterval
 
 EPSILON: Final = 1e-7  # added to each share, as RankMe does for float32 features
-DELTA: Final = 1e-4  # added to the diagonal of the covariance within images, LiDAR's "small positive constant"
+DELTA: Final = (
+    1e-4  # added to the diagonal of the covariance within images, LiDAR's "small positive constant"
+)
 FIRST, LAST = 4, 100  # ranks of the eigenvalues to which the authors of alpha-ReQ fit their line
 FEWEST: Final = 10  # eigenvalues below which no line is fitted
 _ROWS: Final = 8192  # rows turned to float64 at a time
@@ -53,7 +55,8 @@ class Moments:
 
 def _eigenvalues(matrix: Array) -> npt.NDArray[np.float64]:
     found = scipy.linalg.eigh(matrix, eigvals_only=True)[::-1]
-    return np.maximum(found, 0.0)
+    positive: npt.NDArray[np.float64] = np.maximum(found, 0.0)
+    return positive
 
 
 def _blocks(features: Array) -> Iterator[npt.NDArray[np.float64]]:
@@ -101,8 +104,8 @@ def rankme(of: Moments, epsilon: float = EPSILON) -> float:
 def effective_rank(of: Moments) -> float:
     """Effective rank (Roy and Vetterli 2007, Def. 1) of the features' covariance matrix.
 
-    Its singular values are its eigenvalues, so a direction counts by its variance; in `rankme` it counts by its standard
-    deviation, and the mean is a direction too.
+    Its singular values are its eigenvalues, so a direction counts by its variance; in `rankme` it counts by its
+    standard deviation, and the mean is a direction too.
 
     Returns:
         1 to D.
@@ -132,8 +135,8 @@ class PowerLaw:
 def alpha_req(of: Moments, first: int = FIRST, last: int = LAST) -> PowerLaw:
     """alpha-ReQ (Agrawal et al. 2022, arXiv 2202.05808): how fast the eigenvalues of the covariance matrix fall.
 
-    The paper fits a line in log-log scale; which ranks, and that each weighs 1/rank (Stringer et al. 2019), stands in its
-    authors' code.
+    The paper fits a line in log-log scale; which ranks, and that each weighs 1/rank (Stringer et al. 2019), stands in
+    its authors' code.
 
     Args:
         of: The features' moments.
@@ -154,7 +157,7 @@ def alpha_req(of: Moments, first: int = FIRST, last: int = LAST) -> PowerLaw:
 
 
 def lidar(views: Iterable[Array], delta: float = DELTA, epsilon: float = EPSILON) -> float:
-    """LiDAR (Thilak et al. 2024, arXiv 2312.04000, Eqs. 1 to 5): rank of the linear discriminant of images from views.
+    """LiDAR (Thilak et al. 2024, arXiv 2312.04000): rank of the linear discriminant that tells images apart by views.
 
     Args:
         views: For each image (Q, D), the features of its Q augmented views.
@@ -200,7 +203,7 @@ def cka(first: Array, second: Array) -> float:
         second: (N, E).
 
     Returns:
-        0 to 1. Rotating or scaling either side does not change it. It is biased upwards where N is not much larger than D.
+        0 to 1. Rotating or scaling a side does not change it. It is biased upwards where N is not much larger than D.
 
     Raises:
         Undefined: If all images have the same feature on one side.
@@ -213,8 +216,7 @@ def cka(first: Array, second: Array) -> float:
         if side.spectrum[0] <= _NOISE * float(side.mean @ side.mean):
             raise Undefined("all images have the same feature")
     cross = sum(
-        (a - own[0].mean).T @ (b - own[1].mean)
-        for a, b in zip(_blocks(first), _blocks(second), strict=True)
+        (a - own[0].mean).T @ (b - own[1].mean) for a, b in zip(_blocks(first), _blocks(second), strict=True)
     )
     # The squared Frobenius norm of a centred Gram matrix is that of its eigenvalues.
     sizes = math.prod(float(np.linalg.norm(side.spectrum)) * side.count for side in own)
@@ -259,4 +261,3 @@ def rank_correlation(first: npt.ArrayLike, second: npt.ArrayLike, level: float =
     reach = scipy.stats.norm.ppf((1 + level) / 2) * math.sqrt((1 + rho**2 / 2) / (len(x) - 3))
     low, high = (math.tanh(math.atanh(rho) + sign * reach) for sign in (-1, 1))
     return Correlation(rho, Interval(low, high, "bonett-wright", level), len(x))
-

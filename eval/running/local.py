@@ -35,6 +35,7 @@ from .known import Known
 from .opened import OpenData
 from .plan import Cell, Plan, Source
 from .recording import (
+    adapted,
     describe_checkpoint,
     failure,
     headline,
@@ -518,19 +519,7 @@ class Runner:
 
     def _adapt(self, source: Source, passport: Passport) -> Passport:
         """A passport under its name in the plan, with the preprocessing it is to take over."""
-        changes: dict[str, Any] = {"name": source.name, "source": Path(passport.source).name}
-        if source.like:
-            if source.like not in self.passports:
-                raise UserError(f"{source.name} takes over the preprocessing of {source.like}, which failed")
-            other = self.passports[source.like]
-            changes |= {
-                "normalization": other.normalization,
-                "input_size": other.input_size,
-                "interpolation": other.interpolation,
-                "provenance": passport.provenance
-                | dict.fromkeys(("normalization", "input_size", "interpolation"), f"as {source.like}'s"),
-            }
-        self.passports[source.name] = replace(passport, **changes)
+        self.passports[source.name] = adapted(source, passport, self.passports)
         return self.passports[source.name]
 
     # -- what is known already --------------------------------------------------------------------------------

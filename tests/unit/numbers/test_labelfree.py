@@ -149,7 +149,9 @@ def test_alpha_by_the_weighted_normal_equations(features: np.ndarray) -> None:
 
 def test_lidar_by_its_formula() -> None:
     rng = _rng(5)
-    views = rng.normal(size=(30, 1, 6)) * np.arange(1, 7) + rng.normal(size=(30, 5, 6)) @ rng.normal(size=(6, 6))
+    views = rng.normal(size=(30, 1, 6)) * np.arange(1, 7) + rng.normal(size=(30, 5, 6)) @ rng.normal(
+        size=(6, 6)
+    )
     mean, own = np.zeros(6), []
     for image in views:
         own.append(sum(image) / 5)
