@@ -33,6 +33,7 @@ VERBS = (
     "compare",
     "report",
     "records",
+    "export",
     "analyze",
     "measure",
     "list",
