@@ -134,7 +134,7 @@ class Rows:
         """The maps of an image: ``(C, h, w)`` bfloat16 by name."""
         row = self.places[file] * (1 + self.mirrored) + mirror
         flat = torch.from_numpy(rows_of(self.entry, [row])[0].view(np.int16)).view(torch.bfloat16)
-        parts = flat.split([int(np.prod(shape)) for shape in self.shapes.values()])
+        parts = torch.split(flat, [int(np.prod(shape)) for shape in self.shapes.values()])
         return {
             name: part.view(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
         }

@@ -251,7 +251,7 @@ class Runner:
         return extraction.bytes(source.name, disk, there) or None
 
     def _reference(self, source: Source, *, known: bool) -> tuple[str, dict[str, Any], int | None]:
-        """What `eval.checkpoints.load` takes, or of a checkpoint to pretrain its architecture's, and its input size."""
+        """What `eval.checkpoints.load` takes, and the input size; of a checkpoint to be pretrained random weights."""
         from mast.config import load_recipe
 
         ref, options, size = source.ref, source.options, None
