@@ -133,14 +133,17 @@
     const cell = found.sections[table.index].cells[row.place][column];
     if (cell === null) return;
     id("detail-title").replaceChildren(`${row.label}, ${table.heads[column + 1].textContent.trim()}, ${table.title.textContent}`);
-    const parts = typeof cell === "string" ? [lines({ "published in": cell })] : cell.flatMap((record) => {
-      const [run, seed, started, seconds, checkpoint, protocol, of, environment, command, warnings] = record;
-      return [make("h4", {}, [`Seed ${seed}, run ${run}`]), make("pre", {}, [command]),
-        lines({ started, seconds, warnings: warnings.length ? warnings.join("; ") : null }),
-        make("h4", {}, ["Checkpoint"]), lines(found.checkpoint[checkpoint]),
-        make("h4", {}, ["Protocol"]), lines(found.protocol[protocol]),
-        make("h4", {}, ["Data"]), lines(found.data[of]),
-        make("h4", {}, ["Computed with"]), lines(found.environment[environment])];
+    const parts = typeof cell === "string" ? [lines({ "published in": cell })] : cell.flatMap((at) => {
+      const of = Object.fromEntries(Object.entries(found.records).map(([name, values]) => [name, values[at]]));
+      const [checkpoint, data, warnings] = [found.checkpoint[of.checkpoint], found.data[of.data], found.warnings[of.warnings]];
+      const { options, ...protocol } = found.protocol[of.protocol];
+      const command = `mast eval --checkpoint ${checkpoint.name}=FILE --task ${data.task} ${options} --seeds ${of.seed} --data-root DATA --out OUT`;
+      return [make("h4", {}, [`Seed ${of.seed}, run ${of.run}`]), make("pre", {}, [command]),
+        lines({ started: of.started, seconds: of.seconds, warnings: warnings.length ? warnings.join("; ") : null }),
+        make("h4", {}, ["Checkpoint"]), lines(checkpoint),
+        make("h4", {}, ["Protocol"]), lines(protocol),
+        make("h4", {}, ["Data"]), lines(data),
+        make("h4", {}, ["Computed with"]), lines(found.environment[of.environment])];
     });
     id("detail-body").replaceChildren(...parts);
     id("detail").showModal();

@@ -107,16 +107,13 @@ def test_what_is_embedded_names_where_each_cell_comes_from(tmp_path: Path, make_
     table = fill(tmp_path, make_record, 2, 1)
     data = json.loads(gzip.decompress(base64.b64decode(explorer.packed(table))))
     record = next(iter(table.sections[0].cells.values())).records[0]
-    (run, seed, *_, checkpoint, _protocol, _data, _environment, command, _warnings) = data["sections"][0][
-        "cells"
-    ][0][0][0]
-    assert record.run_id.startswith(run)
-    assert seed == record.seed
-    assert data["checkpoint"][checkpoint]["weights SHA-256"] == record.checkpoint.weights_sha256
-    assert command == (
-        f"mast eval --checkpoint {record.checkpoint.name}=FILE --task task-00 "
-        f"--protocol {record.protocol.name} --seeds 0 --data-root DATA --out OUT"
-    )
+    (at,) = data["sections"][0]["cells"][0][0]
+    told = {name: values[at] for name, values in data["records"].items()}
+    assert record.run_id.startswith(told["run"])
+    assert told["seed"] == record.seed
+    assert data["checkpoint"][told["checkpoint"]]["weights SHA-256"] == record.checkpoint.weights_sha256
+    assert data["protocol"][told["protocol"]]["options"] == f"--protocol {record.protocol.name}"
+    assert data["data"][told["data"]]["task"] == "task-00"
     assert explorer.packed(table) == explorer.packed(table)
 
 
@@ -182,7 +179,9 @@ return found;
     assert told["apart"]
     assert told["at"] == [2, 2]
     assert "task-01 top1" in str(told["title"])
-    for text in ("mast eval --checkpoint", "weights SHA-256", "manifest SHA-256", "Computed with", "epochs"):
+    command = "--task task-01 --protocol knn --seeds 0 --data-root DATA --out OUT"
+    assert re.search(f"mast eval --checkpoint net-00\\d=FILE {command}", str(told["detail"]))
+    for text in ( "weights SHA-256", "manifest SHA-256", "Computed with", "epochs"):
         assert text in str(told["detail"])
     assert (told["dots"], told["ranks"]) == (5, 5)
     assert (told["images"], told["page"]) == (0, "Explored")
