@@ -18,7 +18,7 @@ from mast.files import atomic_write, canonical_json, sha256_file
 
 from ..errors import UserError
 from ..numbers.intervals import Interval
-from . import explorer, figures, pages, passports, render, reproduction
+from . import explorer, figures, pages, passports, render, reproduction, views
 from .parts import Column, Row, Section
 from .records import Book, Record
 from .tables import Table
@@ -52,7 +52,7 @@ class Drawn:
     @property
     def source(self) -> str:
         """The ``src`` of an ``<img>`` that holds it."""
-        return figures.data_uri(self.content("svg"))
+        return figures.data_uri(figures.in_page(self.content("svg")))
 
 
 @dataclass(frozen=True)
@@ -124,11 +124,12 @@ def _write(table: Table, place: Path, path: Path, drawn: _Figures, data_root: Pa
     book = table.book
     gains = pages.render("gains.html") + _grid(drawn.gains) if drawn.gains else Markup()
     beside = reproduction.read(place)
+    masks, problems = views.masks(place)
     parts = [
         Part("reproduction", "Reproduction", reproduction.section(beside) if beside else Markup()),
         Part("comparison", "Comparison", _grid(drawn.scores) + gains),
         Part("labels", "Label efficiency", _grid(drawn.curves)),
-        Part("tables", "Tables", _explorer(table)),
+        Part("tables", "Tables", _explorer(table, drawn.passports, masks, data_root)),
         Part("pretraining", "Pretraining", _grid(drawn.pretraining)),
         Part("detections", "Detections", _detections(book, data_root) if data_root else Markup()),
         Part("provenance", "Provenance", _provenance(place, book, drawn.passports)),
@@ -137,7 +138,7 @@ def _write(table: Table, place: Path, path: Path, drawn: _Figures, data_root: Pa
         "report.html",
         title=table.title,
         lead=_lead(book),
-        notices=[*_notices(book), *drawn.problems],
+        notices=[*_notices(book), *drawn.problems, *problems],
         parts=[part for part in parts if part.html],
     )
     with atomic_write(path) as file:
@@ -341,13 +342,28 @@ def _pictures(gallery: Gallery, done: Sequence[Record], book: Book) -> Iterator[
             yield Drawn(name, figures.detections(shown, f"{title}{':' if kind else ''}{kind}"), text)
 
 
-def _explorer(table: Table) -> Markup:
+def _explorer(
+    table: Table, found: Sequence[dict[str, Any]], masks: Sequence[dict[str, Any]], data_root: Path | None
+) -> Markup:
     """The tables, with a script that sorts, filters and compares them; without scripts they stand as they are."""
+    looks = {
+        "training": views.training(found),
+        "masks": masks,
+        "profile": views.profile(table),
+        "errors": views.errors(table.book, data_root) if data_root else [],
+    }
+    looks = {name: look for name, look in looks.items() if look}
     script = Markup((pages.TEMPLATES / "explorer.js").read_text(encoding="utf-8"))
     tables = render.fragment(table, heading=3)
     curves = any(section.curves for section in table.sections)
     return pages.render(
-        "explorer.html", tables=tables, data=explorer.packed(table), script=script, curves=curves
+        "explorer.html",
+        tables=tables,
+        data=explorer.packed(table),
+        script=script,
+        curves=curves,
+        looks=looks,
+        looked=explorer.compressed(looks) if looks else "",
     )
 
 
