@@ -100,7 +100,9 @@ def of_record(place: Path, run: str, data_root: Path) -> Source:
             f"run {record.run_id[:12]} was measured on other test images or classes than {data_root} has",
             remedy="give the --data-root of the run",
         )
-    return of_outcome(f"{record.checkpoint.name}, {record.protocol.name}, seed {record.seed}", outcome, gallery)
+    return of_outcome(
+        f"{record.checkpoint.name}, {record.protocol.name}, seed {record.seed}", outcome, gallery
+    )
 
 
 def of_outcome(name: str, outcome: dict[str, Any], gallery: Gallery) -> Source:

@@ -44,7 +44,9 @@ class _Told:
     """Where cells come from: a column for each fact of a record, a line for each record."""
 
     def __init__(self) -> None:
-        self.shared = {name: _Shared() for name in ("checkpoint", "protocol", "data", "environment", "warnings")}
+        self.shared = {
+            name: _Shared() for name in ("checkpoint", "protocol", "data", "environment", "warnings")
+        }
         self.columns: dict[str, list[Any]] = {
             name: [] for name in ("run", "seed", "started", "seconds", *self.shared)
         }
@@ -66,7 +68,9 @@ class _Told:
             "seed": record.seed,
             "started": record.started,
             "seconds": round(record.seconds, 2),
-            "checkpoint": shared["checkpoint"].place((entry.name, entry.identity), lambda: _checkpoint(entry)),
+            "checkpoint": shared["checkpoint"].place(
+                (entry.name, entry.identity), lambda: _checkpoint(entry)
+            ),
             "protocol": shared["protocol"].place((how.identity, how.asked_for), lambda: _protocol(how)),
             "data": shared["data"].place((record.data.manifest, record.task.name), lambda: _data(record)),
             "environment": shared["environment"].place(id(record.environment), lambda: record.environment),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -32,6 +33,7 @@ PICTURES: Final = 4  # test images shown for each detection cell
 SHOWN_SCORE: Final = 0.3  # detections below it are not drawn
 SIDE: Final = 240  # longest side in pixels of a picture in the page
 DRAWN: Final = 12  # checkpoints in one figure; more cannot be told apart
+MANY: Final = 20  # figures of one kind in a page; nobody looks at more, and they are large
 
 
 @dataclass
@@ -117,18 +119,26 @@ def write(table: Table, place: Path, path: Path, *, data_root: Path | None = Non
     """
     if not table.book.records:
         raise UserError(f"{place}: no records", remedy="name the --out folder of a run")
-    _write(table, place, path, _Figures.of(table, place), data_root)
+    _write(table, place, path, _Figures.of(table, place, most=MANY), data_root)
 
 
 def _write(table: Table, place: Path, path: Path, drawn: _Figures, data_root: Path | None) -> None:
     book = table.book
-    gains = pages.render("gains.html") + _grid(drawn.gains) if drawn.gains else Markup()
+    gains = pages.render("gains.html") + _grid(drawn.gains[:MANY]) if drawn.gains else Markup()
+    sections = sum(bool(section.headline) for section in table.sections)
+    left_out = (
+        Markup("<p><small>Drawn are the first {} of {} protocols; the tables have all.</small></p>").format(
+            MANY, sections
+        )
+        if sections > MANY
+        else Markup()
+    )
     beside = reproduction.read(place)
     masks, problems = views.masks(place)
     parts = [
         Part("reproduction", "Reproduction", reproduction.section(beside) if beside else Markup()),
-        Part("comparison", "Comparison", _grid(drawn.scores) + gains),
-        Part("labels", "Label efficiency", _grid(drawn.curves)),
+        Part("comparison", "Comparison", _grid(drawn.scores[:MANY]) + left_out + gains),
+        Part("labels", "Label efficiency", _grid(drawn.curves[:MANY])),
         Part("tables", "Tables", _explorer(table, drawn.passports, masks, data_root)),
         Part("pretraining", "Pretraining", _grid(drawn.pretraining)),
         Part("detections", "Detections", _detections(book, data_root) if data_root else Markup()),
@@ -160,10 +170,10 @@ class _Figures:
     pretraining: Sequence[Drawn]
 
     @classmethod
-    def of(cls, table: Table, place: Path) -> _Figures:
+    def of(cls, table: Table, place: Path, *, most: int | None = None) -> _Figures:
         found, problems = passports.read(place, table.book.records)
-        measured = list(_scores(table)), list(_gains(table)), list(_curves(table))
-        return cls(found, problems, *measured, list(_pretraining(found)))
+        kinds = _scores(table), _gains(table), _curves(table)
+        return cls(found, problems, *(list(islice(kind, most)) for kind in kinds), list(_pretraining(found)))
 
 
 def _scores(table: Table) -> Iterator[Drawn]:
