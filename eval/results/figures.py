@@ -397,7 +397,7 @@ def drawn(figure: Figure, name: str, form: str) -> bytes:
 
 
 def in_page(content: bytes) -> bytes:
-    """An SVG of `drawn` for a page that may be dark: text and lines take the page's colours, and nothing is behind them.
+    """An SVG of `drawn` for a page that may be dark: text and lines take the page's colours, the ground goes.
 
     A browser tells an image in a page whether the reader wants it dark; what stands in the figure keeps its colour.
     """

@@ -1,7 +1,7 @@
 """Closer looks at checkpoints, for the page's script: training, masks, what they read of factors, detection errors.
 
-Each view is there only where there is something to look at. All of them are embedded compressed in one piece, which the
-browser unpacks when a reader first opens one.
+Each view is there only where there is something to look at. All of them are embedded compressed in one piece, which
+the browser unpacks when a reader first opens one.
 """
 
 from __future__ import annotations
@@ -123,9 +123,9 @@ def errors(book: Book, data_root: Path) -> list[dict[str, Any]]:
         data_root: Where the test images lie; detections of other images are left out.
 
     Returns:
-        For each task under each protocol ``name``, ``types`` of error, ``detectors`` (``label``; for each type what it
-        costs with its interval, its share and its count), ``pairs`` (for each two the differences), ``images`` (the
-        worst ones of each) and ``boxes`` in them.
+        For each task under each protocol ``name``, ``types`` of error, ``detectors`` (``label``; for each type what
+        it costs with its interval, its share and its count), ``pairs`` (for each two the differences), ``images``
+        (the worst ones of each) and ``boxes`` in them.
     """
     from .. import tasks
 
@@ -151,7 +151,7 @@ def _errors(task: str, records: Sequence[Record], gallery: Gallery, book: Book) 
     from . import diagnosis
 
     detectors: list[tuple[str, Diagnosis]] = []
-    for record in records:
+    for record in sorted(records, key=lambda one: (one.started, one.checkpoint.name, one.seed)):
         if len(detectors) == MOST:
             break
         outcome = book.outcomes(record)

@@ -27,6 +27,7 @@ from mast.learner import Learner
 from tests.unit.results.browser import CHROMIUM, NASTY, TELL, browse
 
 Make = Callable[..., Record]
+SMALL = ("expander=[8, 8]", "arch=resnet10-c16-half")
 FACTORS = ("hue", "scale", "blur")
 HISTORY = [
     {"epoch": 1, "loss": 3.0, "knn": 0.2, "mask_crop": 0.9},
@@ -43,7 +44,9 @@ def write_records(place: Path, made: list[Record]) -> None:
 
 def write_run(folder: Path) -> Learner:
     """A pretraining run's recipe and state, with masks of known values."""
-    recipe = load_recipe("demo", ["method=mast", "views.single_fraction=0.5", "expander=[8, 8]", "arch=resnet10-c16-half"])
+    recipe = load_recipe(
+        "demo", ["method=mast", "views.single_fraction=0.5", "expander=[8, 8]", "arch=resnet10-c16-half"]
+    )
     parts = recipe.views.build(recipe.seed)
     learner = Learner(recipe, parts.names, parts.widths)
     folder.mkdir(parents=True)
@@ -171,8 +174,9 @@ for (const name of ['profile', 'training', 'masks']) {
   part.open = true; await wait(() => part.querySelector('svg'));
 }
 const texts = (id) => all(`#${id} text`).map((t) => t.textContent);
-found.profile = texts('profile'); found.bold = all('#profile text[font-weight]').length;
+found.profile = texts('profile');
 found.base = document.getElementById('profile-base').selectedOptions[0].textContent;
+set('profile-base', '1'); found.paired = texts('profile'); found.bold = all('#profile text[font-weight]').length;
 set('profile-base', '0'); found.itself = texts('profile').filter((t) => t.includes('p ')).length;
 found.quantities = all('#training-name option').map((o) => o.textContent);
 found.dots = all('#training circle').length;
@@ -187,8 +191,12 @@ return found;
     profile = told["profile"]
     assert isinstance(profile, list)
     assert set(FACTORS) <= set(profile)
-    assert sum(re.match(r"[+−]\d+\.\d, p < ", text) is not None for text in profile) == 3
-    assert told["bold"] == 0 or told["bold"] == 3
+    # Controls are in no test.
+    assert sum(re.fullmatch(r"\+\d+\.\d", text) is not None for text in profile) == 3
+    paired = told["paired"]
+    assert isinstance(paired, list)
+    assert sum(re.match(r"−\d+\.\d, p [<≈] ", text) is not None for text in paired) == 3
+    assert told["bold"] == 3
     assert told["base"] == "random"
     assert told["itself"] == 0
     assert told["quantities"] == ["loss", "knn", "mask crop"]
@@ -250,12 +258,13 @@ def test_errors_of_detectors_are_paired_and_drawn(
     page = tmp_path / "report.html"
     report.write(tables.read([tmp_path], title="Errors"), tmp_path, page, data_root=scenes_root)
     (group,) = looks(page)["errors"]
-    good, bad = (dict(zip(group["types"], one["values"], strict=True)) for one in group["detectors"])
+    assert [one["label"] for one in group["detectors"]] == [f"{NASTY}, seed 0", "good, seed 0"]
+    bad, good = (dict(zip(group["types"], one["values"], strict=True)) for one in group["detectors"])
     assert good["ap"][0] == 100.0
     assert good["missed"][4] == good["duplicate"][4] == 0
     assert bad["missed"][4] > 0 < bad["duplicate"][4]
     pairs = dict(zip(group["types"], group["pairs"]["0 1"], strict=True))
-    assert pairs["ap"][0] == pytest.approx(good["ap"][0] - bad["ap"][0], abs=0.02)
+    assert pairs["ap"][0] == pytest.approx(bad["ap"][0] - good["ap"][0], abs=0.02)
     assert pairs["ap"][1] <= pairs["ap"][0] <= pairs["ap"][2]
     assert 0 < len(group["images"]) <= views.PICTURES
     for image in group["images"]:
@@ -270,6 +279,8 @@ const part = document.querySelector('[data-look=errors]'); part.open = true;
 await wait(() => part.querySelector('svg'));
 const found = { rows: all('#errors-types tbody tr').length, images: all('#errors-images image').length };
 set('errors-one', '1'); set('errors-other', '1');
+found.swapped = [...all('#errors-types tbody tr')[0].cells].map((c) => c.textContent);
+set('errors-one', '0'); set('errors-other', '2');
 found.heads = all('#errors-types th[scope=col]').map((t) => t.textContent);
 found.ap = [...all('#errors-types tbody tr')[0].cells].map((c) => c.textContent);
 found.paired = all('#errors-images image').length; found.tags = all('#errors-images .tag').length;
@@ -283,6 +294,7 @@ return found;
     assert told["paired"] == 2 * len(group["images"])
     assert told["heads"] == ["error", "count", "costs", "share", "costs good, seed 0", "difference"]
     assert str(told["ap"][-1]).startswith("−")  # type: ignore[index]
+    assert str(told["swapped"][-1]).startswith("+")  # type: ignore[index]
     assert told["tags"]
     assert "duplicate" in str(told["caption"])
     assert (told["bad"], told["page"]) == (0, "Errors")
