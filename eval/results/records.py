@@ -366,13 +366,16 @@ class Book:
     files: dict[Path, int] = field(default_factory=dict)
 
     def counting(self) -> list[Record]:
-        """The latest completed record of every run id, in the order of their starts, whatever that of the files."""
-        latest: dict[str, Record] = {}
+        """The latest completed record of every run, in the order of their starts, whatever that of the files.
+
+        The same weights under two names are one run id, and a record for each name.
+        """
+        latest: dict[tuple[str, str], Record] = {}
         for record in self.records:
             if record.status == "completed":
-                known = latest.get(record.run_id)
+                known = latest.get(key := (record.run_id, record.checkpoint.name))
                 if known is None or record.started >= known.started:
-                    latest[record.run_id] = record
+                    latest[key] = record
         return sorted(latest.values(), key=_when)
 
     def failures(self) -> list[Record]:
@@ -425,8 +428,8 @@ class Book:
         )
 
 
-def _when(record: Record) -> tuple[str, str]:
-    return record.started, record.run_id
+def _when(record: Record) -> tuple[str, str, str]:
+    return record.started, record.run_id, record.checkpoint.name
 
 
 def _cell(record: Record) -> tuple[object, ...]:

@@ -173,7 +173,8 @@ class _Figures:
     def of(cls, table: Table, place: Path, *, most: int | None = None) -> _Figures:
         found, problems = passports.read(place, table.book.records)
         kinds = _scores(table), _gains(table), _curves(table)
-        return cls(found, problems, *(list(islice(kind, most)) for kind in kinds), list(_pretraining(found)))
+        scores, gains, curves = (list(islice(kind, most)) for kind in kinds)
+        return cls(found, problems, scores, gains, curves, list(_pretraining(found)))
 
 
 def _scores(table: Table) -> Iterator[Drawn]:
