@@ -18,8 +18,8 @@ from mast.files import atomic_write
 from ..errors import UserError
 from ..numbers import tests
 from . import escape, history, pages
+from .pages import Listing
 from .records import Record, read
-from .report import Listing
 
 if TYPE_CHECKING:
     from ..detection import Gallery

@@ -20,6 +20,7 @@ from mast.files import atomic_write, canonical_json, sha256_file
 from ..errors import UserError
 from ..numbers.intervals import Interval
 from . import explorer, figures, pages, passports, render, reproduction, views
+from .pages import Listing
 from .parts import Column, Row, Section
 from .records import Book, Record
 from .tables import Table
@@ -64,15 +65,6 @@ class Part:
     name: str
     heading: str
     html: Markup
-
-
-@dataclass(frozen=True)
-class Listing:
-    """A table of the provenance, every value as text."""
-
-    title: str
-    heads: Sequence[str]
-    rows: Sequence[Sequence[str]]
 
 
 def standalone(table: Table) -> str:

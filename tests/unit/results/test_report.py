@@ -93,7 +93,7 @@ def test_the_page_is_whole_and_loads_nothing(run: Path) -> None:
     page = Structure()
     page.feed(text)
     assert page.stack == []
-    assert page.tags.count("script") == 2  # the explorer and its data
+    assert page.tags.count("script") == 3  # the explorer, its data, and the passport's training curve
     assert len(page.ids) == len(set(page.ids))
     assert page.links
     assert all(link.startswith(("#", "data:")) for link in page.links)
