@@ -85,6 +85,7 @@ def runner(todo: Plan, arguments: argparse.Namespace, data_root: Path) -> Runner
         engine=_engine(arguments),
         features=arguments.store,
         features_gb=arguments.store_gb,
+        log=arguments.log,
     )
 
 
