@@ -36,6 +36,12 @@ SETS = ("caltech101_20", "tinyimagenet_20")
 TASKS = (*SETS, *(f"{name}-{factor}" for name in SETS for factor in FACTORS))
 COLUMNS = ("classes", *FACTORS)
 BACKBONE, CHOICE = "features", "chosen on val"
+OWN = {
+    "hue": "color",
+    "scale": "crop",
+    "position": "crop",
+    "blur": "blur",
+}  # whose augmentation is nearest to a factor
 ARMS = {
     "mast5": "MAST-5 with prediction",
     "no-sensitivity": "the same blocks without prediction",
@@ -156,6 +162,14 @@ def column(task: str) -> str:
     return next((factor for factor in FACTORS if task.endswith(f"-{factor}")), "classes")
 
 
+def whole(readings: Sequence[Reading]) -> list[Reading]:
+    """Without the runs that lack tasks: a mean over fewer is another mean."""
+    there: dict[tuple[str, int], set[str]] = defaultdict(set)
+    for each in readings:
+        there[each.arm, each.seed].add(each.task)
+    return [each for each in readings if there[each.arm, each.seed] == set(TASKS)]
+
+
 Means = dict[str, dict[str, dict[int, dict[str, float]]]]  # arm -> subspace -> seed -> column -> percent
 
 
@@ -190,6 +204,9 @@ def table(readings: Sequence[Reading], relations: Sequence[Relation]) -> str:
         common = sorted(first.keys() & second.keys())
         cells = []
         for where in columns:
+            if where not in first[common[0]]:
+                cells.append("")
+                continue
             got = paired([first[s][where] for s in common], [second[s][where] for s in common])
             low, high = got.interval.low, got.interval.high
             text = f"{got.difference:+.1f} [{low:+.1f}, {high:+.1f}]"
@@ -198,8 +215,12 @@ def table(readings: Sequence[Reading], relations: Sequence[Relation]) -> str:
 
     for arm in [arm for arm in ARMS if arm in tested]:
         lines += [f"## {ARMS[arm]}: ridge regression, percent", "", *head]
-        lines += [level(name, seeds) for name, seeds in tested[arm].items()]
-        lines += [gain(f"{CHOICE} - backbone", tested[arm][CHOICE], tested[arm][BACKBONE]), ""]
+        spaces = [name for name in tested[arm] if name != CHOICE]
+        lines += [level(name, tested[arm][name]) for name in (*spaces, CHOICE)]
+        lines += [gain(f"{CHOICE} - backbone", tested[arm][CHOICE], tested[arm][BACKBONE])]
+        if arm != "vicreg":
+            lines += [gain("own block - backbone", own(tested[arm]), tested[arm][BACKBONE])]
+        lines.append("")
     if {"mast5", "vicreg"} <= tested.keys():
         mast, vicreg = tested["mast5"], tested["vicreg"]
         lines += ["## MAST-5 with prediction against VICReg: ridge regression", "", *head]
@@ -223,6 +244,8 @@ def table(readings: Sequence[Reading], relations: Sequence[Relation]) -> str:
     for arm in [arm for arm in ARMS if arm in nearby]:
         lines += [f"## {ARMS[arm]}: nearest images with the same label, percent of five", "", *head]
         lines += [level(name, seeds) for name, seeds in nearby[arm].items() if name != CHOICE]
+        if arm != "vicreg":
+            lines += [gain("own block - backbone", own(nearby[arm]), nearby[arm][BACKBONE])]
         lines.append("")
     titles = {
         "alignment": "how far closed parts arrange images alike, 0 to 1",
@@ -236,9 +259,18 @@ def table(readings: Sequence[Reading], relations: Sequence[Relation]) -> str:
     lines.append(
         f"Pretraining seeds: {told}. Means of two data sets, then of seeds; differences in points with 95 % Student "
         "intervals, paired over seeds, not adjusted; bold: it excludes zero. Closed parts: means of seeds and half "
-        "the width of their 95 % Student intervals."
+        "the width of their 95 % Student intervals. Own block: that of colour for hue, of crop for scale and "
+        "position, of blur for blur."
     )
     return "\n".join(lines) + "\n"
+
+
+def own(spaces: dict[str, dict[int, dict[str, float]]]) -> dict[int, dict[str, float]]:
+    """Of every factor, what the block of the augmentation nearest to it tells."""
+    return {
+        seed: {factor: spaces[block][seed][factor] for factor, block in OWN.items()}
+        for seed in spaces[BACKBONE]
+    }
 
 
 def matrix(title: str, relations: Sequence[Relation]) -> list[str]:
@@ -291,7 +323,7 @@ def main() -> int:
     if args.function is not None:
         args.function(args)
         return 0
-    text = table(load(args.readings, Reading), load(args.relations, Relation))
+    text = table(whole(load(args.readings, Reading)), load(args.relations, Relation))
     if args.check:
         want = args.check.read_text(encoding="utf-8")
         sys.stdout.writelines(
