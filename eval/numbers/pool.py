@@ -73,8 +73,9 @@ def variance(contributed: Array, episodes: Array) -> float:
         episodes: (E,) accuracies, or their differences.
 
     Returns:
-        The images' part is a sum of products, unbiased but noisy where an image is in support often and its lift is lost
-        among the others': it may be near zero or below by luck. It is taken as no less than its own standard error.
+        The images' part is a sum of products, unbiased but noisy where an image is in support often and its lift is
+        lost among the others': it may be near zero or below by luck. It is taken as no less than its own standard
+        error.
     """
     monte_carlo = float(np.var(episodes, ddof=1)) / len(episodes)
     products = np.asarray(contributed[0], dtype=np.float64) * contributed[1]
