@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from ..running.plan import Plan
 
 
-def run_suite(name: str, arguments: argparse.Namespace) -> int:
-    """Run a suite by its name or file; one with embedded data needs no ``--data-root``."""
+def run_suite(name: str, arguments: argparse.Namespace, then: Callable[[Book], None] | None = None) -> int:
+    """Run a suite by its name or file; one with embedded data needs no ``--data-root``. For ``then`` see `run`."""
     from .. import suites
 
     suite = suites.load(name)
@@ -42,7 +42,7 @@ def run_suite(name: str, arguments: argparse.Namespace) -> int:
                 embedded(data_root, suite.scenes or "demo", progress=not arguments.quiet)
     if arguments.dry_run and suite.minutes and not arguments.json:
         print(f"The whole suite {suite.name} took {suite.minutes:g} min on {suite.hardware}.")
-    return run(todo, arguments, data_root, suite.title or suite.name)
+    return run(todo, arguments, data_root, suite.title or suite.name, then)
 
 
 def run(
@@ -85,6 +85,7 @@ def runner(todo: Plan, arguments: argparse.Namespace, data_root: Path) -> Runner
         engine=_engine(arguments),
         features=arguments.store,
         features_gb=arguments.store_gb,
+        log=arguments.log,
     )
 
 

@@ -432,6 +432,11 @@ def _check_images(dicts: Sequence[dict[str, Any]]) -> None:
             continue
         found = header(Path(path))
         size = found.shown
+        if found.turned:
+            raise UserError(
+                f"{path}: a TIFF with an orientation tag, which Pillow and then Detectron2 apply: it is turned twice",
+                remedy="save it upright, without the tag",
+            )
         if len(dicts) <= DECODE_ALL:
             decode(Path(path))
         if size != (entry["width"], entry["height"]):
@@ -453,12 +458,14 @@ def _check_overlap(train: Sequence[dict[str, Any]], test: Sequence[dict[str, Any
     sizes = [{path: path.stat().st_size for path in paths} for paths in files]
     shared = set(sizes[0].values()) & set(sizes[1].values())
     known = {sha256_file(path): path for path, size in sizes[0].items() if size in shared}
-    for path, size in sizes[1].items():
-        if size in shared and (other := known.get(sha256_file(path))) is not None:
-            raise UserError(
-                f"{path} is in the test split and in the training split ({other})",
-                remedy="take it out of one of them",
-            )
+    found = [(path, known.get(sha256_file(path))) for path, size in sizes[1].items() if size in shared]
+    both = [(path, other) for path, other in found if other is not None]
+    if both:
+        raise UserError(
+            f"{len(both)} of {len(files[1])} images of the test split are in the training split too, such as "
+            + " and ".join(f"{path} ({other})" for path, other in both[:2]),
+            remedy="take them out of one of them",
+        )
 
 
 def _manifest(classes: Sequence[str], *splits: Sequence[dict[str, Any]]) -> str:

@@ -71,9 +71,15 @@ def variance(contributed: Array, episodes: Array) -> float:
     Args:
         contributed: (2, N) from `contributions`, or the difference of two.
         episodes: (E,) accuracies, or their differences.
+
+    Returns:
+        The images' part is a sum of products, unbiased but noisy where an image is in support often and its lift is
+        lost among the others': it may be near zero or below by luck. It is taken as no less than its own standard
+        error.
     """
     monte_carlo = float(np.var(episodes, ddof=1)) / len(episodes)
-    return max(0.0, float((contributed[0] * contributed[1]).sum())) + monte_carlo
+    products = np.asarray(contributed[0], dtype=np.float64) * contributed[1]
+    return max(float(products.sum()), float(np.sqrt((products**2).sum()))) + monte_carlo
 
 
 def interval(contributed: Array, episodes: Array, level: float = 0.95) -> Interval:

@@ -136,6 +136,20 @@ def test_what_is_no_list_of_detections_is_refused(root: Path, tmp_path: Path, te
         score(tmp_path / "p.json", "scenes-coco", root)
 
 
+def test_boxes_in_shares_of_the_sides_are_refused(root: Path, tmp_path: Path) -> None:
+    entries = [{**entry, "bbox": [0.1, 0.2, 0.3, 0.4]} for entry in coco_truth(root, False)]
+    with pytest.raises(UserError, match="no box reaches beyond one pixel"):
+        score(write(tmp_path / "p.json", entries), "scenes-coco", root)
+
+
+def test_boxes_beyond_their_pictures_and_doubled_detections_are_counted(root: Path, tmp_path: Path) -> None:
+    entries = coco_truth(root, False)
+    entries += [entries[0], {**entries[1], "bbox": [0, 0, 9000, 5]}]
+    warnings = score(write(tmp_path / "p.json", entries), "scenes-coco", root).data.warnings
+    assert ["stand twice" in line for line in warnings] == [True, False]
+    assert ["far beyond their pictures" in line for line in warnings] == [False, True]
+
+
 def test_no_detection_at_all_is_worth_nothing(root: Path, tmp_path: Path) -> None:
     assert score(write(tmp_path / "p.json", []), "scenes-coco", root).metrics["box_ap"] == 0
 
