@@ -94,7 +94,7 @@ def test_the_page_is_whole_and_loads_nothing(run: Path) -> None:
     page = Structure()
     page.feed(text)
     assert page.stack == []
-    assert page.tags.count("script") == 2  # the explorer and its data
+    assert page.tags.count("script") == 3  # the explorer, its data, and the passport's training curve
     assert len(page.ids) == len(set(page.ids))
     assert page.links
     assert all(link.startswith(("#", "data:")) for link in page.links)
@@ -107,8 +107,8 @@ def test_the_page_is_whole_and_loads_nothing(run: Path) -> None:
     assert "prefers-color-scheme: dark" in text
     sources = re.findall(r'<img src="data:image/svg\+xml;base64,([^"]+)" alt="[^"]+">', text)
     assert len(sources) == page.tags.count("img") > 0
-    for source in sources:  # figures stand on white, which is readable in the dark as well
-        assert "fill: #ffffff" in base64.b64decode(source).decode()
+    for source in sources:  # figures take the page's colours, light or dark
+        assert "prefers-color-scheme: dark" in base64.b64decode(source).decode()
 
 
 def test_equal_records_give_equal_pages(run: Path) -> None:

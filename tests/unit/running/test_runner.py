@@ -17,7 +17,7 @@ from PIL import Image
 
 from eval import datasets, suites
 from eval.errors import UserError
-from eval.results import records
+from eval.results import records, tables
 from eval.results.records import Record
 from eval.running import local
 from eval.running.costs import Costs, duration
@@ -110,6 +110,30 @@ def test_cells_are_run_once_and_recorded_whole(make_runner: Callable[..., Runner
     assert control.preprocessing == arm.preprocessing  # the control sees what the arm sees
     assert control.normalization == arm.normalization
     assert (first.folder.root / "passports" / f"arm-{arm.key[:12]}.json").is_file()
+
+
+def test_the_same_weights_under_a_second_name_take_the_number_and_have_a_row(
+    make_runner: Callable[..., Runner],
+) -> None:
+    make_runner().run()
+    line = next(line for line in SUITE.splitlines() if "name: random" in line)
+    text = SUITE.replace(line, f"{line}\n{line.replace('name: random', 'name: copy')}")
+    summary = make_runner(text).run()
+    assert (summary.done, summary.skipped, summary.failed) == (2, 4, 0)
+    again = make_runner(text).run()
+    assert (again.done, again.skipped, again.failed) == (0, 6, 0)
+
+    book = records.read([make_runner().folder.root])
+    by_name = {
+        name: {r.run_id: r for r in book.counting() if r.checkpoint.name == name}
+        for name in ("random", "copy")
+    }
+    assert by_name["random"].keys() == by_name["copy"].keys()
+    for key, record in by_name["copy"].items():
+        assert record.metrics == by_name["random"][key].metrics
+        assert record.outcomes == by_name["random"][key].outcomes
+    for section in tables.build(book).sections:
+        assert {row.label for row in section.rows} == {"arm", "random", "copy"}
 
 
 def test_no_path_of_this_machine_stands_in_a_record(make_runner: Callable[..., Runner], data: Path) -> None:
