@@ -175,7 +175,8 @@ class Runner:
             ``task``, ``protocol``, ``seed``, ``state`` (``done``, ``to run``, or why it would fail) and ``seconds``:
             from comparable records in this folder, else, where the protocol's kind can tell, from a little of the
             work, timed; else None. ``features``: seconds of extraction that this cell is the first to need, from
-            some images, timed; None where a record's seconds contain it.
+            some images, timed; None where a record's seconds contain it. ``bytes``: of maps that this cell is the
+            first to write; None for cells that write none or have a result.
         """
         self._recall()
         from . import forecast
@@ -207,6 +208,9 @@ class Runner:
                         "state": outlook,
                         "seconds": seconds,
                         "features": features,
+                        "bytes": self._disk(source, cell, extraction, checkpoint is not None)
+                        if outlook == "to run"
+                        else None,
                     }
                 )
         return found
@@ -231,6 +235,7 @@ class Runner:
             "state": "to run",
             "seconds": self.trials[key],
             "features": None,
+            "bytes": None,
         }
 
     def _features(
@@ -239,6 +244,22 @@ class Runner:
         """Seconds of extraction that a cell is the first to need."""
         if cell.protocol.code.images or not self.data_root.is_dir():
             return None
+        ref, options, size = self._reference(source, known=known)
+        data, how = self.opened.of(cell), cell.protocol.settings.extraction
+        return extraction.seconds(source.name, ref, options, data, how, size)
+
+    def _disk(self, source: Source, cell: Cell, extraction: forecast.Features, known: bool) -> int | None:
+        """Bytes of maps that a cell is the first to write."""
+        disk = cell.protocol.code.disk
+        if disk is None or not cell.protocol.settings.writes_maps or not self.data_root.is_dir():
+            return None
+        loaded = extraction.loaded(source.name, *self._reference(source, known=known))
+        data, work = self.opened.of(cell), self.folder.work("forecast")
+        there = context(cell, loaded, data, store=self.folder.features, work=work)
+        return extraction.bytes(source.name, disk, there) or None
+
+    def _reference(self, source: Source, *, known: bool) -> tuple[str, dict[str, Any], int | None]:
+        """What `eval.checkpoints.load` takes, and the input size; of a checkpoint to be pretrained random weights."""
         from mast.config import load_recipe
 
         ref, options, size = source.ref, source.options, None
@@ -252,8 +273,7 @@ class Runner:
         elif source.like:  # of a checkpoint that has still to be pretrained
             like = next(other for other in self.plan.sources if other.name == source.like)
             size = load_recipe(like.arm.recipe, like.arm.overrides).views.size if like.arm else None
-        data, how = self.opened.of(cell), cell.protocol.settings.extraction
-        return extraction.seconds(source.name, ref, options, data, how, size)
+        return ref, options, size
 
     def _timed(self, source: Source, cell: Cell) -> float | None:
         """Seconds of a cell by a trial, where its kind offers one; equal cells on one architecture share it."""
@@ -625,16 +645,16 @@ def _size(cell: Cell, record: Record) -> str:
 
 @contextmanager
 def live(title: str, on: bool) -> Iterator[Progress]:
-    """A function that shows progress within a cell, one bar for each stage."""
-    shown: list[tuple[str, Any]] = []
+    """A function that shows progress within a cell, one bar for each stage: what stands before its first comma."""
+    shown: list[tuple[tuple[str, int], Any]] = []
 
     def update(stage: str, done: int, total: int) -> None:
-        if not shown or shown[-1][0] != stage:
+        kind, told = (stage.partition(",")[0], total), f"{title}: {stage}"
+        if not shown or shown[-1][0] != kind:
             close()
             delay = 1.0 if sys.stderr.isatty() else 10.0  # a stage that takes no longer shows no bar
-            shown.append(
-                (stage, bar(total=total, desc=f"{title}: {stage}", leave=False, delay=delay, disable=not on))
-            )
+            shown.append((kind, bar(total=total, desc=told, leave=False, delay=delay, disable=not on)))
+        shown[-1][1].set_description(told, refresh=False)
         shown[-1][1].update(done - shown[-1][1].n)
 
     def close() -> None:

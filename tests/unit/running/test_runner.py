@@ -19,6 +19,7 @@ from eval import datasets, suites
 from eval.errors import UserError
 from eval.results import records, tables
 from eval.results.records import Record
+from eval.running import local
 from eval.running.costs import Costs, duration
 from eval.running.local import Runner
 from eval.running.plan import plan
@@ -108,7 +109,7 @@ def test_cells_are_run_once_and_recorded_whole(make_runner: Callable[..., Runner
     assert control.trained is False
     assert control.preprocessing == arm.preprocessing  # the control sees what the arm sees
     assert control.normalization == arm.normalization
-    assert (first.folder.root / "passports" / f"arm-{(arm.weights_sha256 or '')[:12]}.json").is_file()
+    assert (first.folder.root / "passports" / f"arm-{arm.key[:12]}.json").is_file()
 
 
 def test_the_same_weights_under_a_second_name_take_the_number_and_have_a_row(
@@ -288,4 +289,32 @@ def test_durations_for_people() -> None:
         "42 s",
         "10 min",
         "2.0 h",
+    ]
+
+
+def test_a_stage_that_counts_epochs_is_one_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+
+    class Bar:
+        def __init__(self, total: int, desc: str, **_: Any) -> None:
+            self.n, self.total, self.told = 0, total, [desc]
+            made.append(self)
+
+        def set_description(self, desc: str, refresh: bool = True) -> None:
+            self.told.append(desc)
+
+        def update(self, more: int) -> None:
+            self.n += more
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(local, "bar", Bar)
+    with local.live("mine", True) as update:
+        for step in range(1, 5):
+            update(f"fine-tuning, epoch {(step + 1) // 2} of 2", step, 4)
+        update("features", 3, 9)
+    assert [(each.n, each.total, each.told[-1]) for each in made] == [
+        (4, 4, "mine: fine-tuning, epoch 2 of 2"),
+        (3, 9, "mine: features"),
     ]
