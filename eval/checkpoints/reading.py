@@ -565,7 +565,7 @@ def _fit(ref: str, found: layouts.Extract, arch: str | None, facts: dict[str, Fa
         )
     facts = dict(facts)
     if family == "vit":
-        heads = vit.heads_of(options, _width(skeleton))
+        heads = vit.heads_of(options, _width(skeleton), vit.depth_of(wanted))
         if heads is None:
             raise _Undetermined(
                 f"{ref}: as layout {layout.name} and {name}: the file does not say how many heads of attention, and "

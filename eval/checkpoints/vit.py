@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -39,9 +39,7 @@ def infer(shapes: Mapping[str, tuple[int, ...]], rope: str = "") -> str:
             "a transformer without absolute positions, and nothing says of which kind",
             remedy="lay the model's config.json beside the file, or name the network: --arch or --layout",
         )
-    dim, patch = kernel[0], kernel[2]
-    blocks = [re.match(r"blocks\.(\d{1,3})\.", key) for key in shapes]
-    depth = 1 + max((int(match[1]) for match in blocks if match), default=-1)
+    dim, patch, depth = kernel[0], kernel[2], depth_of(shapes)
     name = f"vit_{_SIZES.get(dim, f'w{dim}')}_patch{patch}"
     registers = shapes.get("reg_token", (1, 0, dim))[1]
     return (
@@ -50,6 +48,12 @@ def infer(shapes: Mapping[str, tuple[int, ...]], rope: str = "") -> str:
         + ("" if depth == _usual(dim) else f"_d{depth}")
         + ("_rope" if rope else "")
     )
+
+
+def depth_of(keys: Iterable[str]) -> int:
+    """The number of blocks that keys name."""
+    blocks = [re.match(r"blocks\.(\d{1,3})\.", key) for key in keys]
+    return 1 + max((int(match[1]) for match in blocks if match), default=-1)
 
 
 def _usual(dim: int) -> int:
@@ -92,7 +96,8 @@ def build(arch: str, shapes: Mapping[str, tuple[int, ...]], options: Mapping[str
         patch_size=int(patch),
         embed_dim=dim,
         depth=int(depth or _usual(dim)),
-        num_heads=heads_of(options, dim) or 1,  # the keys and shapes are the same for any
+        num_heads=heads_of(options, dim, int(depth or _usual(dim)))
+        or 1,  # the keys and shapes are the same for any
         mlp_ratio=(hidden + 0.5) / dim,
         mlp_layer=SwiGLUPacked if gated else Mlp,
         qkv_bias="blocks.0.attn.qkv.bias" in shapes or not known,
@@ -143,7 +148,7 @@ def build_rotary(arch: str, shapes: Mapping[str, tuple[int, ...]], options: Mapp
         patch_size=int(patch),
         embed_dim=dim,
         depth=int(depth or _usual(dim)),
-        num_heads=heads_of(options, dim) or 1,
+        num_heads=heads_of(options, dim, int(depth or _usual(dim))) or 1,
         mlp_ratio=(hidden + 0.5) / dim,
         swiglu_mlp=gated,
         swiglu_align_to=1,  # two matrices, of just that width
@@ -170,19 +175,21 @@ EPS = 1e-6
 """Of the normalisation layers of timm's and all methods' ViTs; Hugging Face's have 1e-12."""
 
 
-def heads_of(options: Mapping[str, Any], dim: int) -> int | None:
+def heads_of(options: Mapping[str, Any], dim: int, depth: int) -> int | None:
     """The number of heads that a layout or another source states for a width, or None.
 
     Args:
-        options: ``heads`` is a number, or a dict by width as text; ``head_dim`` the channels of each head.
+        options: ``heads`` is a number, or a dict by width as text, or by width and depth where one width has several
+            networks: ``768x8``; ``head_dim`` the channels of each head.
         dim: Channels of a token.
+        depth: Number of blocks.
 
     Raises:
         UserError: If the width is no multiple of it.
     """
     heads = options.get("heads")
     if isinstance(heads, Mapping):
-        heads = heads.get(str(dim))
+        heads = heads.get(f"{dim}x{depth}", heads.get(str(dim)))
     if heads is None and "head_dim" in options and dim % options["head_dim"] == 0:
         heads = dim // options["head_dim"]
     if heads is not None and dim % heads:

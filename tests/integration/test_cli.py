@@ -285,6 +285,14 @@ def test_data_is_verified(data: Path, capsys: pytest.CaptureFixture[str], tmp_pa
         folder.mkdir(parents=True)
         for name in names:
             (folder / f"{name}.jpg").write_bytes(picture if name in "16" else picture[: 300 + int(name)])
+    others = sorted((data / "scenes" / "train").rglob("*.jpg"))[1:7]
+    for split, some in (
+        ("train", others[:5]),
+        ("test", others[5:]),
+    ):  # one class alone is an error of its own
+        (tmp_path / "twice" / split / "b").mkdir()
+        for other in some:
+            shutil.copy(other, tmp_path / "twice" / split / "b")
     assert cli.main(["data", "verify", "twice", "--data-root", str(tmp_path)]) == 1
     said = capsys.readouterr().err
     assert f"{train / '2.jpg'}: cannot be decoded" in said

@@ -13,7 +13,7 @@ import torch
 import torchvision
 from safetensors.torch import save_file
 
-from eval.checkpoints import Normalization, inspect, load
+from eval.checkpoints import Normalization, inspect, layouts, load, vit
 from eval.checkpoints.openmmlab import of_meta
 from eval.checkpoints.settings import beside
 from eval.errors import UserError
@@ -299,3 +299,9 @@ def test_adapters_are_told(tmp_path: Path) -> None:
     )
     with pytest.raises(UserError, match="merge them"):
         inspect(str(tmp_path / "a.safetensors"))
+
+
+def test_mmpretrains_small_is_known_by_its_depth() -> None:
+    """768 channels are twelve heads in its `base` and eight in its `small`, which has eight blocks."""
+    options = layouts.get("mmpretrain-vit").options
+    assert [vit.heads_of(options, 768, depth) for depth in (12, 8)] == [12, 8]
