@@ -70,7 +70,9 @@ def margins(table: Table, first: str, second: str) -> Margins:
         for column in section.headline:
             cells = [section.cells.get((row, column)) for row in rows if row is not None]
             if cells[0] is not None and cells[1] is not None:
-                sides[f"{section.title}: {column.label}"] = _side(cells[0], cells[1], column, witness)
+                short = f"{section.heading.name}: {column.label}"
+                name = f"{section.title}: {column.label}" if short in sides else short
+                sides[name] = _side(cells[0], cells[1], column, witness)
     return Margins(first, second, sides)
 
 

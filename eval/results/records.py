@@ -33,6 +33,8 @@ from ..errors import UserError
 SCHEMA: Final = 1
 NO_INTERVAL: Final = "none: "  # before the reason, as `numbers.intervals.NoInterval.kind` has it
 
+BESIDE: Final = ("features", "measures", "pretrain", "work")  # folders of a run that hold no records
+
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
 Text = Annotated[str, Meta(min_length=1)]
 
@@ -329,6 +331,15 @@ def append(path: Path, record: Record) -> None:
     """
     line = canonical_json(record.to_json()).encode()
     Reader().read(line)
+    append_line(path, line)
+
+
+def append_line(path: Path, line: bytes) -> None:
+    """Add a line as `append` does, whatever it holds.
+
+    Raises:
+        Unwritable: If the disk is full.
+    """
     line += b"\n"
     with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -421,13 +432,17 @@ def _cell(record: Record) -> tuple[object, ...]:
 
 
 def record_files(place: Path) -> list[Path]:
-    """The record files of a folder (in its ``records/`` folder if it has one), or the file itself."""
+    """The record files of a folder (in its ``records/`` folder if it has one), or the file itself.
+
+    What else a run's folder holds, such as stored features, is no record, also where nothing was recorded yet.
+    """
     if place.is_file():
         return [place]
     if not place.is_dir():
         raise UserError(f"{place}: no such file or folder", remedy="name the --out folder of a run", code=2)
     folder = place / "records" if (place / "records").is_dir() else place
-    return sorted(folder.rglob("*.jsonl"))
+    found = sorted(folder.rglob("*.jsonl"))
+    return [path for path in found if path.relative_to(folder).parts[0] not in BESIDE]
 
 
 def read(places: Iterable[Path]) -> Book:

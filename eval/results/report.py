@@ -18,7 +18,7 @@ from mast.files import atomic_write, canonical_json, sha256_file
 
 from ..errors import UserError
 from ..numbers.intervals import Interval
-from . import explorer, figures, pages, passports, render, reproduction
+from . import explorer, figures, measures, pages, passports, render, reproduction
 from .parts import Column, Row, Section
 from .records import Book, Record
 from .tables import Table
@@ -98,6 +98,10 @@ def publish(table: Table, out: Path, *, data_root: Path | None = None) -> list[P
         written.append(out / "tables" / f"table.{form}")
         with atomic_write(written[-1]) as file:
             file.write(standalone(table) if form == "html" else render.render(table, form))
+    if taken := measures.read([out]):
+        written.append(out / "tables" / "measures.csv")
+        with atomic_write(written[-1]) as file:
+            file.write(measures.comma_separated(measures.sheets(taken, table.sections)))
     for item in (*drawn.scores, *drawn.gains, *drawn.curves, *drawn.pretraining):
         for form in ("svg", "png"):
             written.append(out / "figures" / f"{item.name}.{form}")
@@ -129,6 +133,7 @@ def _write(table: Table, place: Path, path: Path, drawn: _Figures, data_root: Pa
         Part("comparison", "Comparison", _grid(drawn.scores) + gains),
         Part("labels", "Label efficiency", _grid(drawn.curves)),
         Part("tables", "Tables", _explorer(table)),
+        Part("labelfree", "Without labels", _labelfree(table, place)),
         Part("pretraining", "Pretraining", _grid(drawn.pretraining)),
         Part("detections", "Detections", _detections(book, data_root) if data_root else Markup()),
         Part("provenance", "Provenance", _provenance(place, book, drawn.passports)),
@@ -349,6 +354,22 @@ def _explorer(table: Table) -> Markup:
     return pages.render(
         "explorer.html", tables=tables, data=explorer.packed(table), script=script, curves=curves
     )
+
+
+def _labelfree(table: Table, place: Path) -> Markup:
+    """Measures without labels, with the accuracies of the same checkpoints, and how their orders agree."""
+    parts = []
+    for sheet in measures.sheets(measures.read([place]), table.sections):
+        reasons = "".join(f"; none: {why}" for why in sheet.reasons())
+        listings = [(f"{sheet.title}: measures, and accuracies in percent{reasons}", *measures.grid(sheet))]
+        if sheet.pairs:
+            listings.append((f"{sheet.title}: how alike features are", *measures.pair_grid(sheet)))
+        if sheet.agreements:
+            cells = [agreement.cells() for agreement in sheet.agreements]
+            title = f"{sheet.title}: rank correlation over trained checkpoints, which are no random sample"
+            listings.append((title, list(measures.AGREEMENT), cells))
+        parts += [pages.render("listing.html", listing=Listing(*listing)) for listing in listings]
+    return Markup().join(parts)
 
 
 def _grid(drawn: Sequence[Drawn]) -> Markup:

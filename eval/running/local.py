@@ -7,10 +7,10 @@ in whatever order they end; this process alone writes them.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,7 @@ from .known import Known
 from .opened import OpenData
 from .plan import Cell, Plan, Source
 from .recording import (
+    adapted,
     describe_checkpoint,
     failure,
     headline,
@@ -44,6 +45,7 @@ from .recording import (
     protocol_entry,
     run_id,
 )
+from .sinks import CellSinks
 
 if TYPE_CHECKING:
     from . import forecast
@@ -97,6 +99,7 @@ class Runner:
         engine: Who does the jobs in place of this machine's processes.
         features: The feature store, where it is not the folder's own.
         features_gb: How large the store may get; beyond that the longest unused features go.
+        log: Other programs that get curves and results too, see `mast.sinks`.
     """
 
     def __init__(
@@ -110,6 +113,7 @@ class Runner:
         engine: Engine | None = None,
         features: Path | None = None,
         features_gb: float | None = None,
+        log: Sequence[str] = (),
     ) -> None:
         self.plan = todo
         self.data_root = data_root
@@ -119,6 +123,8 @@ class Runner:
         self.worker = Worker(self.opened)
         self.engine: Engine = engine or self._local(jobs)
         self.features_gb = features_gb
+        self.log = tuple(log)
+        self.sinks = CellSinks(self.log, out)
         self.costs = Costs()
         self.known = Known(self.folder.known)
         self.completed: set[str] = set()
@@ -143,7 +149,7 @@ class Runner:
         with claim(self.folder.root, self.data_root):
             self._recall()
             try:
-                with self.engine:
+                with closing(self.sinks), self.engine:
                     self._drive(summary)
             except BrokenProcessPool as error:
                 raise UserError(
@@ -167,7 +173,8 @@ class Runner:
             ``task``, ``protocol``, ``seed``, ``state`` (``done``, ``to run``, or why it would fail) and ``seconds``:
             from comparable records in this folder, else, where the protocol's kind can tell, from a little of the
             work, timed; else None. ``features``: seconds of extraction that this cell is the first to need, from
-            some images, timed; None where a record's seconds contain it.
+            some images, timed; None where a record's seconds contain it. ``bytes``: of maps that this cell is the
+            first to write; None for cells that write none or have a result.
         """
         self._recall()
         from . import forecast
@@ -199,6 +206,9 @@ class Runner:
                         "state": outlook,
                         "seconds": seconds,
                         "features": features,
+                        "bytes": self._disk(source, cell, extraction, checkpoint is not None)
+                        if outlook == "to run"
+                        else None,
                     }
                 )
         return found
@@ -223,6 +233,7 @@ class Runner:
             "state": "to run",
             "seconds": self.trials[key],
             "features": None,
+            "bytes": None,
         }
 
     def _features(
@@ -231,6 +242,22 @@ class Runner:
         """Seconds of extraction that a cell is the first to need."""
         if cell.protocol.code.images or not self.data_root.is_dir():
             return None
+        ref, options, size = self._reference(source, known=known)
+        data, how = self.opened.of(cell), cell.protocol.settings.extraction
+        return extraction.seconds(source.name, ref, options, data, how, size)
+
+    def _disk(self, source: Source, cell: Cell, extraction: forecast.Features, known: bool) -> int | None:
+        """Bytes of maps that a cell is the first to write."""
+        disk = cell.protocol.code.disk
+        if disk is None or not cell.protocol.settings.writes_maps or not self.data_root.is_dir():
+            return None
+        loaded = extraction.loaded(source.name, *self._reference(source, known=known))
+        data, work = self.opened.of(cell), self.folder.work("forecast")
+        there = context(cell, loaded, data, store=self.folder.features, work=work)
+        return extraction.bytes(source.name, disk, there) or None
+
+    def _reference(self, source: Source, *, known: bool) -> tuple[str, dict[str, Any], int | None]:
+        """What `eval.checkpoints.load` takes, and the input size; of a checkpoint to be pretrained random weights."""
         from mast.config import load_recipe
 
         ref, options, size = source.ref, source.options, None
@@ -244,8 +271,7 @@ class Runner:
         elif source.like:  # of a checkpoint that has still to be pretrained
             like = next(other for other in self.plan.sources if other.name == source.like)
             size = load_recipe(like.arm.recipe, like.arm.overrides).views.size if like.arm else None
-        data, how = self.opened.of(cell), cell.protocol.settings.extraction
-        return extraction.seconds(source.name, ref, options, data, how, size)
+        return ref, options, size
 
     def _timed(self, source: Source, cell: Cell) -> float | None:
         """Seconds of a cell by a trial, where its kind offers one; equal cells on one architecture share it."""
@@ -309,7 +335,7 @@ class Runner:
                         continue
                     overrides = " ".join(source.arm.overrides)
                     self._say(f"{source.name}: pretraining ({source.arm.recipe} {overrides})")
-                    return Pretraining(source.arm, self.data_root, self.folder, self.plan.limit), None
+                    return self._arm(source.arm), None
                 self._prepare(source, waiting)
             for slot in waiting:
                 if slot.over or (slot.job is None and not self._plan(source, slot, summary)):
@@ -323,6 +349,9 @@ class Runner:
                 ):
                     return job, slot
         return None, None
+
+    def _arm(self, arm: Arm) -> Pretraining:
+        return Pretraining(arm, self.data_root, self.folder, self.plan.limit, log=self.log)
 
     def _waiting(self, source: Source) -> list[_Slot]:
         return [slot for slot in self._slots[source.name] if not slot.over]
@@ -490,6 +519,7 @@ class Runner:
             record = slots[written].record
             if record is not None:
                 records.append(self.folder.records, record)
+                self.sinks.add(record)
                 self.folder.early(record.run_id).unlink(missing_ok=True)
                 if record.error is None:
                     summary.done += 1
@@ -518,19 +548,7 @@ class Runner:
 
     def _adapt(self, source: Source, passport: Passport) -> Passport:
         """A passport under its name in the plan, with the preprocessing it is to take over."""
-        changes: dict[str, Any] = {"name": source.name, "source": Path(passport.source).name}
-        if source.like:
-            if source.like not in self.passports:
-                raise UserError(f"{source.name} takes over the preprocessing of {source.like}, which failed")
-            other = self.passports[source.like]
-            changes |= {
-                "normalization": other.normalization,
-                "input_size": other.input_size,
-                "interpolation": other.interpolation,
-                "provenance": passport.provenance
-                | dict.fromkeys(("normalization", "input_size", "interpolation"), f"as {source.like}'s"),
-            }
-        self.passports[source.name] = replace(passport, **changes)
+        self.passports[source.name] = adapted(source, passport, self.passports)
         return self.passports[source.name]
 
     # -- what is known already --------------------------------------------------------------------------------

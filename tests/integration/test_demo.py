@@ -39,6 +39,12 @@ def test_the_demo_holds_what_it_promises() -> None:
     assert todo.sources[-1].like == "vicreg"
 
 
+def test_the_demo_has_every_option_of_a_run() -> None:
+    """It says few options and goes through the same code: what is not said has a value all the same."""
+    known = [vars(cli.parse(words)) for words in (["demo"], ["run", "demo", "--out", "x"])]
+    assert known[1].keys() - known[0].keys() == {"suite", "include"}
+
+
 @pytest.fixture
 def miniature(tmp_path: Path) -> Path:
     """The demo's own file, with every number made small."""

@@ -273,7 +273,7 @@ def test_every_line_of_the_log_has_what_a_reader_needs(tmp_path, data_root, smal
 
 def test_tensorboard_has_the_same_numbers_and_is_optional(tmp_path, data_root, small, monkeypatch):
     event = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    pretrain(small(), tmp_path / "a", data_root=data_root, progress=False, tensorboard=True)
+    pretrain(small(), tmp_path / "a", data_root=data_root, progress=False, log=["tensorboard"])
     found = event.EventAccumulator(str(tmp_path / "a" / "tensorboard"))
     found.Reload()
     lines = [json.loads(line) for line in (tmp_path / "a" / "log.jsonl").read_text().splitlines()]
@@ -283,7 +283,8 @@ def test_tensorboard_has_the_same_numbers_and_is_optional(tmp_path, data_root, s
         assert scalar.value == pytest.approx(line["loss"], rel=1e-6)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(UserError, match="tensorboard is not installed"):
-        pretrain(small(), tmp_path / "b", data_root=data_root, progress=False, tensorboard=True)
+        pretrain(small(), tmp_path / "b", data_root=data_root, progress=False, log=["tensorboard"])
+    assert not (tmp_path / "b").exists()
 
 
 def test_asymmetric_views_reach_the_right_view(small):
