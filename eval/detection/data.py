@@ -147,13 +147,14 @@ def catalog() -> dict[str, Any]:
     return table().model_dump(exclude_none=True)
 
 
-def prepare(name: str, data_root: Path, *, masks: bool) -> DetectionData:
+def prepare(name: str, data_root: Path, *, masks: bool, train: bool = True) -> DetectionData:
     """Find a data set and check it, the whole of it; nothing is written and Detectron2 is told nothing.
 
     Args:
         name: An entry of ``datasets.yaml``, or a place as `names.PLACES` has it, with any classes.
         data_root: Where the official folders lie; relative folders of `name` start here.
         masks: Whether every object needs a mask.
+        train: Whether something is to be trained; else a place may name a test split alone.
 
     Raises:
         UserError: For anything that would fail later or train on something wrong; file and remedy are named.
@@ -163,20 +164,24 @@ def prepare(name: str, data_root: Path, *, masks: bool) -> DetectionData:
         raise UserError(
             f"'{name}' has boxes only, and the task asks for masks", remedy="use a COCO data set", code=2
         )
+    alone = is_place(name) and entry["train"] == entry["test"]
+    if alone and train:
+        raise UserError(f"'{name}' has nothing to train on", remedy=PLACES[entry["layout"]], code=2)
     parts = {
         split: [_source(data_root, folders.get(place, [place]), which) for place, which in entry[split]]
-        for split in ("train", "test")
+        for split in (("test",) if alone else ("train", "test"))
     }
     _check_embedded(name, entry.get("embedded"), data_root)
     checker = _Voc(entry["classes"], parts) if entry["layout"] == "voc" else _Coco(parts, masks)
-    train, test = checker.split("train"), checker.split("test")
-    _check_images(train.dicts + test.dicts)
-    _check_overlap(train.dicts, test.dicts)
+    test = checker.split("test")
+    learnt = Split([], test.sources) if alone else checker.split("train")
+    _check_images(learnt.dicts + test.dicts)
+    _check_overlap(learnt.dicts, test.dicts)
     return DetectionData(
         name=name,
         layout=entry["layout"],
         classes=checker.classes,
-        train=train,
+        train=learnt,
         test=test,
         masks=masks,
         shots=entry.get("shots"),

@@ -64,7 +64,7 @@ def load(file: Path, name: str, data_root: Path) -> tuple[DetectionData, list[Pr
     """The ground truth, the predictions of a file, and whether they are masks; arguments and errors as of `score`."""
     entries = _read(file)
     masks = any("segmentation" in entry for entry in entries)
-    data = prepare(name, data_root, masks=masks)
+    data = prepare(name, data_root, masks=masks, train=False)
     predictions = read_predictions(entries, data, file)
     return replace(data, warnings=[*data.warnings, *_odd(predictions, data, file)]), predictions, masks
 

@@ -386,7 +386,8 @@ def comma_separated(found: Sequence[Sheet]) -> str:
                 for pair in sheet.pairs.values()
                 if pair.checkpoint.identity == entry.identity
             }
-            told = [sheet.task, sheet.split, sheet.manifest, entry.name, entry.weights_sha256, entry.trained]
+            trained = str(entry.trained is not False).lower()
+            told = [sheet.task, sheet.split, sheet.manifest, entry.name, entry.weights_sha256, trained]
             row = [*told, first.dim[0], *(values.get(head) for head in (*names, *others))]
             written.writerow([escape.csv_text(item) if isinstance(item, str) else item for item in row])
     return buffer.getvalue()

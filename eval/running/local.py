@@ -15,6 +15,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from mast.console import bar
 from mast.errors import Interrupted, Unwritable
 
@@ -127,7 +129,7 @@ class Runner:
         self.sinks = CellSinks(self.log, out)
         self.costs = Costs()
         self.known = Known(self.folder.known)
-        self.completed: set[str] = set()
+        self.completed: dict[str, dict[str, Record]] = {}  # by run id, then by the checkpoint's name
         self.told: set[str] = set()
         self.ran: list[str] = []  # run ids of this plan's cells that have a result, done now or before
         self.passports: dict[str, Passport] = {}
@@ -163,7 +165,7 @@ class Runner:
         number = jobs or default_jobs(self.plan)
         if number == 1:
             return Inline(self.worker, lambda title: live(title, self.progress), self.progress)
-        return Processes(number, memory=None if jobs else free_memory())
+        return Processes(number, self.opened, memory=None if jobs else free_memory())
 
     def preview(self) -> list[dict[str, Any]]:
         """What `run` would do, without doing it.
@@ -405,15 +407,25 @@ class Runner:
             keys = [run_id(slot.cell, entry, self._open(slot.cell).manifest) for slot in waiting]
         except UserError:
             return  # told by the cell whose data are missing or broken, when its turn comes
-        if set(keys) <= self.completed:
+        if set(keys) <= self.completed.keys():
             for slot, key in zip(waiting, keys, strict=True):
-                self._skip(slot, key, summary)
+                self._skip(slot, key, entry, summary)
 
-    def _skip(self, slot: _Slot, key: str, summary: Summary) -> None:
+    def _skip(self, slot: _Slot, key: str, entry: CheckpointEntry, summary: Summary) -> None:
+        """Pass over a cell whose number is known; under another name, it gets a record under this one too."""
+        known = self.completed[key]
         self.ran.append(key)
-        summary.skipped += 1
         slot.over = True
-        self._say(f"{slot.cell}: done before")
+        if entry.name in known:
+            summary.skipped += 1
+            self._say(f"{slot.cell}: done before")
+            return
+        other, record = next(iter(known.items()))
+        slot.record = known[entry.name] = msgspec.structs.replace(record, checkpoint=entry)
+        self._say(f"{slot.cell}: the same weights as {other}, whose number it takes")
+
+    def _done(self, record: Record) -> None:
+        self.completed.setdefault(record.run_id, {})[record.checkpoint.name] = record
 
     def _lost(self, source: Source, waiting: list[_Slot], error: Failure, told: str) -> None:
         """A checkpoint cannot be had: all its cells have failed."""
@@ -437,7 +449,7 @@ class Runner:
             return False
         key = run_id(slot.cell, ready.entry, data.manifest)
         if key in self.completed:
-            self._skip(slot, key, summary)
+            self._skip(slot, key, ready.entry, summary)
             return False
         if self._turned_up(slot, key):
             return False
@@ -490,7 +502,7 @@ class Runner:
         self._extracted.add(_features(job))
         if self.features_gb is not None:
             evict(self.folder.features, self.features_gb)
-        self.completed.add(result.run_id)
+        self._done(result)
         self.ran.append(result.run_id)
         self.costs.learn([result])
         ahead = [item.cell for other in self.plan.sources for item in self._waiting(other)]
@@ -537,11 +549,12 @@ class Runner:
     def _turned_up(self, slot: _Slot, key: str) -> bool:
         """Take the record of a cell that ended before its turn in a run that was interrupted."""
         path = self.folder.early(key)
-        found = records.read([path]).counting() if path.is_file() else []
+        kept = records.read([path]).counting() if path.is_file() else []
+        found = [record for record in kept if record.checkpoint.name == slot.cell.checkpoint]
         if not found:
             return False
         slot.record, slot.over = found[-1], True
-        self.completed.add(key)
+        self._done(found[-1])
         self.ran.append(key)
         self._say(f"{slot.cell}: done before")
         return True
@@ -563,7 +576,8 @@ class Runner:
             for problem in book.problems:
                 self._say(problem)
             self.costs.learn(book.records)
-            self.completed = {record.run_id for record in book.counting()}
+            for record in book.counting():
+                self._done(record)
 
     def _known(self, source: Source) -> CheckpointEntry | None:
         """A checkpoint as records describe it, or None if it has still to be pretrained."""
@@ -631,16 +645,16 @@ def _size(cell: Cell, record: Record) -> str:
 
 @contextmanager
 def live(title: str, on: bool) -> Iterator[Progress]:
-    """A function that shows progress within a cell, one bar for each stage."""
-    shown: list[tuple[str, Any]] = []
+    """A function that shows progress within a cell, one bar for each stage: what stands before its first comma."""
+    shown: list[tuple[tuple[str, int], Any]] = []
 
     def update(stage: str, done: int, total: int) -> None:
-        if not shown or shown[-1][0] != stage:
+        kind, told = (stage.partition(",")[0], total), f"{title}: {stage}"
+        if not shown or shown[-1][0] != kind:
             close()
             delay = 1.0 if sys.stderr.isatty() else 10.0  # a stage that takes no longer shows no bar
-            shown.append(
-                (stage, bar(total=total, desc=f"{title}: {stage}", leave=False, delay=delay, disable=not on))
-            )
+            shown.append((kind, bar(total=total, desc=told, leave=False, delay=delay, disable=not on)))
+        shown[-1][1].set_description(told, refresh=False)
         shown[-1][1].update(done - shown[-1][1].n)
 
     def close() -> None:

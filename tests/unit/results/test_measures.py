@@ -127,6 +127,7 @@ def test_csv_has_numbers_pairs_and_no_formulas(place: Path, make_record: Make) -
     found = measures.sheets([*lines, pair], tables.read([place]).sections)
     rows = list(csv.DictReader(io.StringIO(measures.comma_separated(found))))
     assert len(rows) == 7
+    assert [row["trained"] for row in rows] == ["true"] * 6 + ["false"]
     assert float(rows[3]["RankMe (500 images)"]) == pytest.approx(10.5)
     assert float(rows[3]["linear v1 top1"]) == pytest.approx(0.8)
     (column,) = [name for name in rows[0] if "CKA" in name]
