@@ -4,10 +4,12 @@
         --check results/tables/sensitivity-search.md
     python benchmarks/sensitivity.py confirm results/records/sensitivity \\
         --check results/comparisons/sensitivity.md
+    python benchmarks/sensitivity.py certainty results/records/sensitivity results/records/sensitivity-certainty
 
 Checkpoints are called METHOD-SEED. ``search`` is the table of all variants with the score by which one was chosen
 (``eval/suites/sensitivity-search.yaml``); ``confirm`` has the headline means, paired over pretraining seeds, with
-intervals of Student's t and p-values that Holm's procedure adjusts for the number of means of a pair.
+intervals of Student's t and p-values that Holm's procedure adjusts for the number of means of a pair; ``certainty``
+has them for MAST-5 with certainty weights against MAST-5 without, on the seeds that both have.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import difflib
 import statistics
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from eval.numbers.tests import holm, paired
@@ -119,18 +121,22 @@ PAIRS = (
 )
 
 
-def confirm(found: Values) -> str:
+def confirm(
+    found: Values,
+    pairs: Sequence[tuple[str, str]] = PAIRS,
+    title: str = "Sensitivity: headline means over pretraining seeds",
+) -> str:
     """Headline means of every pair, then every factor."""
-    names = [name for name in found if name in {part for pair in PAIRS for part in pair}]
-    lines = ["# Sensitivity: headline means over pretraining seeds", ""]
+    names = [name for name in found if name in {part for pair in pairs for part in pair}]
+    lines = [f"# {title}", ""]
     counts = ", ".join(f"{name} {len(found[name])}" for name in names)
     singles = {name: reads(name) for name in FACTORS}
-    for title, means in (("Headline means", MEANS), ("Single factors, two data sets each", singles)):
-        lines += [f"## {title}", "", "| | " + " | ".join(means) + " |", "|:--|" + "--:|" * len(means)]
+    for part, means in (("Headline means", MEANS), ("Single factors, two data sets each", singles)):
+        lines += [f"## {part}", "", "| | " + " | ".join(means) + " |", "|:--|" + "--:|" * len(means)]
         for name in names:
             percent = [statistics.mean(mean(c, w) for c in found[name].values()) for w in means.values()]
             lines.append(_row([f"{name}, percent", *(f"{value:.1f}" for value in percent)]))
-        for first, second in PAIRS:
+        for first, second in pairs:
             common = sorted(found.get(first, {}).keys() & found.get(second, {}).keys())
             if len(common) < 2:
                 continue
@@ -159,6 +165,12 @@ def confirm(found: Values) -> str:
     return "\n".join(lines) + "\n"
 
 
+def certainty(found: Values) -> str:
+    """As `confirm`, of certainty weights alone."""
+    pairs = (("mast5-certainty", "mast5"),)
+    return confirm(found, pairs, "Certainty weights: headline means over pretraining seeds")
+
+
 def _row(cells: list[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
@@ -167,13 +179,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("table", choices=("search", "confirm"))
+    parser.add_argument("table", choices=("search", "confirm", "certainty"))
     parser.add_argument("place", type=Path, nargs="+", help="folders of runs, or record files")
     parser.add_argument("--out", type=Path, help="write to this file instead")
     parser.add_argument("--check", type=Path, help="compare with this file; exit 1 with a diff")
     args = parser.parse_args()
     found = whole(values(read(args.place).counting()))
-    text = {"search": search, "confirm": confirm}[args.table](found)
+    text = {"search": search, "confirm": confirm, "certainty": certainty}[args.table](found)
     if args.check:
         want = args.check.read_text(encoding="utf-8")
         sys.stdout.writelines(
