@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.stats
 
+from . import pool
 from .intervals import Array
 from .tests import holm
 
@@ -123,12 +124,16 @@ def pooled(
         power: Of the detectable differences.
         level: Of the intervals that the p values belong to.
     """
-    gram = contributed[:, 0] @ contributed[:, 1].T
-    own = np.diag(gram)
-    images = np.maximum(own[:, None] + own[None, :] - gram - gram.T, 0.0)
-    error = np.sqrt(images + _variance(episodes) / episodes.shape[1])
-    df = contributed.shape[2] - 1.0
-    return _student(values[:, None] - values[None, :], error, df, power, level)
+    images, squares = np.zeros((2, len(values), len(values)))
+    for row, one in enumerate(contributed):
+        first, second = (one - contributed).swapaxes(0, 1)
+        products = first * second
+        images[row], squares[row] = products.sum(1), (products**2).sum(1)
+    number = episodes.shape[1]
+    monte_carlo = _variance(episodes) / number
+    spread = np.maximum(images, 0.0) + monte_carlo
+    df = pool.degrees(spread, squares, monte_carlo, number)
+    return _student(values[:, None] - values[None, :], np.sqrt(spread), df, power, level)
 
 
 def _variance(values: Array) -> Array:

@@ -76,6 +76,30 @@ def variance(contributed: Array, episodes: Array) -> float:
     return max(0.0, float((contributed[0] * contributed[1]).sum())) + monte_carlo
 
 
+MIN_DEGREES = 4
+
+
+def degrees(
+    spread: Array | float, squares: Array | float, monte_carlo: Array | float, episodes: int
+) -> Array:
+    """Degrees of freedom of Student's t for a difference, from how well its variance is known.
+
+    Two good networks differ on a handful of a thousand images, and then the variance, a sum over images, rests on
+    that handful. The squares of its terms are its own variance, which a chi square's degrees of freedom match
+    (Satterthwaite 1946). Below `MIN_DEGREES` that is not known either.
+
+    Args:
+        spread: The variance, see `variance`.
+        squares: Sum over images of the squared products of the two halves' contributions.
+        monte_carlo: The part of the variance that the number of episodes leaves.
+        episodes: That number.
+    """
+    own = np.asarray(squares) + 2 * np.asarray(monte_carlo) ** 2 / (episodes - 1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found: Array = np.maximum(2 * np.asarray(spread) ** 2 / own, MIN_DEGREES)
+    return found
+
+
 def interval(contributed: Array, episodes: Array, level: float = 0.95) -> Interval:
     """For the mean accuracy over pools of this size, by `effective` for as many examples as the pool has images."""
     value = float(np.mean(episodes))
