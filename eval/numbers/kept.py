@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from . import intervals, metrics, pool
+from . import depth, intervals, metrics, pool, segmentation
 from .intervals import Array, Interval, NoInterval
 
 RESAMPLES: Final = 1000
@@ -22,7 +22,8 @@ def interval(metric: str, value: float, arrays: Mapping[str, Array]) -> Interval
         metric: Its name.
         value: What was measured.
         arrays: ``correct``, ``among5`` (N,) bool, ``labels`` (N,) int, ``confidence`` (N,); ``scores`` and ``labels``
-            (N, C); or ``episodes`` (E,) and ``contributions`` (2, images).
+            (N, C); ``episodes`` (E,) and ``contributions`` (2, images); ``confusions`` (K, 4) and ``shape`` (2,), see
+            `segmentation.sums`; or ``depth`` (images, 5), see `depth.of_image`.
 
     Returns:
         None if the arrays do not tell.
@@ -41,7 +42,25 @@ def interval(metric: str, value: float, arrays: Mapping[str, Array]) -> Interval
         return intervals.average_precision(value, drawn, (labels > 0).sum(0))
     if metric == "top1" and "contributions" in arrays:
         return pool.interval(arrays["contributions"], arrays["episodes"])
+    if metric in segmentation.METRICS and "confusions" in arrays:
+        images = int(arrays["shape"][0])
+        return intervals.over_images(value, of_masks(metric, arrays), images)
+    if metric in depth.SHARES and "depth" in arrays:
+        return intervals.mean_share(arrays["depth"][:, depth.NAMES.index(metric)].astype(np.float64))
     return None
+
+
+def of_masks(metric: str, arrays: Mapping[str, Array]) -> Array:
+    """(1000,) a metric of segmentation on resamples of the test images, always the same ones.
+
+    Args:
+        metric: A key of `segmentation.METRICS`.
+        arrays: ``confusions`` and ``shape``.
+    """
+    images, classes = arrays["shape"].tolist()
+    sums = segmentation.sums(arrays["confusions"], images, classes)
+    found: Array = segmentation.METRICS[metric](sums.weighted(_counts(images, RESAMPLES, 0)))
+    return found
 
 
 def resampled(metric: str, scores: Array, labels: Array) -> Array:

@@ -124,16 +124,12 @@ def pooled(
         power: Of the detectable differences.
         level: Of the intervals that the p values belong to.
     """
-    images, squares = np.zeros((2, len(values), len(values)))
-    for row, one in enumerate(contributed):
-        first, second = (one - contributed).swapaxes(0, 1)
-        products = first * second
-        images[row], squares[row] = products.sum(1), (products**2).sum(1)
-    number = episodes.shape[1]
-    monte_carlo = _variance(episodes) / number
-    spread = np.maximum(images, 0.0) + monte_carlo
-    df = pool.degrees(spread, squares, monte_carlo, number)
-    return _student(values[:, None] - values[None, :], np.sqrt(spread), df, power, level)
+    exact = np.asarray(contributed, dtype=np.float64)
+    deltas = (one - exact for one in exact)  # (R, 2, N) each
+    images = np.stack([pool.of_images(delta[:, 0] * delta[:, 1]) for delta in deltas])
+    error = np.sqrt(images + _variance(episodes) / episodes.shape[1])
+    df = contributed.shape[2] - 1.0
+    return _student(values[:, None] - values[None, :], error, df, power, level)
 
 
 def _variance(values: Array) -> Array:

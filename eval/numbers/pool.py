@@ -72,31 +72,17 @@ def variance(contributed: Array, episodes: Array) -> float:
         contributed: (2, N) from `contributions`, or the difference of two.
         episodes: (E,) accuracies, or their differences.
     """
-    monte_carlo = float(np.var(episodes, ddof=1)) / len(episodes)
-    return max(0.0, float((contributed[0] * contributed[1]).sum())) + monte_carlo
+    products = np.asarray(contributed[0], dtype=np.float64) * contributed[1]
+    return float(of_images(products)) + float(np.var(episodes, ddof=1)) / len(episodes)
 
 
-MIN_DEGREES = 4
+def of_images(products: Array) -> Floats:
+    """The images' part of the variance, from the products of the two halves' contributions: (..., N) -> (...).
 
-
-def degrees(
-    spread: Array | float, squares: Array | float, monte_carlo: Array | float, episodes: int
-) -> Array:
-    """Degrees of freedom of Student's t for a difference, from how well its variance is known.
-
-    Two good networks differ on a handful of a thousand images, and then the variance, a sum over images, rests on
-    that handful. The squares of its terms are its own variance, which a chi square's degrees of freedom match
-    (Satterthwaite 1946). Below `MIN_DEGREES` that is not known either.
-
-    Args:
-        spread: The variance, see `variance`.
-        squares: Sum over images of the squared products of the two halves' contributions.
-        monte_carlo: The part of the variance that the number of episodes leaves.
-        episodes: That number.
+    Their sum is unbiased but noisy where an image is in support often and its lift is lost among the others': it may
+    be near zero or below by luck. It is taken as no less than its own standard error.
     """
-    own = np.asarray(squares) + 2 * np.asarray(monte_carlo) ** 2 / (episodes - 1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        found: Array = np.maximum(2 * np.asarray(spread) ** 2 / own, MIN_DEGREES)
+    found: Floats = np.maximum(products.sum(-1), np.sqrt((products**2).sum(-1)))
     return found
 
 

@@ -240,13 +240,10 @@ def pooled(
     """
     check_level(level)
     wins, losses = int((episodes > 0).sum()), int((episodes < 0).sum())
-    spread = pool.variance(contributed, episodes)
-    if spread <= 1e-24:
+    error = math.sqrt(pool.variance(contributed, episodes))
+    if error <= 1e-12:
         return Paired(difference, NoInterval("no episode differs"), None, wins, losses)
-    monte_carlo = float(np.var(episodes, ddof=1)) / len(episodes)
-    squares = float(((contributed[0] * contributed[1]) ** 2).sum())
-    df = float(pool.degrees(spread, squares, monte_carlo, len(episodes)))
-    return _student(difference, math.sqrt(spread), df, kind, level, wins, losses)
+    return _student(difference, error, contributed.shape[1] - 1, kind, level, wins, losses)
 
 
 def crossed(
