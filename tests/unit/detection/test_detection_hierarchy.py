@@ -50,7 +50,6 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
 def test_files_of_every_family_in_a_detector(name: str, load: Callable[[str], Any]) -> None:
     """The detector's tokens or maps are those of the network that wrote the file, by the library's own code."""
     backbone, written = load(name)
-    network = written.network
     if "beit" in name:
         with pytest.raises(UserError, match="images of 64x64 pixels and no others"):
             vit.describe(backbone)
@@ -74,12 +73,15 @@ def test_files_of_every_family_in_a_detector(name: str, load: Callable[[str], An
         images = torch.randn(1, 3, height, width)
         with torch.no_grad():
             if isinstance(backbone, Hierarchy):
+                network = written.network
                 strides = [stage["reduction"] for stage in network.feature_info]
                 places = [strides.index(stride) for stride in (4, 8, 16, 32)]
                 expected = network.forward_intermediates(images, indices=places, intermediates_only=True)
                 ours = list(net.train().maps(images).values())
             else:
-                tokens = network.forward_features(net.resized(images))[:, network.num_prefix_tokens :]
+                shown = net.resized(images)
+                network = written.sized(*shown.shape[-2:])
+                tokens = network.forward_features(shown)[:, network.num_prefix_tokens :]
                 expected = [tokens.transpose(1, 2).unflatten(2, (height // 16, width // 16))]
                 ours = [net(images)["last_feat"]]
         assert len(ours) == len(expected)
