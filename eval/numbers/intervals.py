@@ -213,7 +213,9 @@ ELEVEN_POINTS = NoInterval(
 MIN_IMAGES = 20
 
 
-def over_images(value: float, drawn: Array, images: int, level: float = 0.95) -> Interval | NoInterval:
+def over_images(
+    value: float, drawn: Array, images: int, lacking: float = 1.0, level: float = 0.95
+) -> Interval | NoInterval:
     """Interval for a metric of all pixels of a test set, such as mean IoU: `effective` with images as clusters.
 
     Where nothing is known the variance is half the binomial one of the images, as for `average_precision`.
@@ -222,13 +224,14 @@ def over_images(value: float, drawn: Array, images: int, level: float = 0.95) ->
         value: Of all images.
         drawn: (R,) of resamples of the images; undefined ones (NaN) are left out.
         images: How many there are.
+        lacking: What the bootstrap's variance is to be multiplied with, see `few`.
         level: Confidence level.
     """
     defined = np.asarray(drawn, dtype=np.float64)
     defined = defined[~np.isnan(defined)]
     if images < MIN_IMAGES or len(defined) < 2:
         return NoInterval(f"{images} test images say too little, {MIN_IMAGES} are needed")
-    variance, kind = float(defined.var(ddof=1)), "wilson-bootstrap over test images"
+    variance, kind = float(defined.var(ddof=1)) * lacking, "wilson-bootstrap over test images"
     return effective(value, variance, images, kind, level, prior=0.5, events=1.0)
 
 

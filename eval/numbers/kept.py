@@ -43,24 +43,27 @@ def interval(metric: str, value: float, arrays: Mapping[str, Array]) -> Interval
     if metric == "top1" and "contributions" in arrays:
         return pool.interval(arrays["contributions"], arrays["episodes"])
     if metric in segmentation.METRICS and "confusions" in arrays:
-        images = int(arrays["shape"][0])
-        return intervals.over_images(value, of_masks(metric, arrays), images)
+        drawn, lacking = of_masks(metric, arrays)
+        return intervals.over_images(value, drawn, int(arrays["shape"][0]), lacking)
     if metric in depth.SHARES and "depth" in arrays:
         return intervals.mean_share(arrays["depth"][:, depth.NAMES.index(metric)].astype(np.float64))
     return None
 
 
-def of_masks(metric: str, arrays: Mapping[str, Array]) -> Array:
-    """(1000,) a metric of segmentation on resamples of the test images, always the same ones.
+def of_masks(metric: str, arrays: Mapping[str, Array]) -> tuple[Array, float]:
+    """A metric of segmentation on resamples of the test images, always the same ones.
 
     Args:
         metric: A key of `segmentation.METRICS`.
         arrays: ``confusions`` and ``shape``.
+
+    Returns:
+        (1000,) values, and what their variance lacks where few images hold a class.
     """
     images, classes = arrays["shape"].tolist()
     sums = segmentation.sums(arrays["confusions"], images, classes)
-    found: Array = segmentation.METRICS[metric](sums.weighted(_counts(images, RESAMPLES, 0)))
-    return found
+    drawn = segmentation.METRICS[metric](sums.weighted(_counts(images, RESAMPLES, 0)))
+    return drawn, segmentation.lacking(metric, sums)
 
 
 def resampled(metric: str, scores: Array, labels: Array) -> Array:
