@@ -86,7 +86,7 @@ def measure(args: argparse.Namespace) -> dict[str, dict[str, float]]:
         register(data, Path(folder))
         began = time.monotonic()
         trainers: dict[str, Any] = {}
-        trainers["ours"], conversion = _trainer(loaded, cfg, lambda *_: None, lambda _: {})
+        trainers["ours"], conversion = _trainer(loaded, cfg, lambda *_: None, lambda *_: {})
         print(len(conversion.mapped), "keys")
         built = time.monotonic()
         certify.certify_features(trainers["ours"].model, loaded.backbone, loaded.passport, cfg)

@@ -67,6 +67,13 @@ def recipes(args: argparse.Namespace) -> dict[str, Recipe]:
         "vicreg15": ten,
         "mast15": [*ten, *masks],
         "prediction": [*blocks, "weights.prediction=5"],
+        "certain": [*blocks, "weights.prediction=5", "uncertainty=true"],
+        "learned": [
+            *["method=mast", "uncertainty=false", "weights.prediction=5", "masks.predict=true"],
+            "weights.mass=0.9",
+        ],
+        "features": [*hinge, "masks.changes=features"],
+        "contrast": [*blocks, "views.all_but_fraction=0.5", "views.third_every=4", "weights.contrast=1"],
         "hinge": hinge,
         "all": [*hinge, "weights.decorrelation=1", "weights.prediction=5"],
         "third4": [*blocks, "views.third_every=4", "weights.sensitivity=5"],
@@ -268,7 +275,17 @@ def main() -> None:
             whole = {name: steps(recipe, images, bare=False) for name, recipe in arms.items()}
             found = turns({name: whole[name].__next__ for name in whole}, args.rounds)
             show("with prediction (11) / VICReg step", found, "prediction", "vicreg", "<= 1.08")
+            show("with (11) and certainty (4, 5) / VICReg step", found, "certain", "vicreg", "<= 1.08")
+            show("with (11) that teaches masks / VICReg step", found, "learned", "vicreg", "<= 1.08")
             show("with the hinge (9) / VICReg step", found, "hinge", "vicreg", "<= 1.08")
+            show("with (9) on features / VICReg step", found, "features", "vicreg", "<= 1.08")
+            show(
+                "with contrast (12), third view of a quarter / VICReg step",
+                found,
+                "contrast",
+                "vicreg",
+                "<= 1.5",
+            )
             show("with (9), (10) and (11) / VICReg step", found, "all", "vicreg", "<= 1.08")
             for every, share in ((8, "an eighth"), (4, "a quarter"), (1, "each")):
                 title = f"third view of {share} of the images, (9) / VICReg step"

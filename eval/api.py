@@ -191,8 +191,13 @@ def evaluate(
             raise UserError(
                 f"{summary.failed} of {len(plan.cells)} cells failed: {next(iter(summary.errors))}"
             )
-        found = {record.run_id: record for record in records.read([runner.folder.records]).counting()}
-    return frames.of_records(found[key] for key in runner.ran)
+        asked, order = (
+            {source.name for source in plan.sources},
+            {key: at for at, key in enumerate(runner.ran)},
+        )
+        book = records.read([runner.folder.records])
+        found = [r for r in book.counting() if r.run_id in order and r.checkpoint.name in asked]
+    return frames.of_records(sorted(found, key=lambda record: order[record.run_id]))
 
 
 def compare(

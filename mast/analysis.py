@@ -86,14 +86,15 @@ class Run:
         return tuple(self.recipe.views.augmentations)
 
 
-def read_run(run: Path) -> Run:
+def read_run(run: Path, *, masked: bool = True) -> Run:
     """Read the networks and masks of a pretraining run.
 
     Args:
         run: The run's folder, or any file in it.
+        masked: Whether it has to have masks.
 
     Raises:
-        UserError: If there is no run, or it has no masks.
+        UserError: If there is no run, or it has no masks where they are needed.
     """
     folder = run if run.is_dir() else run.parent
     for name in (RECIPE, STATE):
@@ -103,7 +104,7 @@ def read_run(run: Path) -> Run:
                 remedy="masks are in the run's folder, not in the published backbone",
             )
     recipe = parse_recipe(json.loads((folder / RECIPE).read_text(encoding="utf-8")), str(folder / RECIPE))
-    if recipe.method != "mast":
+    if masked and recipe.method != "mast":
         raise UserError(f"{folder} is a run of {recipe.method}, which has no masks", code=2)
     views = recipe.views.build(recipe.seed)
     learner = Learner(recipe, views.names, views.widths)
@@ -116,6 +117,36 @@ def read_masks(run: Path) -> MaskAnalysis:
     found = read_run(run)
     assert found.learner.masks is not None
     return analyze_masks(found.names, found.learner.masks.masks().detach().double().numpy())
+
+
+def parts(run: Run) -> dict[str, NDArray[np.bool_]]:
+    """The parts of a run's embedding, as ``(E,)`` booleans over its dimensions.
+
+    Returns:
+        For every augmentation that a dimension is closed for (its mask below 1/2) those dimensions; then ``shared``,
+        what is closed for none, and ``embedding``, all of it. Without masks, or with nothing closed, ``embedding``.
+
+    Raises:
+        UserError: If the masks act on features.
+    """
+    if run.recipe.masks.level != "embedding":
+        raise UserError(f"{run.recipe.name} masks features: its embedding has no subspaces", code=2)
+    whole = np.ones(run.recipe.expander[-1], dtype=bool)
+    found: dict[str, NDArray[np.bool_]] = {}
+    if run.learner.masks is not None:
+        closed = np.asarray(run.learner.masks.masks().detach().numpy() < 0.5)
+        found = {name: closed[k] for k, name in enumerate(run.names) if closed[k].any()}
+        shared = np.logical_not(closed.any(axis=0))
+        if found and shared.any():
+            found["shared"] = shared
+    return {**found, "embedding": whole}
+
+
+@torch.no_grad()
+def embed(run: Run, features: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Embeddings ``(N, E)`` of features ``(N, D)`` of the run's backbone."""
+    chunks = [torch.from_numpy(np.array(features[at : at + 4096])) for at in range(0, len(features), 4096)]
+    return np.concatenate([run.learner.expander(chunk).numpy() for chunk in chunks])
 
 
 @dataclass(frozen=True)
@@ -263,6 +294,54 @@ def by_strength(run: Run, data: Examples, bins: int = 5) -> list[StrengthBin]:
                     )
                 )
     return found
+
+
+@dataclass(frozen=True)
+class Closed:
+    """What the parts of an embedding that are closed for an augmentation have to do with each other.
+
+    Attributes:
+        augmentations: The K augmentations that a part is closed for.
+        subspaces: Theirs, then ``shared``, ``embedding`` and ``features``.
+        alignment: ``(K, K)`` how far two closed parts arrange the same images alike, 0 to 1: linear CKA (Kornblith
+            et al. 2019, arXiv 1905.00414). Parts near 1 are redundant.
+        response: ``(K, S)`` how far an augmentation alone moves a subspace: the mean squared distance over that of
+            two different images. 0 is invariant; at 1 the augmentation changes as much as another image would.
+    """
+
+    augmentations: tuple[str, ...]
+    subspaces: tuple[str, ...]
+    alignment: Matrix
+    response: Matrix
+
+
+def closed_parts(run: Run, data: Examples) -> Closed | None:
+    """Compare the closed parts of a run's embedding over whole images; None where nothing is closed."""
+    found = parts(run)
+    augmentations = [a for a in run.recipe.views.build(run.recipe.seed).augmentations if a.name in found]
+    if not augmentations:
+        return None
+    plain = {name: data.embeddings[:, mask].astype(np.float64) for name, mask in found.items()}
+    plain["features"] = data.features.astype(np.float64)
+    names = tuple(a.name for a in augmentations)
+    alignment = np.array([[_alignment(plain[a], plain[b]) for b in names] for a in names])
+    response = []
+    for augmentation in augmentations:
+        _, features, embeddings, _ = _alone(run, data, augmentation)
+        changed = {name: embeddings[:, mask] for name, mask in found.items()} | {"features": features}
+        response.append([_moved(z, changed[name]) for name, z in plain.items()])
+    return Closed(names, tuple(plain), alignment, np.array(response))
+
+
+def _alignment(a: Matrix, b: Matrix) -> float:
+    """Linear CKA of ``(N, P)`` and ``(N, Q)``."""
+    a, b = a - a.mean(axis=0), b - b.mean(axis=0)
+    return float(np.square(a.T @ b).sum() / (np.linalg.norm(a.T @ a) * np.linalg.norm(b.T @ b)))
+
+
+def _moved(before: Matrix, after: NDArray[np.float32]) -> float:
+    """Mean squared distance of ``(N, P)`` before and after, over twice the summed variance before."""
+    return float(np.square(after - before).sum(axis=1).mean() / (2 * before.var(axis=0, ddof=1).sum()))
 
 
 @dataclass(frozen=True)

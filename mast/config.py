@@ -124,6 +124,9 @@ class Masks(Strict):
             before they enter the expander.
         sensitive: The sensitivity terms act on the dimensions that are ``closed`` for an augmentation, or, as a
             control, on ``all``.
+        changes: What is to change where an augmentation alone differs, (9) and (10): the ``embedding``, or the
+            backbone's ``features``, of which every augmentation has a block as ``layout`` says.
+        predict: Prediction teaches the masks: it then reads off ``1 - mask``, with gradient.
     """
 
     start: Annotated[float, Field(gt=0, lt=1)] = 0.9
@@ -134,6 +137,8 @@ class Masks(Strict):
     lr: Annotated[float, Field(ge=0)] = 0.02
     level: Literal["embedding", "features"] = "embedding"
     sensitive: Literal["closed", "all"] = "closed"
+    changes: Literal["embedding", "features"] = "embedding"
+    predict: bool = False
 
 
 class Optimizer(Strict):
@@ -200,7 +205,7 @@ class Recipe(Strict):
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
         views, masks = self.views, self.masks
-        if self.method == "mast" and views.single_fraction == 0 and masks.lr:
+        if self.method == "mast" and views.single_fraction == 0 and masks.lr and not masks.predict:
             raise ValueError(
                 "views.single_fraction: MAST's masks learn from single pairs; give it more than 0"
             )
@@ -219,10 +224,19 @@ class Recipe(Strict):
     def _sensitive(self) -> None:
         """Refuse sensitivity terms that nothing could satisfy or that would see no pair."""
         weights, views, masks = self.weights, self.views, self.masks
-        asked = [
-            name for name in ("sensitivity", "decorrelation", "prediction") if getattr(weights, name) > 0
-        ]
-        if self.method != "mast" or not asked:
+        terms = ("sensitivity", "decorrelation", "prediction", "contrast")
+        asked = [name for name in terms if getattr(weights, name) > 0]
+        if self.method != "mast":
+            return
+        if masks.predict and not (weights.prediction and masks.lr and masks.sensitive == "closed"):
+            raise ValueError(
+                "masks.predict: it needs weights.prediction, masks.lr above 0 and masks.sensitive=closed"
+            )
+        if masks.changes == "features" and masks.sensitive == "closed" and masks.layout != "own-closed":
+            raise ValueError(
+                "masks.changes: features have no closed block; give masks.layout=own-closed or masks.sensitive=all"
+            )
+        if not asked:
             return
         term = f"weights.{asked[0]}"
         if masks.level == "features":
@@ -231,8 +245,13 @@ class Recipe(Strict):
             raise ValueError(
                 f"{term}: no dimension is closed; give masks.layout=own-closed or masks.sensitive=all"
             )
-        if asked != ["prediction"] and not views.single_fraction and not views.third_every:
+        isolating = weights.sensitivity or weights.decorrelation
+        if isolating and not views.single_fraction and not views.third_every:
             raise ValueError(f"{term}: it needs views.single_fraction or views.third_every")
+        if weights.contrast and not (views.third_every and views.all_but_fraction):
+            raise ValueError("weights.contrast: it needs views.third_every and views.all_but_fraction")
+        if weights.temperature <= 0:
+            raise ValueError(f"weights.temperature: {weights.temperature:g} is not above 0")
 
 
 def recipe_names() -> list[str]:

@@ -34,7 +34,7 @@ FORMATS = (
 SERVICE = frozenset(
     ("@eaDir", "#recycle", "__MACOSX", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 )
-_DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I")
+DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 _ORIENTATION, _BITS, _PHOTOMETRIC = 0x0112, 258, 262  # tags of EXIF and TIFF
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, OverflowError, Image.DecompressionBombError)
 
@@ -51,7 +51,8 @@ class Header:
     Attributes:
         size: Width and height.
         mode: Pillow's mode, such as ``RGB`` or ``I;16``.
-        orientation: EXIF's tag: 1 upright, 2 to 8 mirrored or turned.
+        orientation: EXIF's or XMP's tag: 1 upright, 2 to 8 mirrored or turned.
+        turned: The decoder turns it as the tag says, as Pillow does with TIFF, and ``size`` is what it is then.
         frames: Pages or frames; the first is read.
         alpha: It has transparency, which is dropped.
     """
@@ -61,6 +62,7 @@ class Header:
     orientation: int
     frames: int
     alpha: bool
+    turned: bool = False
 
     @property
     def shown(self) -> tuple[int, int]:
@@ -83,17 +85,16 @@ def header(source: Path | bytes, name: str = "") -> Header:
             _orientation(image),
             int(getattr(image, "n_frames", 1)),
             image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info,
+            hasattr(image, "tag_v2") and _orientation(image) != 1,
         )
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF's tag, or TIFF's own; `getexif` of a PNG would decode the whole image."""
+    """The tag of EXIF, of XMP, or TIFF's own, as Pillow finds it; a PNG's own `getexif` would decode the image."""
     if hasattr(image, "tag_v2"):
         value = image.tag_v2.get(_ORIENTATION, 1)
     else:
-        tags = Image.Exif()
-        tags.load(image.info.get("exif", b""))
-        value = tags.get(_ORIENTATION, 1)
+        value = Image.Image.getexif(image).get(_ORIENTATION, 1)
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
@@ -110,7 +111,7 @@ def decode(source: Path | bytes, name: str = "") -> Image.Image:
     """
     with _opened(source, name) as image:
         _refuse(image, name or str(source))
-        if image.mode in _DEEP:
+        if image.mode in DEEP:
             return _eight_bits(image).convert("RGB")
         return image.convert("RGB")
 
@@ -201,6 +202,7 @@ def _walk(folder: Path, images: list[Path], others: Counter[str], above: tuple[t
     for entry in entries:
         if is_hidden(entry.name):
             continue
+        _readable(folder, entry.name)
         path = folder / entry.name
         if entry.is_dir():
             _walk(path, images, others, (*above, here))
@@ -216,9 +218,19 @@ def _walk(folder: Path, images: list[Path], others: Counter[str], above: tuple[t
 def subfolders(folder: Path) -> list[Path]:
     """The visible folders in a folder, sorted by name; links to folders count."""
     try:
-        return sorted(path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name))
+        found = sorted(path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name))
     except OSError as error:
         raise UserError(f"{folder}: cannot be read: {error.strerror}", remedy="check permissions") from error
+    for path in found:
+        _readable(folder, path.name)
+    return found
+
+
+def _readable(folder: Path, name: str) -> None:
+    """Raise for a name that is no text: neither a manifest nor a record could hold it."""
+    if any("\ud800" <= sign <= "\udfff" for sign in name):
+        shown = name.encode("utf-8", "backslashreplace").decode()
+        raise UserError(f"{folder}: the name of {shown} is no text in UTF-8", remedy="rename it")
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,19 @@ from torch import Tensor, nn
 
 from .config import Recipe
 from .distributed import gather
-from .model import Expander, SubspaceMasks, VarianceHead, build_backbone
-from .objective import Loss, closedness, masked, prediction, pressure, sensitivity, subspace_masks, vicreg
+from .model import Expander, SubspaceMasks, VarianceHead, build_backbone, laid_out
+from .objective import (
+    Loss,
+    closedness,
+    contrast,
+    masked,
+    prediction,
+    pressure,
+    relative,
+    sensitivity,
+    subspace_masks,
+    vicreg,
+)
 from .views import ViewPlan
 
 
@@ -43,7 +54,9 @@ class Learner(nn.Module):
             on_features = recipe.masks.level == "features"
             dim = self.backbone.feature_dim if on_features else recipe.expander[-1]
             self.masks = SubspaceMasks(
-                names, dim, **recipe.masks.model_dump(exclude={"lr", "level", "sensitive"})
+                names,
+                dim,
+                **recipe.masks.model_dump(include={"start", "spread", "layout", "block", "closed"}),
             )
             if recipe.uncertainty and not on_features:
                 self.variance = VarianceHead(self.backbone.feature_dim, recipe.expander[-1])
@@ -96,32 +109,77 @@ class Learner(nn.Module):
                 predicted = [self.variance(h.detach().to(self.mean.dtype)) for h in (h1, h2)]
                 variances = gather(predicted[0]), gather(predicted[1])
             loss = masked(z1, z2, gather(differs), gather(single), log_masks, weights, variances)
-            loss = loss.plus(self._sensitivity(z1, z2, plan, log_masks, third))
+            loss = loss.plus(self._sensitivity((h1, h2), (z1, z2), plan, log_masks, third))
         return Outcome(loss.plus(pressure(log_masks, weights)), h1.detach(), z1.detach())
 
     def _sensitivity(
-        self, z1: Tensor, z2: Tensor, plan: ViewPlan, log_masks: Tensor, third: Tensor | None
+        self,
+        h: tuple[Tensor, Tensor],
+        z: tuple[Tensor, Tensor],
+        plan: ViewPlan,
+        log_masks: Tensor,
+        third: Tensor | None,
     ) -> Loss:
-        """The terms that ask closed dimensions to carry what their augmentation changes."""
-        weights = self.recipe.weights
-        loss = Loss(z1.new_zeros(()), {})
+        """The terms that ask closed dimensions to carry what their augmentation changes.
+
+        Args:
+            h: Features of this process's two views.
+            z: Embeddings of those of all processes.
+            plan: What was drawn.
+            log_masks: Logarithms of the masks.
+            third: The third views, where there are any.
+        """
+        weights, masks = self.recipe.weights, self.recipe.masks
+        loss = Loss(z[0].new_zeros(()), {})
         closed = closedness(log_masks)
-        if self.recipe.masks.sensitive == "all":
+        if masks.sensitive == "all":
             closed = torch.ones_like(closed)
-        if weights.sensitivity or weights.decorrelation:
-            isolated = torch.from_numpy(plan.isolated).to(z1.device)
-            if third is not None:
-                z3 = self.embed(self.features(third))
-                rows = torch.arange(len(isolated), device=z1.device) % plan.every == 0
-                difference, isolated = z1[gather(rows)] - z3, gather(isolated[rows])
-            else:
-                isolated = gather(isolated)
-                rows = isolated.any(1)
-                difference, isolated = z1[rows] - z2[rows], isolated[rows]
-            loss = loss.plus(sensitivity(difference, isolated, closed, weights))
+        if weights.sensitivity or weights.decorrelation or weights.contrast:
+            loss = loss.plus(self._isolated(h, z, plan, closed, third))
         if self.readout is not None:
-            change = gather(torch.from_numpy(plan.change).to(z1))
-            sizes = torch.tensor(self.widths, device=z1.device)
-            looks = closed.detach().repeat_interleave(sizes, dim=0)  # (Q, E)
-            loss = loss.plus(prediction(z1 - z2, change, self.readout.weight * looks, weights))
+            change = gather(torch.from_numpy(plan.change).to(z[0]))
+            sizes = torch.tensor(self.widths, device=log_masks.device)
+            seen = 1 - log_masks.exp() if masks.predict else closed.detach()
+            readout = self.readout.weight * seen.repeat_interleave(sizes, dim=0)  # (Q, E)
+            loss = loss.plus(prediction(z[0] - z[1], change, readout, weights))
         return loss
+
+    def _isolated(
+        self,
+        h: tuple[Tensor, Tensor],
+        z: tuple[Tensor, Tensor],
+        plan: ViewPlan,
+        closed: Tensor,
+        third: Tensor | None,
+    ) -> Loss:
+        """The terms that look at views in which one augmentation alone differs; arguments as of `_sensitivity`."""
+        weights, masks = self.recipe.weights, self.recipe.masks
+        isolated = gather(torch.from_numpy(plan.isolated).to(closed.device))
+        if third is None:
+            rows, h_other, z_other = isolated.any(1), h[1], z[1]
+        else:  # it has rows of its own
+            rows = gather(torch.arange(len(plan.isolated), device=closed.device) % plan.every == 0)
+            h_other = self.features(third)
+            z_other = self.embed(h_other)
+        other = slice(None) if third is not None else rows
+        loss = Loss(closed.new_zeros(()), {})
+        if weights.sensitivity or weights.decorrelation:
+            difference, blocks = z[0][rows] - z_other[other], closed
+            if masks.changes == "features":
+                h1, h2, h_other = (gather(each.to(self.mean.dtype)) for each in (*h, h_other))
+                difference, blocks = relative(h1[rows] - h_other[other], h1, h2), self._feature_blocks()
+            loss = loss.plus(sensitivity(difference, isolated[rows], blocks, weights))
+        if weights.contrast:
+            shared = isolated & ~gather(torch.from_numpy(plan.differs).to(closed.device))
+            loss = loss.plus(contrast(*z, z_other, rows.nonzero()[:, 0], shared[rows], closed, weights))
+        return loss
+
+    def _feature_blocks(self) -> Tensor:
+        """Which of the backbone's features are closed for whom, ``(K, D)``: fixed, as the masks' layout says."""
+        masks = self.recipe.masks
+        assert self.masks is not None
+        count, dim = len(self.masks.names), self.backbone.feature_dim
+        if masks.sensitive == "all":
+            return torch.ones(count, dim, device=self.mean.device, dtype=self.mean.dtype)
+        given = masks.model_dump(include={"start", "layout", "block", "closed"})
+        return closedness(laid_out(count, dim, **given).log()).to(self.mean)

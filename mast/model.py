@@ -237,6 +237,18 @@ class VarianceHead(nn.Linear):
         return nn.functional.softplus(super().forward(input))
 
 
+def laid_out(count: int, dim: int, *, start: float, layout: str, block: float, closed: float) -> Tensor:
+    """Masks ``(count, dim)`` of a layout as they start, without their spread; arguments as of `SubspaceMasks`."""
+    values = torch.full((count, dim), start)
+    if layout != "even":
+        size = int(block * dim)
+        for k in range(count):
+            own = slice(k * size, (k + 1) * size)
+            rows = torch.arange(count) == k
+            values[rows if layout == "own-closed" else ~rows, own] = closed
+    return values
+
+
 class SubspaceMasks(nn.Module):
     """One mask in ``[0, 1]^E`` for each of K augmentations: the dimensions that stay the same under it.
 
@@ -267,13 +279,7 @@ class SubspaceMasks(nn.Module):
     ) -> None:
         super().__init__()
         self.names = tuple(names)
-        values = torch.full((len(self.names), dim), start)
-        if layout != "even":
-            size = int(block * dim)
-            for k in range(len(self.names)):
-                own = slice(k * size, (k + 1) * size)
-                rows = torch.arange(len(self.names)) == k
-                values[rows if layout == "own-closed" else ~rows, own] = closed
+        values = laid_out(len(self.names), dim, start=start, layout=layout, block=block, closed=closed)
         self.logits = nn.Parameter(torch.logit(values) + spread * torch.randn(len(self.names), dim))
 
     def log_masks(self) -> Tensor:

@@ -28,6 +28,8 @@ class Weights:
         target: Root mean square of the change that (9) asks for.
         decorrelation: Pressure against closed dimensions that change together, equation (10).
         prediction: Reading the change of parameters off the closed dimensions, equation (11).
+        contrast: Telling views apart within the closed dimensions, equation (12).
+        temperature: Of (12), by which cosines are divided.
     """
 
     invariance: float = 25.0
@@ -45,6 +47,8 @@ class Weights:
     target: float = 1.0
     decorrelation: float = 0.0
     prediction: float = 0.0
+    contrast: float = 0.0
+    temperature: float = 0.2
 
 
 class Loss(NamedTuple):
@@ -222,6 +226,59 @@ def prediction(difference: Tensor, change: Tensor, readout: Tensor, weights: Wei
     """
     with torch.autocast(difference.device.type, enabled=False):
         return _total(weights, prediction=(difference @ readout.T - change).square().mean())
+
+
+def contrast(
+    z1: Tensor,
+    z2: Tensor,
+    third: Tensor,
+    rows: Tensor,
+    isolated: Tensor,
+    closed: Tensor,
+    weights: Weights,
+    epsilon: float = 1e-8,
+) -> Loss:
+    """In what is closed for k, views with the same parameters of k are near, others are far, equation (12).
+
+    InfoNCE. The positive shares k's parameters and differs in everything else; the negatives are the second views of
+    all other images, and a view of the same image that differs in k alone. After LooC (Xiao et al. 2021, arXiv
+    2008.05659), whose negatives of the same image differ in other augmentations too.
+
+    Args:
+        z1, z2: Embeddings of the two views, ``(B, D)``, of the whole global batch.
+        third: Embeddings ``(P, D)`` of third views.
+        rows: ``(P,)`` the images they belong to, as rows of ``z1``.
+        isolated: ``(P, K)`` booleans: the third view differs from the first in k alone, and the second does not
+            differ in k. A row may have none.
+        closed: Weights of the dimensions ``(K, D)``, as for `sensitivity`.
+        weights: Its ``contrast`` and ``temperature`` are used.
+        epsilon: Added to squared lengths.
+    """
+    with torch.autocast(z1.device.type, enabled=False):
+        count = isolated.sum(0)  # (K,)
+        seen = (count > 0) & (closed.sum(1) > 0)
+        share = isolated.T.to(z1) / count.clamp(min=1)[:, None]  # (K, P), rows sum to 1
+        first = z1[rows]
+
+        def lengths(z: Tensor) -> Tensor:
+            return torch.sqrt(closed @ z.square().T + epsilon)  # (K, N)
+
+        images = torch.einsum("kd,pd,bd->kpb", closed, first, z2) / lengths(z2)[:, None]
+        away = torch.einsum("kd,pd,pd->kp", closed, first, third) / lengths(third)
+        cosines = torch.cat([images, away[:, :, None]], dim=2) / lengths(first)[:, :, None]
+        logits = cosines / weights.temperature  # (K, P, B + 1)
+        positive = logits.gather(2, rows.expand(len(closed), -1)[:, :, None])[:, :, 0]
+        losses = (share * (logits.logsumexp(2) - positive)).sum(1)
+        return _total(weights, contrast=torch.where(seen, losses, 0.0).sum() / seen.sum().clamp(min=1))
+
+
+def relative(difference: Tensor, h1: Tensor, h2: Tensor, epsilon: float = 1e-4) -> Tensor:
+    """Differences ``(P, D)`` of features in units of their standard deviations over both views, ``(B, D)`` each.
+
+    Nothing else in the loss fixes the scale of features, and growing is no sensitivity.
+    """
+    with torch.autocast(difference.device.type, enabled=False):
+        return difference / torch.sqrt(torch.cat([h1, h2]).var(dim=0) + epsilon)
 
 
 def subspace_masks(differs: Tensor, single: Tensor, log_masks: Tensor) -> Tensor:

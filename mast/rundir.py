@@ -7,7 +7,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,10 @@ from .data import Source
 from .errors import UserError
 from .files import PUBLISHED as PUBLISHED
 from .files import atomic_write, sweep
+from .sinks import BOARD, RUNS, Place, Sinks
 
 LOCK = ".lock"
-STATE, LOG, RECIPE, BOARD = (
-    "state.pt",
-    "log.jsonl",
-    "recipe.json",
-    "tensorboard",
-)
+STATE, LOG, RECIPE = "state.pt", "log.jsonl", "recipe.json"
 History = list[dict[str, float]]
 
 
@@ -132,7 +128,7 @@ def claim(recipe: Recipe, out: Path, *, fresh: bool = False) -> None:
         UserError: If it cannot be written.
     """
     try:
-        for name in (STATE, PUBLISHED, LOG, RECIPE) if fresh else (PUBLISHED,):
+        for name in (STATE, PUBLISHED, LOG, RECIPE, RUNS) if fresh else (PUBLISHED,):
             (out / name).unlink(missing_ok=True)
         if fresh:
             shutil.rmtree(out / BOARD, ignore_errors=True)
@@ -146,37 +142,30 @@ def claim(recipe: Recipe, out: Path, *, fresh: bool = False) -> None:
 
 
 class Log:
-    """One JSON line an epoch and, on demand, the same for TensorBoard.
+    """One JSON line an epoch, and the same numbers for other programs where they are asked for.
 
     Args:
         out: The run's folder.
         history: What was logged before.
-        tensorboard: Write TensorBoard's files as well.
-
-    Raises:
-        UserError: If TensorBoard is asked for and not installed.
+        recipe: What the run does.
+        sinks: Names of `mast.sinks.NAMES`.
     """
 
-    def __init__(self, out: Path, history: History, *, tensorboard: bool = False) -> None:
-        self.path, self.history, self.board = out / LOG, history, None
-        if tensorboard:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError as error:
-                raise UserError(
-                    "tensorboard is not installed", remedy="pip install 'mast-transfer[tensorboard]'", code=2
-                ) from error
-            self.board = SummaryWriter(str(out / BOARD), purge_step=len(history) + 1)
+    def __init__(self, out: Path, history: History, recipe: Recipe, sinks: Sequence[str] = ()) -> None:
+        self.path, self.history = out / LOG, history
+        facts = recipe.model_dump(mode="json") if sinks else {}
+        self.sinks = Sinks(sinks, Place(out, recipe.name, facts, first=len(history) + 1))
 
     def add(self, line: dict[str, float]) -> None:
         """Log an epoch; ``line`` has its number under ``epoch``."""
         self.history.append(line)
         with atomic_write(self.path) as file:
             file.writelines(json.dumps(entry) + "\n" for entry in self.history)
-        if self.board is not None:
-            for name, value in line.items():
-                self.board.add_scalar(name, value, int(line["epoch"]))
-            self.board.flush()
+        self.sinks.add(line, int(line["epoch"]))
+
+    def close(self) -> None:
+        """End what other programs were told."""
+        self.sinks.close()
 
 
 def passport(recipe: Recipe, source: Source, history: History) -> dict[str, Any]:

@@ -11,8 +11,8 @@ import math
 import os
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -34,6 +34,7 @@ from .probe import Probe
 from .rundir import PUBLISHED as PUBLISHED
 from .rundir import STATE, History, Log, check, claim, hold, passport
 from .rundir import git_stamp as git_stamp
+from .sinks import check as check_sinks
 
 
 def pretrain(
@@ -45,7 +46,7 @@ def pretrain(
     progress: bool = True,
     device: str | None = None,
     workers: int | None = None,
-    tensorboard: bool = False,
+    log: Sequence[str] = (),
 ) -> Path:
     """Run a recipe to its end, from wherever it stands; under ``torchrun`` in all its processes together.
 
@@ -58,7 +59,7 @@ def pretrain(
         progress: Show progress bars.
         device: ``cuda`` where there is one, else ``cpu``.
         workers: Decoding workers of this process; by default its share of the machine's cores.
-        tensorboard: Log for TensorBoard as well, into ``tensorboard/``.
+        log: Other programs to log to as well, see `mast.sinks`: tensorboard, mlflow, wandb.
 
     Returns:
         The path of the published backbone.
@@ -69,13 +70,14 @@ def pretrain(
             collapse.
         Interrupted: After SIGINT, SIGTERM or SIGUSR1, once the state is saved.
     """
+    check_sinks(log)
     with join(device) as world, hold(out) if world.rank == 0 else nullcontext():
         finished = False
         if world.rank == 0 and not fresh:
             finished = check(recipe, out)
         if not world.from_first(finished):
             shown = progress and world.rank == 0
-            _train(recipe, out, world, data_root or Path(), shown, workers, tensorboard, fresh)
+            _train(recipe, out, world, data_root or Path(), shown, workers, log, fresh)
         elif world.rank == 0:
             say(f"{out} holds this run, finished; --fresh starts anew", progress)
     return out / PUBLISHED
@@ -88,7 +90,7 @@ def _train(
     data_root: Path,
     progress: bool,
     workers: int | None,
-    tensorboard: bool,
+    sinks: Sequence[str],
     fresh: bool = False,
 ) -> None:
     # -- images and views -----------------------------------------------------------------------------------
@@ -163,9 +165,9 @@ def _train(
         step, history, sums = state["step"], state["history"], state["sums"]
         probe.load_state_dict(state["probe"], world.device)
         say(f"{out} holds this run: going on from step {step} of {steps}", progress)
-    log = Log(out, history, tensorboard=tensorboard and world.rank == 0)
     if world.rank == 0:
         claim(recipe, out, fresh=fresh)
+    log = Log(out, history, recipe, sinks if world.rank == 0 else ())
 
     def save() -> None:
         """Everything that the rest of the run depends on, and nothing else."""
@@ -187,7 +189,7 @@ def _train(
     shown = bar(
         total=steps * size, initial=step * size, desc=title, unit="img", unit_scale=True, disable=not progress
     )
-    with _stop_signals() as received, shown:
+    with closing(log), _stop_signals() as received, shown:
         while step < steps:
             at = step if config.rate_by == "step" else step - step % steps_per_epoch
             rate = learning_rate(at, steps, warmup, peak, config.final_lr)

@@ -46,7 +46,8 @@ class Views:
     are drawn twice. In the rest every augmentation is drawn twice. Single pairs are drawn anew until the two
     parameters differ, since equal ones (a flip, half of the time) teach a mask nothing.
 
-    A third view may be added for some images: the first one with one augmentation drawn anew.
+    A third view may be added for some images: the first one with one augmentation drawn anew, the shared one
+    where the pair shares one.
 
     Args:
         augmentations: In the order in which they are applied.
@@ -103,16 +104,22 @@ class Views:
         isolated = differs & single[:, None]
         change = (self._describe(params, 1) - self._describe(params, 0)) / self._scale
         if self.third_every:
-            isolated = self._third(params, indices, epoch)
+            isolated = self._third(params, indices, epoch, np.where(all_but, chosen, -1))
         return ViewPlan(params, differs, single, isolated, change, self.third_every)
 
-    def _third(self, params: dict[str, Array], indices: NDArray[np.integer], epoch: int) -> NDArray[np.bool_]:
-        """Add the third view's parameters; returns what differs from the first, ``(B, K)``."""
-        chosen = np.floor(uniform(self.seed, epoch, indices, "third", 1) * len(self.names)).astype(int)
+    def _third(
+        self, params: dict[str, Array], indices: NDArray[np.integer], epoch: int, shared: NDArray[np.integer]
+    ) -> NDArray[np.bool_]:
+        """Add the third view's parameters; returns what differs from the first, ``(B, K)``.
+
+        It is the augmentation that the first two views share, ``shared`` ``(B,)``, and any where that is below 0.
+        """
+        drawn = np.floor(uniform(self.seed, epoch, indices, "third", 1)[:, 0] * len(self.names)).astype(int)
+        chosen = np.where(shared >= 0, shared, drawn)
         isolated = np.zeros((len(indices), len(self.names)), dtype=bool)
         for k, (name, augmentation) in enumerate(zip(self.names, self.augmentations, strict=True)):
             first = params[name][0]
-            third, alone = first.copy(), chosen[:, 0] == k
+            third, alone = first.copy(), chosen == k
             for attempt in range(_TRIES):
                 again = alone & _equal(augmentation, first, third)
                 if not again.any():

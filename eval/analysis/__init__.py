@@ -1,1 +1,1 @@
-"""What a MAST run learned, and what a suite says of its arms: the verb ``mast analyze``."""
+"""What a MAST run learned, what a suite says of its arms, and what features tell without labels."""

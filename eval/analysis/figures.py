@@ -81,12 +81,13 @@ def difficulty(rows: Sequence[tuple[int, float, int, float, float, float]]) -> F
         return figure
 
 
-def neighbours(pictures: Array, names: Sequence[str]) -> Figure:
+def neighbours(pictures: Array, names: Sequence[str], same: Array | None = None) -> Figure:
     """One image and its nearest neighbours in every subspace.
 
     Args:
         pictures: ``(K, 1 + count, 3, S, S)`` bytes, the image itself first.
         names: The K subspaces.
+        same: ``(K, count)`` which neighbours have the image's label: they get a frame.
     """
     rows, columns = pictures.shape[:2]
     with mpl.rc_context(BARE | {"image.interpolation": "none"}):
@@ -98,6 +99,8 @@ def neighbours(pictures: Array, names: Sequence[str]) -> Figure:
                 axes.imshow(pictures[row, column].transpose(1, 2, 0))
                 axes.set_xticks([])
                 axes.set_yticks([])
+                if same is not None and column and same[row, column - 1]:
+                    axes.spines[:].set(visible=True, color=PALETTE[0], linewidth=2.5)
             grid[row, 0].set_ylabel(name, rotation=0, ha="right", va="center")
         return figure
 

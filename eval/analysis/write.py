@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from mast import analysis
 from mast.files import atomic_write
@@ -19,6 +20,9 @@ from ..numbers import intervals
 from ..protocols.base import Labelled
 from ..results import figures, tables
 from . import figures as drawn
+from . import subspaces
+
+Array = npt.NDArray[Any]
 
 
 class _Folder:
@@ -50,7 +54,9 @@ def write(run: Path, out: Path, *, data_root: Path | None = None, images: int = 
         out: Folder for the results. From the masks alone: ``masks.csv``, ``dimensions.csv`` (kept, shared, unique),
             ``correlation.csv``, ``overlap.csv``. From the run's images, where ``data_root`` is given:
             ``strength.csv`` (predicted uncertainty by augmentation and strength), ``difficulty.csv`` (error of a
-            linear probe by decile of uncertainty) and ``neighbours.csv`` (in every subspace); and their figures.
+            linear probe by decile of uncertainty), ``difficulty-correlation.csv`` (rank correlation of the two, with
+            intervals), ``neighbours.csv`` (in every subspace), and, where masks close something, ``alignment.csv``
+            and ``response.csv`` (what closed parts share and what moves them); and their figures.
         data_root: Where the recipe's images lie.
         images: How many to look at.
 
@@ -82,6 +88,8 @@ def write(run: Path, out: Path, *, data_root: Path | None = None, images: int = 
             _strength(folder, opened, data)
             _difficulty(folder, data)
         _neighbours(folder, opened, data, found)
+        if opened.recipe.masks.level == "embedding":
+            _closed(folder, opened, data)
     return {
         "names": names,
         "mass": found.mass.tolist(),
@@ -107,6 +115,7 @@ def _difficulty(folder: _Folder, data: analysis.Examples) -> None:
     if len(data.classes) < 2 or len(data.labels) < 100:
         return
     wrong = np.empty(len(data.labels), dtype=bool)
+    lead = np.empty(len(data.labels))
     # Images are in the order of their classes: every second one, so that both halves have all of them.
     half = np.arange(len(data.labels)) % 2
     for part in (0, 1):
@@ -117,7 +126,17 @@ def _difficulty(folder: _Folder, data: analysis.Examples) -> None:
         )
         fitted = protocols.fit(protocols.get("ridge"), train, val)
         scores = fitted.scores(data.features[half == part])
-        wrong[half == part] = scores.argmax(1) != data.labels[half == part]
+        truth = data.labels[half == part]
+        wrong[half == part] = scores.argmax(1) != truth
+        own = scores[np.arange(len(truth)), truth]
+        scores[np.arange(len(truth)), truth] = -np.inf
+        lead[half == part] = scores.max(1) - own
+    correlations = []
+    for name, values in (("error", wrong), ("lead of the best other class", lead)):
+        rho, low, high = rank_correlation(data.uncertainty, values)
+        correlations.append((name, rho, low, high, len(values)))
+    header = ["difficulty", "rank correlation", "low", "high", "images"]
+    folder.csv("difficulty-correlation", header, correlations)
     rows = []
     for decile, group in enumerate(np.array_split(np.argsort(data.uncertainty, kind="stable"), 10), start=1):
         interval = intervals.wilson(int(wrong[group].sum()), len(group))
@@ -125,6 +144,100 @@ def _difficulty(folder: _Folder, data: analysis.Examples) -> None:
         rows.append((decile, mean, len(group), float(wrong[group].mean()), interval.low, interval.high))
     folder.csv("difficulty", ["decile", "uncertainty", "images", "error", "low", "high"], rows)
     folder.figure("difficulty", drawn.difficulty(rows))
+
+
+def rank_correlation(a: Array, b: Array, *, resamples: int = 1000) -> tuple[float, float, float]:
+    """Spearman's rank correlation of two series ``(N,)``, with ends of the 95 % interval over resampled pairs."""
+    from scipy.stats import rankdata
+
+    def correlation(rows: Array) -> float:
+        return float(np.corrcoef(rankdata(a[rows]), rankdata(b[rows]))[0, 1])
+
+    rng = np.random.default_rng(0)
+    drawn_again = [correlation(rng.integers(0, len(a), len(a))) for _ in range(resamples)]
+    low, high = np.quantile(drawn_again, [0.025, 0.975])
+    return correlation(np.arange(len(a))), float(low), float(high)
+
+
+def _closed(folder: _Folder, run: analysis.Run, data: analysis.Examples) -> None:
+    found = analysis.closed_parts(run, data)
+    if found is None:
+        return
+    for name, columns, matrix in (
+        ("alignment", found.augmentations, found.alignment),
+        ("response", found.subspaces, found.response),
+    ):
+        lines = zip(found.augmentations, matrix, strict=True)
+        folder.csv(name, ["", *columns], ([row, *map(float, values)] for row, values in lines))
+    folder.figure(
+        "alignment", figures.heatmap(found.alignment, found.augmentations, "alignment of closed parts")
+    )
+
+
+def downstream(
+    run: Path, out: Path, data_root: Path, names: Sequence[str], protocol: str = "ridge"
+) -> dict[str, Any]:
+    """Read tasks off every subspace of a run, and off the one that suits each task.
+
+    Args:
+        run: The folder of a pretraining run (VICReg's has the backbone and the whole embedding only).
+        out: Folder for ``subspaces.csv``; for every task ``nearest-TASK``, three test images and what is nearest to
+            them in every subspace; and the features.
+        data_root: Where data sets lie.
+        names: Tasks of single labels.
+        protocol: How; one that works on frozen features.
+
+    Returns:
+        ``tasks`` (for each the ``chosen`` subspace, its ``test`` value and that of the ``backbone``), and ``files``.
+    """
+    opened, loaded = subspaces.open_run(run)
+    how, folder, rows = protocols.get(protocol), _Folder(out), list[tuple[Any, ...]]()
+    told: dict[str, dict[str, Any]] = {}
+    for name in names:
+        task = subspaces.open_task(opened, loaded, name, data_root, out / "features")
+        found = subspaces.read(task, how)
+        rows += [
+            (
+                name,
+                protocol,
+                each.subspace,
+                each.dimensions,
+                each.val,
+                each.test,
+                each.nearest,
+                int(each.chosen),
+            )
+            for each in found
+        ]
+        best = next(each for each in found if each.chosen)
+        plain = next(each for each in found if each.subspace == subspaces.FEATURES)
+        told[name] = {"chosen": best.subspace, "test": best.test, "backbone": plain.test}
+        _nearest(folder, task)
+    header = ["task", "protocol", "subspace", "dimensions", "val", "test", "same label nearby", "chosen"]
+    folder.csv("subspaces", header, rows)
+    return {"tasks": told, "files": [str(path) for path in folder.files]}
+
+
+def _nearest(folder: _Folder, task: subspaces.Opened) -> None:
+    """Three test images, evenly spaced, each with its nearest ones in every subspace."""
+    split, spaces = task.data.splits["test"], task.spaces["test"]
+    count = min(subspaces.GALLERY, len(split))
+    queries = np.linspace(0, count - 1, 5).astype(int)[1:4]
+    found = {name: subspaces.neighbours(space, split.labels, queries) for name, space in spaces.items()}
+    for number, query in enumerate(queries):
+        lines = [[int(rows[query]), *map(int, near[number])] for rows, near, _ in found.values()]
+        pictures = np.array(
+            [[_small(split.pool.read(int(split.rows[row]))) for row in line] for line in lines]
+        )
+        same = np.array([hits[number] for _, _, hits in found.values()])
+        figure = drawn.neighbours(pictures, list(found), same)
+        folder.figure(f"nearest-{drawn.slug(task.task.name)}-{number + 1}", figure)
+
+
+def _small(image: Any) -> Array:
+    """``(3, 64, 64)`` bytes of an image."""
+    pixels: Array = np.asarray(image.resize((64, 64))).transpose(2, 0, 1)
+    return pixels
 
 
 def _neighbours(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mast.checkpoint import write_published
-from mast.files import atomic_write, sha256_file
+from mast.files import atomic_write, sha256_file, writing
 from mast.model import Arch
 
 from ..errors import UserError
@@ -46,18 +46,21 @@ def convert(
         checkpoint: What `load` takes.
         output: The file to write; its ending chooses the container (``.pth``, ``.safetensors`` or, for Detectron2,
             ``.pkl``). The certificate lies beside it as ``<output>.certificate.json``.
-        to: ``torchvision``, ``detectron2`` (a ``matching_heuristics`` file), ``timm``, ``huggingface`` (with
-            its ``config.json``) or ``safetensors`` (torchvision's names with the passport inside).
+        to: ``torchvision``, ``detectron2`` (a ``matching_heuristics`` file), ``timm`` and ``huggingface`` (with
+            their ``config.json``, which overwrites no other) or ``safetensors`` (torchvision's names with the
+            passport inside).
         half: Round the weights to half precision, which halves the file.
         **said: What the user says about the checkpoint, as `load` takes it.
 
     Returns:
-        The certificate: source and target with their hashes, ``peer`` (what ran the copy), and ``differences``,
+        The certificate: source and target with their hashes, ``peer`` (what ran the copy), ``config`` (whether a
+            config.json was written, or why not, for libraries that read one), and ``differences``,
         by precision and by map (C2 to C5 as ``res2`` to ``res5``), each the largest difference over the largest
         value.
 
     Raises:
         UserError: If the target cannot express the backbone, cannot be written, or differs; nothing is left then.
+        Unwritable: If the disk is full; nothing is left then either.
     """
     if to not in FORMATS:
         raise UserError(f"unknown format '{to}'", remedy=f"known: {', '.join(FORMATS)}", code=2)
@@ -66,6 +69,12 @@ def convert(
     if path.suffix not in endings:
         raise UserError(
             f"{path}: {to} files end in {' or '.join(endings)}", remedy="change the ending", code=2
+        )
+    if to == "huggingface" and path.with_name("config.json").exists():
+        raise UserError(
+            f"{path.with_name('config.json')} exists, and the copy needs its own",
+            remedy="write it into another folder",
+            code=2,
         )
     loaded = load(checkpoint, **said)
     _expressible(loaded, to)
@@ -84,8 +93,10 @@ def convert(
             f"{path}: cannot be written: {error.strerror}", remedy="choose another folder"
         ) from error
     try:
-        write(Path(draft), state, loaded.passport)
+        with writing(path.parent):
+            write(Path(draft), state, loaded.passport)
         peer, differences = _compare(loaded, Path(draft), run)
+        config, told = _config(loaded, to, path.with_name("config.json"))
         certificate = {
             "source": {
                 key: getattr(loaded.passport, key)
@@ -96,15 +107,16 @@ def convert(
             "images": f"2 of {_size(loaded)} x {_size(loaded)} pixels, normal noise, seed 0",
             "peer": peer,
             "limits": limits,
+            **({"config": told} if told else {}),
             "differences": differences,
         }
         _check(path, differences, limits)
-        _keep(Path(draft), path, to, loaded.passport)
+        beside = {Path(f"{path}.certificate.json"): certificate}
+        if config is not None:
+            beside[path.with_name("config.json")] = config
+        _keep(Path(draft), path, beside)
     finally:
         Path(draft).unlink(missing_ok=True)
-    with atomic_write(f"{path}.certificate.json") as file:
-        json.dump(certificate, file, indent=1)
-        file.write("\n")
     return certificate
 
 
@@ -133,13 +145,22 @@ def _write_torchvision(path: Path, state: State, passport: Passport) -> None:
     if path.suffix == ".safetensors":
         _write_safetensors(path, state)
     else:
-        torch.save(state, path)
+        _save(path, state)
+
+
+def _save(path: Path, content: Any) -> None:
+    with path.open(
+        "wb"
+    ) as file:  # by its path alone torch writes in C++, whose error for a full disk is no OSError
+        torch.save(content, file)
 
 
 def _write_safetensors(path: Path, state: State) -> None:
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, path, metadata={"format": "pt"})
+    # Not its own save_file, whose error for a full disk is no OSError.
+    tensors = {name: tensor.contiguous() for name, tensor in state.items()}
+    path.write_bytes(save(tensors, metadata={"format": "pt"}))
 
 
 def _write_published(path: Path, state: State, passport: Passport) -> None:
@@ -164,7 +185,7 @@ def _write_detectron2(path: Path, state: State, passport: Passport) -> None:
         with path.open("wb") as file:
             pickle.dump({"model": arrays, **content}, file)
     else:
-        torch.save({"model": renamed, **content}, path)
+        _save(path, {"model": renamed, **content})
 
 
 def _write_huggingface(path: Path, state: State, passport: Passport) -> None:
@@ -191,15 +212,67 @@ def _huggingface_config(passport: Passport) -> dict[str, Any]:
     }
 
 
-def _keep(draft: Path, path: Path, to: str, passport: Passport) -> None:
-    """Put the certified draft in place, whole, with the usual permissions."""
+def _config(loaded: Loaded, to: str, path: Path) -> tuple[dict[str, Any] | None, str]:
+    """The config.json of a library that reads one, and what the certificate says of it."""
+    if to not in ("huggingface", "timm"):
+        return None, ""
+    if to == "huggingface":
+        return _huggingface_config(loaded.passport), "written"
+    if path.exists():
+        return None, "not written: there is one already"
+    name = _name_in_timm(loaded)
+    if name is None:
+        return None, f"not written: timm has no name for a {loaded.passport.arch} with just this network"
+    return _timm_config(loaded.passport, name), "written"
+
+
+def _name_in_timm(loaded: Loaded) -> str | None:
+    """timm's name of a network that computes what ours does, where there is one."""
+    if other_libraries.timm_network(loaded.backbone) is not None:
+        return f"resnet{getattr(loaded.backbone, 'arch').depth}"  # noqa: B009
+    return loaded.passport.arch if loaded.passport.provenance.get("timm") else None
+
+
+def _timm_config(passport: Passport, name: str) -> dict[str, Any]:
+    """What timm reads of a model's folder; a normalisation of BGR, which it cannot prepare, is left out."""
+    pixels: dict[str, Any] = {
+        "input_size": [3, passport.input_size, passport.input_size],
+        "interpolation": passport.interpolation,
+    }
+    normalization = passport.normalization
+    if normalization.channels == "RGB":
+        pixels["mean"] = [value / 255 for value in normalization.pixel_mean]
+        pixels["std"] = [value / 255 for value in normalization.pixel_std]
+    pooling = {"cls": "token", "mean": "avg", "avg": "avg", "map": "map"}.get(
+        str(passport.network.get("pooling", "")), ""
+    )
+    return {
+        "architecture": name,
+        "num_classes": 0,
+        "num_features": passport.feature_dim,
+        **({"global_pool": pooling} if pooling else {}),
+        **({"model_args": args} if (args := passport.network.get("model_args")) else {}),
+        "pretrained_cfg": {"num_classes": 0, **pixels},
+    }
+
+
+def _keep(draft: Path, path: Path, beside: Mapping[Path, Any]) -> None:
+    """Put the certified draft in place, whole, with the usual permissions, once what lies beside it is there."""
     umask = os.umask(0)
     os.umask(umask)
     draft.chmod(0o666 & ~umask)
-    draft.replace(path)
-    if to == "huggingface":
-        with atomic_write(path.with_name("config.json")) as file:
-            json.dump(_huggingface_config(passport), file, indent=1)
+    written: list[Path] = []
+    try:
+        for place, content in beside.items():
+            with atomic_write(place) as file:
+                json.dump(content, file, indent=1)
+                file.write("\n")
+            written.append(place)
+        draft.replace(path)
+    except BaseException:
+        for place in written:
+            place.unlink()
+        raise
 
 
 # ----------------------------------------------------------------------------------------------- comparing

@@ -7,6 +7,7 @@ torch read the tensors, with ``weights_only=True``.
 from __future__ import annotations
 
 import pickle
+import re
 import stat
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -22,6 +23,8 @@ from ..errors import UserError
 from .safe_unpickler import Array, Opaque, Reader, TensorRef, resolve
 
 TORCH_LEGACY = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
+_SHARD = re.compile(r"-\d{5}-of-(\d{5})\.(safetensors|bin)$|\.index\.json$")
+"""Names that Hugging Face gives to the parts of large models and to the lists of them."""
 _MAX_PICKLE = 256 * 2**20
 """Bytes of ``data.pkl``, which describes tensors and does not hold them: far above any real one."""
 _KNOWN_OTHERS = {
@@ -29,6 +32,8 @@ _KNOWN_OTHERS = {
     b"\x1f\x8b": ("a gzip archive", "unpack it first"),
     b"BZh": ("a bzip2 archive", "unpack it first"),
     b"\xfd7zXZ": ("an xz archive", "unpack it first"),
+    b"GGUF": ("a GGUF file (llama.cpp)", "name the weights that it was made of"),
+    b"{": ("a JSON file", "name the file of weights itself"),
     b"<": ("an HTML or XML page", "the download probably failed: fetch the file again"),
     b"version https://git-lfs": ("a git-lfs pointer", "run `git lfs pull`"),
 }
@@ -62,6 +67,11 @@ def read(path: Path, *, trust_pickle: bool = False) -> Contents:
         UserError: If the file is not there, not a checkpoint, damaged, or wants to run code.
     """
     size = _regular_file(path)
+    if (shard := _SHARD.search(path.name)) and shard[1] != "00001":
+        raise UserError(
+            f"{path}: one part of a model that lies in several files",
+            remedy="save it as one: model.save_pretrained(DIR, max_shard_size='100GB')",
+        )
     try:
         with path.open("rb") as file:
             container = _container(path, file, size)

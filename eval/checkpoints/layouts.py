@@ -17,8 +17,17 @@ from .facts import Fact
 from .normalization import Normalization
 
 FILE = Path(__file__).with_name("layouts.yaml")
-_WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_fpw_module", "_module"}
-"""Parts of a name that DistributedDataParallel, compile, FSDP and Classy Vision put in. They mean nothing."""
+_WRAPPERS = {
+    "module",
+    "_orig_mod",
+    "_fsdp_wrapped_module",
+    "_fpw_module",
+    "_module",
+    "timm_model",
+    "_backbone",
+}
+"""Parts of a name that DistributedDataParallel, compile, FSDP, Classy Vision and transformers' two classes around
+timm's networks put in. They mean nothing."""
 
 
 def _paths(value: Any) -> Any:

@@ -80,7 +80,8 @@ class Passport:
         if self.normalization_assumed:
             raise UserError(
                 f"{self.name}: the file does not say how images were normalised",
-                remedy="say it: --normalization imagenet (or MEAN STD), or name the file's origin with --layout",
+                remedy="say it: --normalization imagenet (or MEAN STD), name the file's origin with --layout, or "
+                "write normalization: into a layout file of your own (--layout my.yaml)",
                 code=2,
             )
 

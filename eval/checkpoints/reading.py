@@ -249,6 +249,8 @@ def _read(ref: str, said: Said) -> tuple[_Match, Passport]:
         stated = merge(
             user, named, settings.in_file(contents.tree), settings.beside(located.settings), located.facts
         )
+        if arch is not None:  # the user names a network of ours, whatever a file says of timm's
+            stated.pop("timm", None)
         outside: dict[str, str] = {}
         if said.get("key") or said.get("prefix"):
             contents, outside = _part(ref, contents, said.get("key") or "", said.get("prefix") or "")
@@ -556,9 +558,10 @@ def _fit(ref: str, found: layouts.Extract, arch: str | None, facts: dict[str, Fa
         if keys
     ]
     if problems:
+        elsewhere = _elsewhere(lost[0], extra) if layout.named and lost else ""
         raise UserError(
             f"{ref}: as layout {layout.name} and {name}: {'; '.join(problems)}",
-            remedy="nothing was loaded; try --layout or --arch if the guess is wrong",
+            remedy=elsewhere or "nothing was loaded; try --layout or --arch if the guess is wrong",
         )
     facts = dict(facts)
     if family == "vit":
@@ -581,8 +584,20 @@ def _fit(ref: str, found: layouts.Extract, arch: str | None, facts: dict[str, Fa
     state = {}
     for key, want in wanted.items():
         tensor = weights.get(key, torch.zeros((), dtype=torch.int64))
+        if want.is_floating_point() and not tensor.is_floating_point():
+            raise UserError(
+                f"{ref}: {key} holds {str(tensor.dtype).removeprefix('torch.')} values, as quantised weights do, "
+                "whose scales are not read",
+                remedy="save the weights as float32, float16 or bfloat16",
+            )
         state[key] = tensor.to(want.dtype)
     return _Match(layout, name, skeleton, state, found.dropped, missing, facts, family)
+
+
+def _elsewhere(key: str, unexplained: Sequence[str]) -> str:
+    """The option that reads a network whose keys all lie below another name."""
+    place = next((name for name in unexplained if name.endswith(f".{key}")), "")
+    return f"its weights lie below another name: --prefix {place.removesuffix(key)}" if place else ""
 
 
 def as_tensor(value: Any) -> Tensor:

@@ -1,7 +1,7 @@
 """Facts from what libraries write in or beside a checkpoint.
 
-Read are ``hyper_parameters`` and ``args`` in the file, and ``config.json``, ``args.json`` and
-``preprocessor_config.json`` in its folder. Every value is checked: a file of another shape is an error that names it.
+Read are ``hyper_parameters``, ``args``, ``arch`` and ``meta`` in the file, and the files of `BESIDE` in its folder.
+Every value is checked: a file of another shape is an error that names it.
 """
 
 from __future__ import annotations
@@ -14,11 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from . import openmmlab
 from .facts import Fact, Unusable, merge
 from .normalization import IMAGENET_MEAN, IMAGENET_STD, Normalization
 from .safe_unpickler import Opaque
 
-BESIDE = ("preprocessor_config.json", "config.json", "args.json")
+BESIDE = (
+    "preprocessor_config.json",
+    "processor_config.json",
+    "open_clip_config.json",
+    "config.json",
+    "args.json",
+)
 """Files of settings, in the order in which they are believed."""
 _LARGEST_JSON = 4 << 20
 _ACTIVATIONS = {
@@ -48,9 +55,31 @@ def in_file(tree: Mapping[Any, Any]) -> dict[str, Fact]:
         settings = _plain(tree.get(place)) if place in tree else None
         if isinstance(settings, Mapping):
             found.append(_solo_learn(settings, place))
-            if isinstance(name := settings.get("model"), str):  # timm's training script
-                given = settings.get("model_kwargs")
-                found.append(timm_network(name, given if isinstance(given, Mapping) else {}, place))
+            found.append(_of_a_script(settings, place))
+    if isinstance(name := tree.get("arch"), str):
+        found.append(timm_network(name, {}, "arch"))
+    found.append(openmmlab.of_meta(tree.get("meta")))
+    return merge(*found)
+
+
+_NAMES_OF_NETWORKS = (
+    "model", "model_name", "arch", "architecture", "backbone", "backbone_name", "encoder", "encoder_name",
+)  # fmt: skip
+"""What training scripts call the setting that holds timm's name of their network."""
+
+
+def _of_a_script(settings: Mapping[str, Any], place: str) -> dict[str, Fact]:
+    """What a training script noted under names of its own: timm's network, and how timm's script prepared images."""
+    found: list[dict[str, Fact]] = []
+    for key in _NAMES_OF_NETWORKS:
+        if isinstance(name := settings.get(key), str):
+            given = settings.get("model_kwargs")
+            found.append(timm_network(name, given if isinstance(given, Mapping) else {}, place))
+    if isinstance(settings.get("model"), str) and "model_kwargs" in settings:  # timm's own
+        size = settings.get("img_size") or settings.get("input_size")
+        given = {"mean": settings.get("mean"), "std": settings.get("std"), "input_size": size}
+        given["interpolation"] = settings.get("interpolation")
+        found.append(timm_preprocessing({key: value for key, value in given.items() if value}, place))
     return merge(*found)
 
 
@@ -121,23 +150,34 @@ def _config(config: Mapping[str, Any], source: str) -> dict[str, Fact]:
     return merge(_timm(config, source), _transformers(config, source))
 
 
+_UNREAD = ("rescale_offset", "include_top", "do_grayscale", "do_color_quantize")
+"""Switches of Hugging Face's image processors that change pixels in ways that are not built here."""
+
+
 def _image_processor(config: Mapping[str, Any], source: str) -> dict[str, Fact]:
-    """Hugging Face's ``preprocessor_config.json``."""
+    """Hugging Face's ``preprocessor_config.json``, or the part about images of its ``processor_config.json``."""
+    if isinstance(part := config.get("image_processor"), Mapping):
+        return _image_processor(part, source)
     facts: dict[str, Any] = {}
     scaled = _switch(config.get("do_rescale", True), f"{source}: do_rescale")
     factor = _number(config.get("rescale_factor", 1 / 255), f"{source}: rescale_factor", above=0)
-    if "image_mean" in config or "do_normalize" in config:
-        if _switch(config.get("do_normalize", True), f"{source}: do_normalize"):
+    turned = _switch(config.get("do_flip_channel_order", False), f"{source}: do_flip_channel_order")
+    if "image_mean" in config or "do_normalize" in config or turned:
+        normalised = config.get("image_mean") is not None or not turned
+        if normalised and _switch(config.get("do_normalize", True), f"{source}: do_normalize"):
             mean, std = config.get("image_mean"), config.get("image_std")
         else:
             mean, std = [0.0] * 3, [1.0] * 3
+        odd = [
+            key for key in _UNREAD if config.get(key) is not None and _switch(config[key], f"{source}: {key}")
+        ]
         if scaled and not math.isclose(factor, 1 / 255, rel_tol=1e-6):
-            facts["normalization"] = Unusable(
-                f"rescale_factor {factor} is not 1/255",
-                "say how pixels are normalised: --normalization MEAN STD",
-            )
-        else:
-            facts["normalization"] = _normalization(mean, std, source, "0..1" if scaled else "0..255")
+            odd = [f"rescale_factor {factor}"]
+        facts["normalization"] = (
+            Unusable(f"{odd[0]} is not supported", "say how pixels are normalised: --normalization MEAN STD")
+            if odd
+            else _normalization(mean, std, source, "0..1" if scaled else "0..255", "BGR" if turned else "RGB")
+        )
     size = config.get("size")
     if _switch(config.get("do_center_crop", False), f"{source}: do_center_crop") and config.get("crop_size"):
         size = config["crop_size"]
@@ -149,8 +189,21 @@ def _image_processor(config: Mapping[str, Any], source: str) -> dict[str, Fact]:
     return {name: Fact(value, source) for name, value in facts.items()}
 
 
+def _open_clip(config: Mapping[str, Any], source: str) -> dict[str, Fact]:
+    """open_clip's ``open_clip_config.json``."""
+    given, model = config.get("preprocess_cfg"), config.get("model_cfg")
+    if not isinstance(given, Mapping):
+        return {}
+    vision = model.get("vision_cfg") if isinstance(model, Mapping) else None
+    size = given.get("size") or (vision.get("image_size") if isinstance(vision, Mapping) else None)
+    return timm_preprocessing({**given, "input_size": size}, source)
+
+
 def _timm(config: Mapping[str, Any], source: str) -> dict[str, Fact]:
     """timm's ``config.json`` (its ``pretrained_cfg`` alone in older ones)."""
+    if config.get("model_type") == "timm_backbone" and isinstance(config.get("backbone"), str):
+        given = config.get("model_args")
+        return timm_network(config["backbone"], given if isinstance(given, Mapping) else {}, source)
     if "architecture" not in config and not isinstance(config.get("pretrained_cfg"), Mapping):
         return {}
     pretrained = config.get("pretrained_cfg") or config
@@ -274,7 +327,13 @@ def _solo_learn(settings: Mapping[str, Any], source: str) -> dict[str, Fact]:
     return {fact: Fact(value, source) for fact, value in facts.items()}
 
 
-_READERS = {"preprocessor_config.json": _image_processor, "config.json": _config, "args.json": _solo_learn}
+_READERS = {
+    "preprocessor_config.json": _image_processor,
+    "processor_config.json": _image_processor,
+    "open_clip_config.json": _open_clip,
+    "config.json": _config,
+    "args.json": _solo_learn,
+}
 
 
 # --- values --------------------------------------------------------------------------------------------------
@@ -340,10 +399,12 @@ def _interpolation(value: Any, what: str) -> Any:
     return Unusable(f"{what} is not supported", "say --interpolation bicubic or bilinear")
 
 
-def _normalization(mean: Any, std: Any, source: str, range: str = "0..1") -> Normalization:
+def _normalization(
+    mean: Any, std: Any, source: str, range: str = "0..1", channels: str = "RGB"
+) -> Normalization:
     try:
         return Normalization.from_json(
-            {"mean": _three(mean), "std": _three(std), "range": range, "channels": "RGB"}
+            {"mean": _three(mean), "std": _three(std), "range": range, "channels": channels}
         )
     except UserError as error:
         raise UserError(f"{source}: {error.message}", remedy="repair or remove it") from error
@@ -359,6 +420,9 @@ def _side(value: Any, what: str) -> Any:
     if isinstance(value, Mapping):
         if "shortest_edge" in value:
             return _whole(value["shortest_edge"], what)
+        if not {"height", "width"} <= set(value):
+            shown = ", ".join(f"{key} {value[key]!r:.20}" for key in list(value)[:4])
+            return Unusable(f"size ({shown}) names no square", "say --input-size PIXELS")
         sides = [value.get("height"), value.get("width")]
     elif isinstance(value, list | tuple) and len(value) in (2, 3):
         sides = list(value[-2:])
@@ -366,5 +430,5 @@ def _side(value: Any, what: str) -> Any:
         sides = [value]
     numbers = [_whole(side, what) for side in sides]
     if min(numbers) != max(numbers):
-        return Unusable(f"{what} {numbers} is no square", "say --input-size PIXELS")
+        return Unusable(f"size {numbers} is no square", "say --input-size PIXELS")
     return numbers[0]

@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from ..errors import UserError
 from . import options, output
 
 
@@ -15,6 +16,7 @@ def add(verbs: options.Verbs) -> None:
         run,
         "analyze a MAST run (masks, uncertainty, neighbours), or a suite against one of its checkpoints",
         "mast analyze runs/mast5 --data-root data --out runs/mast5/analysis\n"
+        "  mast analyze runs/mast5 --data-root data --task cifar10 cifar10-hue --out runs/mast5/analysis\n"
         "  mast analyze runs/leave-one-out --against all --out runs/leave-one-out/analysis",
     )
     parser.add_argument(
@@ -28,16 +30,32 @@ def add(verbs: options.Verbs) -> None:
     parser.add_argument(
         "--against", metavar="NAME", help="compare a suite's checkpoints with this one, task by task"
     )
+    parser.add_argument(
+        "--task",
+        **options.MANY,
+        default=[],
+        metavar="TASK",
+        help="read these tasks off every subspace, and off the one that val chooses",
+    )
+    parser.add_argument(
+        "--protocol", default="ridge", help="by this protocol on frozen features (default: ridge)"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for CSV files and figures")
     options.json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from ..analysis.write import compare, write
+    from ..analysis.write import compare, downstream, write
 
     output.check_writable(arguments.out / "masks.csv")
     if arguments.against:
         found = compare(arguments.out, arguments.checkpoint, arguments.against)
+    elif arguments.task:
+        if arguments.data_root is None:
+            raise UserError("--task needs the images", remedy="name their folder by --data-root", code=2)
+        found = downstream(
+            arguments.checkpoint, arguments.out, arguments.data_root, arguments.task, arguments.protocol
+        )
     else:
         found = write(
             arguments.checkpoint, arguments.out, data_root=arguments.data_root, images=arguments.images

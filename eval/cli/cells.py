@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from ..running.plan import Plan
 
 
-def run_suite(name: str, arguments: argparse.Namespace) -> int:
-    """Run a suite by its name or file; one with embedded data needs no ``--data-root``."""
+def run_suite(name: str, arguments: argparse.Namespace, then: Callable[[Book], None] | None = None) -> int:
+    """Run a suite by its name or file; one with embedded data needs no ``--data-root``. For ``then`` see `run`."""
     from .. import suites
 
     suite = suites.load(name)
@@ -42,7 +42,7 @@ def run_suite(name: str, arguments: argparse.Namespace) -> int:
                 embedded(data_root, suite.scenes or "demo", progress=not arguments.quiet)
     if arguments.dry_run and suite.minutes and not arguments.json:
         print(f"The whole suite {suite.name} took {suite.minutes:g} min on {suite.hardware}.")
-    return run(todo, arguments, data_root, suite.title or suite.name)
+    return run(todo, arguments, data_root, suite.title or suite.name, then)
 
 
 def run(
@@ -85,6 +85,7 @@ def runner(todo: Plan, arguments: argparse.Namespace, data_root: Path) -> Runner
         engine=_engine(arguments),
         features=arguments.store,
         features_gb=arguments.store_gb,
+        log=arguments.log,
     )
 
 
@@ -109,6 +110,7 @@ def forecast(rows: list[dict[str, Any]]) -> int:
             print(f"{row['checkpoint']}  pretraining  {row['protocol']}  seed {row['seed']}{cost}")
             continue
         cost += f"  features {duration(row['features'])}" if row["features"] else ""
+        cost += f"  maps {row['bytes']:,} bytes" if row["bytes"] else ""
         seed = f"seed {row['seed']}"
         print(f"{row['checkpoint']}  {row['task']}  {row['protocol']}  {seed}  {row['state']}{cost}")
     cells = [row for row in rows if row["work"] == "cell"]
@@ -123,6 +125,8 @@ def forecast(rows: list[dict[str, Any]]) -> int:
         print(f"Pretraining of {counted(len(trained), 'checkpoint')}: about {duration(sum(trained))}.")
     if features := sum(row["features"] or 0.0 for row in cells):
         print(f"Features: about {duration(features)}.")
+    if maps := sum(row["bytes"] or 0 for row in cells):
+        print(f"Maps in the feature store: {maps:,} bytes, {maps / 10**9:.2f} GB.")
     if stuck := sum(row["state"] not in ("to run", "done") for row in cells):
         print(f"{counted(stuck, 'cell')} cannot run; the reason stands beside each.")
     return 0

@@ -42,6 +42,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         return output.as_json(certificate)
     print(arguments.output)
+    if config := certificate.get("config"):
+        print(f"config.json: {config}")
     print(f"compared with {certificate['peer']}; largest difference divided by largest value:")
     for precision, differences in certificate["differences"].items():
         print(f"  {precision}  " + "  ".join(f"{name} {value:.1e}" for name, value in differences.items()))

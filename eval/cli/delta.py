@@ -42,6 +42,7 @@ def add(verbs: options.Verbs) -> None:
     parser.add_argument("--data-root", type=Path, required=True, help="the folder that holds the data sets")
     parser.add_argument("--out", type=Path, required=True, help="the folder of a run, for its feature store")
     options.include(parser)
+    options.limit(parser)
     options.json(parser)
 
 
@@ -53,6 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
     chosen = delta.versions(task, arguments.kind)
     if arguments.protocol:
         chosen = [protocols.get(name) for name in arguments.protocol]
+    if arguments.limit is not None:
+        chosen = [protocol.override(protocol.code.params.smoke(arguments.limit)) for protocol in chosen]
     chosen = [protocol.override(options.changes(arguments.set)) for protocol in chosen]
     titles = [f"{protocol.name} v{protocol.version}" for protocol in chosen]
     if arguments.vary:
@@ -65,6 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
         chosen,
         data_root=arguments.data_root,
         store=arguments.out / "features",
+        limit=arguments.limit,
         titles=titles,
         progress=lambda name: print(name, file=sys.stderr, flush=True),
     )

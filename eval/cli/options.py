@@ -12,8 +12,8 @@ from mast.errors import UserError, unknown
 
 Handler = Callable[[argparse.Namespace], int]
 MANY: dict[str, Any] = {"nargs": "+", "action": "extend"}  # `--task a b` and `--task a --task b`
-SCALING: dict[str, Any] = {"only": [], "part": None, "jobs": None, "features": None, "features_gb": None}
-SCALING |= {"engine": "local", "address": None}
+SCALING: dict[str, Any] = {"only": [], "part": None, "jobs": None, "store": None, "store_gb": None}
+SCALING |= {"engine": "local", "address": None, "log": []}
 
 
 class Parser(argparse.ArgumentParser):
@@ -164,8 +164,20 @@ def running(parser: Parser, *, out: str = "") -> None:
         "--dry-run", action="store_true", help="print what would run and how long it would take"
     )
     scaling(parser)
+    log(parser)
     json(parser)
     quiet(parser)
+
+
+def log(parser: Parser) -> None:
+    """``--log``."""
+    parser.add_argument(
+        "--log",
+        **MANY,
+        default=[],
+        choices=("tensorboard", "mlflow", "wandb"),
+        help="send curves or results to these programs too",
+    )
 
 
 def scaling(parser: Parser) -> None:

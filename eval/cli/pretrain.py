@@ -38,7 +38,7 @@ def add(verbs: options.Verbs) -> None:
     parser.add_argument(
         "--workers", type=int, help="decoding workers (default: this process's share of the cores)"
     )
-    parser.add_argument("--tensorboard", action="store_true", help="write logs for TensorBoard too")
+    options.log(parser)
     parser.add_argument(
         "--dry-run", action="store_true", help="time a few steps and print how long the run would take"
     )
@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
             data_root=arguments.data_root,
             progress=not arguments.quiet,
             workers=arguments.workers,
-            tensorboard=arguments.tensorboard,
+            log=arguments.log,
         )
     except Interrupted as error:
         raise Interrupted("stopped; run the same command again to continue") from error

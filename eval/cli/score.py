@@ -23,7 +23,7 @@ def add(verbs: options.Verbs) -> None:
     parser.add_argument(
         "--data",
         required=True,
-        help="a detection data set, voc:DIR, coco:DIR or coco:TRAIN.json,TEST.json,IMAGES; its test split counts",
+        help="a detection data set, voc:DIR, coco:DIR, coco:TEST.json,IMAGES or voc:DIR,TEST; its test split counts",
     )
     parser.add_argument("--data-root", type=Path, help="the folder that holds the data sets")
     options.json(parser)

@@ -163,9 +163,13 @@ class Split:
                 places = np.flatnonzero(self.labels == label)
                 turns[places] = np.arange(len(places))
         keep = np.sort(np.lexsort((np.arange(len(self)), turns))[:number])
+        return self.alone(keep)
+
+    def alone(self, keep: npt.NDArray[np.int64]) -> Split:
+        """The images at some positions, as a split whose pool holds nothing else."""
         source, rows = self.pool, self.rows[keep]
         pool = Pool(
-            f"{source.name}, {number} images",
+            f"{source.name}, {len(keep)} images",
             tuple(source.paths[int(row)] for row in rows),
             source.root,
             source.reader and (lambda index: source.read(int(rows[index]))),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mast.images import Header, header
+from mast.images import DEEP, Header, decode, header
 
 from ..errors import UserError
 
@@ -28,6 +28,8 @@ LIKE_IMAGES = frozenset(
     for ending in endings.split()
 )
 SHOWN = 3  # names in a message
+DARK = 32  # of 255: 16-bit images without anything brighter hold 13 bits at most
+LOOKED_AT = 16  # of them are decoded to tell
 _headers: dict[tuple[str, int, int], Header | UserError] = {}
 
 
@@ -87,7 +89,9 @@ def _of_headers(title: str, split: Split, found: Sequence[Header | UserError]) -
     kinds: dict[str, list[str]] = defaultdict(list)
     for path, item in zip(split.paths, found, strict=True):
         if isinstance(item, Header):
-            if item.orientation != 1:
+            if item.turned:
+                kinds["are TIFF with an orientation tag, which Pillow applies as it reads"].append(path.name)
+            elif item.orientation != 1:
                 kinds["carry an orientation tag, which is not applied: the stored pixels are read"].append(
                     path.name
                 )
@@ -95,10 +99,31 @@ def _of_headers(title: str, split: Split, found: Sequence[Header | UserError]) -
                 kinds["have transparency, which is dropped: the colours below it are read"].append(path.name)
             if item.frames > 1:
                 kinds["have several frames or pages, of which the first is read"].append(path.name)
+    deep = [
+        p
+        for p, item in zip(split.paths, found, strict=True)
+        if isinstance(item, Header) and item.mode in DEEP
+    ]
+    if deep and (most := _brightest(deep)) < DARK:
+        kinds[
+            f"hold 16-bit values and are nearly black: none looked at is brighter than {most} of 255, since files of "
+            "10 or 12 bits do not say so; scale them to their own range"
+        ] = [path.name for path in deep]
     return [
         f"{title}: {len(names)} of {len(split)} images {what} ({some(names)})"
         for what, names in kinds.items()
     ]
+
+
+def _brightest(paths: Sequence[Path]) -> int:
+    """The brightest pixel, 0 to 255, of a few images spread evenly."""
+    brightest = 0
+    for place in np.linspace(0, len(paths) - 1, min(len(paths), LOOKED_AT)).round().astype(int):
+        try:
+            brightest = max(brightest, int(np.asarray(decode(paths[place])).max()))
+        except UserError:
+            return 255  # a damaged one is told by whoever reads it, and nothing is known of the others
+    return brightest
 
 
 def _within(title: str, split: Split) -> list[str]:

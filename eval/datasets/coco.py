@@ -17,9 +17,10 @@ from typing import Any
 from mast.images import header
 
 from ..errors import UserError
-from .values import TOLERANCE, Tally, class_name, flag, number, whole
+from .values import TOLERANCE, Tally, class_name, flag, look_alikes, number, visible, whole
 
 MARGIN = 0.1  # share of the image's sides that a polygon may stick out
+CROWDS = 0.25  # share of crowds above which it is told
 DISAGREES = 0.5  # intersection over union below which a box contradicts the polygon beside it
 
 
@@ -70,6 +71,8 @@ class _CocoReader:
         self.tally = Tally()
         self.sizes: dict[int, tuple[int, int]] = {}
         self.files: dict[int, str] = {}
+        self.reach = 0.0  # pixels from the corner that a box comes to, at most
+        self.areas: Counter[str] = Counter()  # what areas without a mask are the product of
 
     def read(self) -> CocoFile:
         content = read_json(self.path)
@@ -81,18 +84,46 @@ class _CocoReader:
                 raise UserError(
                     f"{self.path}: '{key}' is not a list of objects", remedy="write it as COCO does"
                 )
-        categories, category_ids = self._categories(content["categories"])
+        used = {key_of(entry.get("category_id")) for entry in content["annotations"]}
+        categories, category_ids = self._categories(content["categories"], used)
         pictures, image_ids = self._pictures(content["images"])
         annotations = self._annotations(content["annotations"], image_ids, category_ids)
         tidy = {**content, "images": pictures, "annotations": annotations, "categories": categories}
-        return CocoFile(self.path, self.images, tidy, image_ids, tidy != content, self.tally.lines(self.path))
+        self._in_pixels()
+        warnings = self.tally.lines(self.path) + look_alikes(self.path, (each["name"] for each in categories))
+        return CocoFile(self.path, self.images, tidy, image_ids, tidy != content, warnings)
+
+    def _in_pixels(self) -> None:
+        """Refuse boxes that are plainly no left, top, width and height in pixels, whatever each of them may be."""
+        remedy = "write x, y, width and height in pixels"
+        if self.reach <= 1:
+            raise UserError(
+                f"{self.path}: no box reaches beyond one pixel, as if they were shares of the pictures' sides",
+                remedy=remedy,
+            )
+        if self.areas["corners"] == self.areas.total() > 0:
+            raise UserError(
+                f"{self.path}: every area is (bbox[2] - bbox[0]) * (bbox[3] - bbox[1]), as if boxes were two corners",
+                remedy=remedy,
+            )
 
     def _refuse(self, entry: str, found: str, remedy: str) -> UserError:
         return UserError(f"{self.path}, {entry}: {found}", remedy=remedy)
 
-    def _categories(self, entries: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[Any, int]]:
+    def _categories(
+        self, entries: Sequence[dict[str, Any]], used: set[Any]
+    ) -> tuple[list[dict[str, Any]], dict[Any, int]]:
+        """Categories by name; Roboflow's export begins with one that no object has and that may be called as one."""
         found, ids, names = [], dict[Any, int](), set[str]()
+        given = Counter(visible(str(entry.get("name"))) for entry in entries)
         for entry in entries:
+            shown = visible(str(entry.get("name")))
+            if given[shown] > 1 and key_of(entry.get("id")) not in used:
+                given[shown] -= 1
+                self.tally.add(
+                    "categories of another's name, which no object has, were left out", f"'{shown}'"
+                )
+                continue
             where = f"category {entry.get('id')!r}"
             key, name = whole(entry.get("id")), entry.get("name")
             if key is None:
@@ -197,6 +228,10 @@ class _CocoReader:
             if category is None:
                 what = f"category {entry.get('category_id')} is not listed"
                 raise self._refuse(where, what, "list it under categories")
+            if _turned(entry):
+                self.tally.add(
+                    "boxes are turned (attributes, rotation) and read as if they were upright", where
+                )
             crowd = flag(entry.get("iscrowd"))
             if crowd is None:
                 raise self._refuse(where, f"iscrowd is {entry['iscrowd']!r}", "write 0 or 1")
@@ -214,6 +249,9 @@ class _CocoReader:
             seen.add(mark)
             objects += not crowd
             found.append(clean)
+        if (crowds := len(found) - objects) > CROWDS * len(found):
+            what = "objects are crowds, which no number counts (some tools mark every painted mask so)"
+            self.tally.add(what, f"{crowds} of {len(found)}", crowds)
         if not objects:
             raise UserError(f"{self.path}: every object is a crowd", remedy="detection needs single objects")
         return found
@@ -255,6 +293,7 @@ class _CocoReader:
                 f"the box {_round(box)} (x, y, width, height) is not inside {name} of {size[0]} x {size[1]}",
                 "correct the box",
             )
+        self.reach = max(self.reach, x + width, y + height)
         if min(width, height) == 0:
             self.tally.add("boxes have no area, nothing can match them", where)
         if given is outline or not all(type(value) in (int, float) for value in given):
@@ -328,6 +367,13 @@ class _CocoReader:
         """Keep a possible area; compute one that is missing, or impossible for its box."""
         given, of_box = number(entry.get("area")), box[2] * box[3]
         most = (box[2] + 2 * TOLERANCE) * (box[3] + 2 * TOLERANCE)
+        if given and not entry.get("segmentation"):
+            corners = (box[2] - box[0]) * (box[3] - box[1])
+            fits = {
+                "box": abs(given - of_box) <= 0.01 * given,
+                "corners": abs(given - corners) <= 0.01 * given,
+            }
+            self.areas["box" if fits["box"] else "corners" if fits["corners"] else "neither"] += 1
         if given is not None and 0 <= given <= most and not (given == 0 and of_box > 0):
             if type(entry["area"]) not in (int, float):
                 entry["area"] = given
@@ -341,6 +387,25 @@ class _CocoReader:
         entry["area"] = _mask_area(entry["segmentation"], size) if entry.get("segmentation") else of_box
 
 
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose keys stand in it once; Python's reader would take the last of several.
+
+    Raises:
+        ValueError: If one stands twice.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"the key '{twice}' stands twice in one object")
+    return found
+
+
+def _turned(entry: Mapping[str, Any]) -> bool:
+    """Whether a box is marked as turned, as CVAT writes it."""
+    attributes = entry.get("attributes")
+    return isinstance(attributes, dict) and (number(attributes.get("rotation")) or 0) % 360 != 0
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
@@ -348,7 +413,7 @@ def read_json(path: Path) -> dict[str, Any]:
         UserError: If the file is none.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=once)
     except (ValueError, RecursionError) as error:  # bytes that are no UTF-8 are a ValueError too
         raise UserError(f"{path} is not readable JSON: {error}", remedy="restore the file") from error
     except OSError as error:

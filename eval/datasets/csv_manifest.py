@@ -12,6 +12,7 @@ import numpy as np
 
 from ..errors import UserError, unknown
 from .base import ImageDataset, Pool, Split, complete, cut_test
+from .values import look_alikes, several
 
 SPLIT_NAMES = {
     "train": ("train", "training"),
@@ -58,7 +59,7 @@ def csv_manifest(name: str, path: Path, label: str | None, *, test: str = "test"
     elif label not in factors:
         wrong = unknown("label column", label, factors)
         raise UserError(f"{path}: {wrong.message}", remedy=wrong.remedy, code=2)
-    seen: dict[str, int] = {}
+    seen: dict[Path, int] = {}
     parts: dict[str, list[tuple[Path, str]]] = {}
     for number, row in rows:
         place = f"{path}, line {number}"
@@ -67,23 +68,29 @@ def csv_manifest(name: str, path: Path, label: str | None, *, test: str = "test"
             raise UserError(f"{place}: unknown split '{row['split']}'", remedy="use train, val or test")
         if not row[label]:
             raise UserError(f"{place}: the column '{label}' is empty", remedy="fill it in")
-        image = _inside(path.parent, row["path"], place)
-        if row["path"] in seen:
+        if row[label].lower() == "nan":
             raise UserError(
-                f"{place}: {row['path']} is listed twice, first on line {seen[row['path']]}",
-                remedy="delete one",
+                f"{place}: the column '{label}' is '{row[label]}', which programs write where nothing is known",
+                remedy="fill it in or delete the line",
             )
-        seen[row["path"]] = number
+        image = _inside(path.parent, row["path"], place)
+        if image in seen:
+            raise UserError(
+                f"{place}: {row['path']} is listed twice, first on line {seen[image]}", remedy="delete one"
+            )
+        seen[image] = number
         parts.setdefault(part, []).append((image, row[label]))
     classes = sorted({row[label] for _, row in rows})
+    several(path, classes)
+    remarks = look_alikes(path, classes)
     splits: dict[str, Split] = {}
     for part in sorted(parts, key=list(SPLIT_NAMES).index):
         paths = tuple(image for image, _ in parts[part])
         labels = np.array([classes.index(text) for _, text in parts[part]], dtype=np.int64)
         splits[part] = Split(part, paths, labels, Pool(f"{name}/{part}", paths, path.parent))
     if "split" not in columns and splits:
-        return cut_test(name, classes, splits["train"])
-    data = complete(name, classes, splits, where=str(path), test=test)
+        return cut_test(name, classes, splits["train"], remarks=remarks)
+    data = complete(name, classes, splits, where=str(path), test=test, remarks=remarks)
     _learnable(path, data)
     return data
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,9 +11,9 @@ from mast import images
 
 from ..errors import UserError, unknown
 from .base import ImageDataset, Pool, Split, complete, cut_test
-from .checks import unread
+from .checks import some, unread
 from .csv_manifest import csv_manifest, split_of
-from .values import class_name, flag
+from .values import class_name, flag, look_alikes, several, visible
 from .voc import parse_xml
 
 SPLITS = ("train", "val", "test")
@@ -40,6 +39,7 @@ def class_folders(name: str, root: Path, *, test: str = "test") -> ImageDataset:
     places, besides = _places(root)
     if not places:
         return _unsplit(name, root)
+    _one_split_beside_classes(root, places, besides)
     if "train" not in places:
         raise UserError(
             f"{root}: the split 'train' is missing", remedy=f"put class folders under {root / 'train'}"
@@ -50,8 +50,10 @@ def class_folders(name: str, root: Path, *, test: str = "test") -> ImageDataset:
         raise UserError(
             f"{places['train']}: holds no class folders", remedy="one folder a class, images inside"
         )
+    several(places["train"], classes)
     forms = _forms(places["train"], classes)
-    remarks = [
+    remarks = look_alikes(places["train"], classes) + _one_level_too_high(places["train"], found["train"])
+    remarks += [
         f"{folder}: is no split (train, val, test) and is not read"
         for folder in besides
         if images.walk(folder).images
@@ -84,9 +86,40 @@ def _unsplit(name: str, root: Path) -> ImageDataset:
         )
     _filled(root, listed)
     _forms(root, listed.classes)
+    if told := _one_level_too_high(root, listed):
+        raise UserError(
+            told[0], remedy=f"name one of them, folder:{root / listed.classes[0]}, or list images as csv:FILE"
+        )
     pool = Pool(f"{name}/all", listed.paths, root)
     whole = Split("all", pool.paths, listed.labels, pool)
-    return cut_test(name, listed.classes, whole, remarks=unread(root, listed.others, listed.loose))
+    remarks = unread(root, listed.others, listed.loose) + look_alikes(root, listed.classes)
+    return cut_test(name, listed.classes, whole, remarks=remarks)
+
+
+def _one_split_beside_classes(root: Path, places: dict[str, Path], besides: Sequence[Path]) -> None:
+    """Raise where the only split's name may be a class's: COCO, VOC and CIFAR-100 have a class "train"."""
+    beside = [folder.name for folder in besides if images.walk(folder).images] if len(places) == 1 else []
+    if beside:
+        name = next(iter(places.values())).name
+        raise UserError(
+            f"{root}: the split '{'train' if 'test' in places else 'test'}' is missing; '{name}' is the only folder "
+            f"with a split's name, and {some(beside)} beside it hold images",
+            remedy=f"if '{name}' is a class, move all class folders into {root / 'train'} and {root / 'test'}; "
+            "else give the other splits their names",
+        )
+
+
+def _one_level_too_high(place: Path, listed: images.ClassFolders) -> list[str]:
+    """A sentence where all class folders hold folders of the same names and no image: domains or folds of classes."""
+    if len(listed.classes) < 2 or any(path.parent.parent == place for path in listed.paths):
+        return []
+    inner = [{folder.name for folder in images.subfolders(place / name)} for name in listed.classes]
+    if len(inner[0]) < 2 or any(names != inner[0] for names in inner):
+        return []
+    return [
+        f"{place}: {some(listed.classes)} are read as the classes, and each holds the same folders, "
+        f"{some(sorted(inner[0]))}: are those the classes?"
+    ]
 
 
 def _filled(place: Path, listed: images.ClassFolders) -> None:
@@ -123,14 +156,14 @@ def _places(root: Path) -> tuple[dict[str, Path], list[Path]]:
 
 
 def _forms(folder: Path, classes: Sequence[str]) -> dict[str, int]:
-    """Class numbers by their names in Unicode's composed form: file systems and archives write accents differently.
+    """Class numbers by their names as a reader sees them: file systems and archives write accents differently.
 
     Raises:
         UserError: If two folders' names are the same text.
     """
     forms: dict[str, int] = {}
     for number, given in enumerate(classes):
-        form = unicodedata.normalize("NFC", given)
+        form = visible(given)
         if form in forms:
             raise UserError(
                 f"{folder}: two class folders are called '{form}', written in two ways", remedy="merge them"

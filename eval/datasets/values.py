@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+from ..errors import UserError
 
 TOLERANCE = 1.0  # pixels that a box may stick out: rounding, in the official files too
 
@@ -62,3 +65,55 @@ def flag(value: Any) -> bool | None:
 def class_name(value: Any) -> str:
     """A class's name without blanks around it, in Unicode's composed form."""
     return unicodedata.normalize("NFC", str(value)).strip()
+
+
+def visible(name: str) -> str:
+    """A name as a reader sees it: composed, without invisible signs, with one blank for any number of any kind.
+
+    >>> visible(" a\u200b\u00a0 b ")
+    'a b'
+    """
+    composed = unicodedata.normalize("NFC", name)
+    return " ".join("".join(sign for sign in composed if unicodedata.category(sign) != "Cf").split())
+
+
+def look_alikes(where: object, names: Iterable[str]) -> list[str]:
+    """A warning for each group of class names that differ in upper case or in how a number is written alone.
+
+    Args:
+        where: What to name first.
+        names: Of all classes.
+
+    Raises:
+        UserError: If two names differ only in what nobody sees.
+    """
+    seen: dict[str, str] = {}
+    spelled: defaultdict[str, list[str]] = defaultdict(list)
+    for name in dict.fromkeys(names):
+        if (shown := visible(name)) in seen:
+            raise UserError(
+                f"{where}: two classes are called '{shown}' and differ only in blanks or invisible signs: "
+                f"{seen[shown]!a} and {name!a}",
+                remedy="write them alike",
+            )
+        seen[shown] = name
+        value = number(shown)
+        spelled[shown.casefold() if value is None else f"{value:g}"].append(name)
+    return [
+        f"{where}: the classes {' and '.join(map(repr, group))} are counted as different ones"
+        for group in spelled.values()
+        if len(group) > 1
+    ]
+
+
+def several(where: object, classes: Sequence[str]) -> None:
+    """Raise for a data set of one class.
+
+    Raises:
+        UserError: Every answer would be right.
+    """
+    if len(classes) == 1:
+        raise UserError(
+            f"{where}: holds one class, '{classes[0]}', and so nothing to tell apart",
+            remedy="give two classes or more; where they lie one folder deeper, name the folder that holds them",
+        )

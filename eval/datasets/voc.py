@@ -11,12 +11,12 @@ import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from mast.images import header
 
 from ..errors import UserError, unknown
-from .values import TOLERANCE, Tally, class_name, flag, number, whole
+from .values import TOLERANCE, Tally, class_name, flag, look_alikes, number, whole
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,15 @@ def read_voc(
         raise UserError(
             f"{folder / 'Annotations'} has no object in {split}", remedy="annotate some objects first"
         )
-    return VocSplit(folder, split, images, tally.lines(folder / "ImageSets" / "Main" / f"{split}.txt"))
+    if all(max(found.box) <= 1 for image in images for found in image.objects):
+        raise UserError(
+            f"{folder / 'Annotations'}: no box of {split} reaches beyond one pixel, as if they were shares of the "
+            "pictures' sides",
+            remedy="write boxes in pixels",
+        )
+    found = VocSplit(folder, split, images, tally.lines(folder / "ImageSets" / "Main" / f"{split}.txt"))
+    found.warnings += look_alikes(folder / "Annotations", sorted(found.classes))
+    return found
 
 
 def _listed(folder: Path, split: str) -> list[str]:
@@ -117,12 +125,21 @@ def _listed(folder: Path, split: str) -> list[str]:
 
 
 def _picture(folder: Path, split: str, name: str) -> Path:
-    for ending in (".jpg", ".jpeg", ".JPG", ".JPEG", ".png", ".PNG"):
-        if (path := folder / "JPEGImages" / f"{name}{ending}").is_file():
-            return path
+    endings = (".jpg", ".jpeg", ".JPG", ".JPEG", ".png", ".PNG")
+    paths = [folder / "JPEGImages" / f"{name}{ending}" for ending in endings]
+    found = [path for path in paths if path.is_file()]
+    if len(found) > 1 and not found[0].samefile(found[1]):  # a file system may not tell .jpg from .JPG
+        raise UserError(
+            f"{found[0]} and {found[1].name} could both be the picture '{name}'",
+            remedy="take one of them away",
+        )
+    if found:
+        return found[0]
+    remedy = "restore the image or take its name out of the list"
+    if name.lower().endswith(tuple(endings)):
+        remedy = f"the list names pictures without their ending: {name.rpartition('.')[0]}"
     raise UserError(
-        f"{folder / 'JPEGImages' / name}.jpg is missing, and ImageSets/Main/{split}.txt of {folder} names it",
-        remedy="restore the image or take its name out of the list",
+        f"{paths[0]} is missing, and ImageSets/Main/{split}.txt of {folder} names '{name}'", remedy=remedy
     )
 
 
@@ -131,8 +148,17 @@ def _voc_image(
 ) -> VocImage:
     root = parse_xml(xml)
     width, height = _voc_size(xml, root, picture, tally)
-    objects = []
+    other = PurePosixPath((root.findtext("filename") or "").strip().replace("\\", "/")).name
+    if other and PurePosixPath(other).stem != name and (picture.parent / other).is_file():
+        tally.add("annotations name another picture in <filename>, which is there too", f"{xml}: {other}")
+    objects = list[VocObject]()
     for element in root.findall("object"):
+        for tag in ("name", "bndbox"):
+            if len(element.findall(tag)) > 1:
+                raise UserError(f"{xml}: an object has several <{tag}>", remedy="one object for each")
+        turned = (e.findtext("value") for e in element.iterfind("attributes/attribute") if _is_rotation(e))
+        if any((number(value) or 0) % 360 != 0 for value in turned):
+            tally.add("boxes are turned (attribute rotation) and read as if they were upright", xml)
         called = class_name(element.findtext("name", ""))
         if not called:
             raise UserError(f"{xml}: an object has no <name>", remedy="name its class")
@@ -159,7 +185,10 @@ def _voc_image(
             raise UserError(f"{xml}: <difficult> is {text!r}", remedy="write 0 or 1")
         if text is None:
             tally.add("objects have no <difficult>, read as 0", xml)
-        objects.append(VocObject(called, (box[0], box[1], box[2], box[3]), difficult))
+        found = VocObject(called, (box[0], box[1], box[2], box[3]), difficult)
+        if found in objects:
+            tally.add("objects stand twice, with the same box and class", f"{xml}: {called}")
+        objects.append(found)
     return VocImage(name, picture, width, height, tuple(objects))
 
 
@@ -174,6 +203,10 @@ def _voc_size(xml: Path, root: ElementTree.Element, picture: Path, tally: Tally)
     raise UserError(
         f"{xml}: <size> is {given[0]!r} x {given[1]!r}, not two whole numbers", remedy="correct the file"
     )
+
+
+def _is_rotation(attribute: ElementTree.Element) -> bool:
+    return attribute.findtext("name") == "rotation"
 
 
 def _xml_number(xml: Path, element: ElementTree.Element, tag: str) -> float:
@@ -212,8 +245,13 @@ def parse_xml(path: Path) -> ElementTree.Element:
         raise UserError(f"{path} declares XML entities, which no annotation needs", remedy="take them out")
     try:
         declared = _DECLARATION.match(content)
-        if declared is None:
-            return ElementTree.fromstring(content)
-        return ElementTree.fromstring(content[declared.end() :].decode(declared[1].decode("ascii")))
+        if declared is not None:
+            root = ElementTree.fromstring(content[declared.end() :].decode(declared[1].decode("ascii")))
+        else:
+            root = ElementTree.fromstring(content)
     except (ElementTree.ParseError, UnicodeDecodeError, LookupError, ValueError) as error:
         raise UserError(f"{path} is not readable XML: {error}", remedy="restore the file") from error
+    if root.tag.startswith("{"):  # a namespace stands before every name
+        for element in root.iter():
+            element.tag = element.tag.rpartition("}")[2]
+    return root

@@ -10,10 +10,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .data import prepare
     from .pictures import Gallery
-    from .run_cell import forecast, run
+    from .run_cell import disk, forecast, run
 
-__all__ = ["Gallery", "forecast", "prepare", "run"]
-_HOMES = {"run": "run_cell", "forecast": "run_cell", "prepare": "data", "Gallery": "pictures"}
+__all__ = ["Gallery", "disk", "forecast", "prepare", "run"]
+_HOMES = {
+    "run": "run_cell",
+    "disk": "run_cell",
+    "forecast": "run_cell",
+    "prepare": "data",
+    "Gallery": "pictures",
+}
 
 
 def __getattr__(name: str) -> Any:

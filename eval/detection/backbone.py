@@ -99,8 +99,13 @@ class MastResNet(ResNet):
     not double. The stages themselves see the uncut maps, so every value stays what the checkpoint computes.
     """
 
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """``(B, 3, H, W)`` to the maps named in ``OUT_FEATURES``, each ``(B, C, ceil(H / s), ceil(W / s))``."""
+    def forward(self, x: Tensor | dict[str, Tensor]) -> dict[str, Tensor]:
+        """``(B, 3, H, W)`` to the maps named in ``OUT_FEATURES``, each ``(B, C, ceil(H / s), ceil(W / s))``.
+
+        Maps that come from the store pass through.
+        """
+        if isinstance(x, dict):
+            return x
         height, width = x.shape[-2:]
         maps: dict[str, Tensor] = super().forward(x)
         return {
@@ -212,6 +217,7 @@ def build_mast_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
         norm=cfg.MODEL.FPN.NORM,
         top_block=PoolLevels(last),
         fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
+        square_pad=cfg.INPUT.SQUARE,
     )
 
 

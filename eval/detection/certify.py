@@ -18,9 +18,11 @@ from . import hierarchy, vit
 from .backbone import feature_maps
 from .config import FREEZE_AT
 from .convert import Conversion, backbone_keys, loaded_network, model_kind
-from .train import build_optimizer, seed_everything, train_loader
+from .stored import network_maps
+from .train import Mapper, build_optimizer, seed_everything, train_loader
 
 LIMITS = {"float64": 1e-9, "float32": 1e-4}  # largest difference over largest value
+ROUNDING = 2**-8 + LIMITS["float32"]  # the same for bfloat16
 _IMAGE = (
     64,
     96,
@@ -150,7 +152,9 @@ def frozen_keys(model: nn.Module, freeze: str) -> set[str]:
     return keys
 
 
-def certify_training(model: nn.Module, cfg: CfgNode, freeze: str) -> dict[str, Any]:
+def certify_training(
+    model: nn.Module, cfg: CfgNode, freeze: str, mapper: Mapper | None = None
+) -> dict[str, Any]:
     """Take training steps on a copy: look at what the first moved, and at whether the loss falls.
 
     All steps see one batch and the same sampled anchors and proposals, so that the loss falls if learning works.
@@ -160,6 +164,7 @@ def certify_training(model: nn.Module, cfg: CfgNode, freeze: str) -> dict[str, A
         model: The detector, filled; it is copied and not changed.
         cfg: Its config.
         freeze: The protocol's freeze level.
+        mapper: As of `train_loader`.
 
     Returns:
         Counts of frozen and training tensors, of BatchNorm statistics that follow the data; the losses, and
@@ -173,7 +178,7 @@ def certify_training(model: nn.Module, cfg: CfgNode, freeze: str) -> dict[str, A
     optimizer = build_optimizer(cfg, trial)
     frozen = frozen_keys(trial, freeze)
     before = {key: value.clone() for key, value in trial.state_dict().items()}
-    batch = next(iter(train_loader(cfg, start=0)))
+    batch = next(iter(train_loader(cfg, start=0, mapper=mapper)))
 
     def backward() -> float:
         seed_everything(cfg.SEED)
@@ -224,6 +229,42 @@ def certify_training(model: nn.Module, cfg: CfgNode, freeze: str) -> dict[str, A
         "losses": losses,
         "falling": sum(losses[-5:]) < sum(losses[:5]) if len(losses) == 20 else None,
     }
+
+
+def certify_stored(model: nn.Module, cfg: CfgNode, mapper: Mapper) -> dict[str, Any]:
+    """Hold what the store gives for the first batch against the network in the loop, from pixels on.
+
+    Args:
+        model: The detector, filled; it is copied and not changed.
+        cfg: Its config.
+        mapper: Reads the store.
+
+    Returns:
+        ``difference`` of each map, the largest over its largest value, which bfloat16 keeps below 2^-8; and ``loss``
+        of this batch, ``from_store`` and ``in_loop``, with the same sampling of anchors and proposals.
+
+    Raises:
+        UserError: If a difference is above its limit: the store holds other images, or another network's maps.
+    """
+    trial: Any = copy.deepcopy(model).train()
+    read, seen = (next(iter(train_loader(cfg, start=0, mapper=how))) for how in (mapper, None))
+    expected = network_maps(trial, trial.preprocess_image(seen).tensor)
+    found = trial.preprocess_image(read).tensor
+    difference = {}
+    for name, value in expected.items():
+        largest = max(value.abs().max().item(), 1e-30)
+        difference[name] = (value - found[name]).abs().max().item() / largest
+        if not difference[name] <= ROUNDING:
+            raise UserError(
+                f"{name} from the store differs from the network's by {difference[name]:.2g} of its largest value",
+                remedy="delete the feature store and run again",
+            )
+    losses = {}
+    for name, batch in (("from_store", read), ("in_loop", seen)):
+        seed_everything(cfg.SEED)
+        with EventStorage(), torch.no_grad():
+            losses[name] = float(torch.stack(list(trial(batch).values())).sum())
+    return {"difference": difference, "loss": losses}
 
 
 def certify_rest(model: nn.Module, state: Mapping[str, Tensor], conversion: Conversion, freeze: str) -> int:

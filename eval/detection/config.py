@@ -14,7 +14,7 @@ from mast.model import Arch
 from ..checkpoints import Normalization
 from ..device import device
 from ..errors import UserError, unknown
-from . import backbone, networks, vit
+from . import backbone, networks, stored, vit
 from .options import options_of
 
 FREEZE_AT = {"nothing": 0, "stem": 1, "res2": 2, "res3": 3, "res4": 4, "all": 5}
@@ -27,6 +27,7 @@ def defaults() -> CfgNode:
     backbone.add_keys(cfg)
     networks.add_keys(cfg)
     vit.add_keys(cfg)
+    stored.add_keys(cfg)
     return cfg
 
 
@@ -97,6 +98,7 @@ def resolve(
     _set(cfg, {key: value for key, value in overrides.items() if "." in key})
     if cfg.MODEL.DEVICE == "cpu" and cfg.SOLVER.AMP.ENABLED:
         raise UserError("SOLVER.AMP.ENABLED needs a GPU", remedy="leave it off on the CPU", code=2)
+    stored.settle(cfg)
     if cfg.INPUT.LSJ and cfg.INPUT.MAX_SIZE_TEST > cfg.INPUT.LSJ:
         raise UserError(
             f"test images of up to {cfg.INPUT.MAX_SIZE_TEST} pixels do not fit the square of {cfg.INPUT.LSJ}",

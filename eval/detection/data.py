@@ -147,13 +147,14 @@ def catalog() -> dict[str, Any]:
     return table().model_dump(exclude_none=True)
 
 
-def prepare(name: str, data_root: Path, *, masks: bool) -> DetectionData:
+def prepare(name: str, data_root: Path, *, masks: bool, train: bool = True) -> DetectionData:
     """Find a data set and check it, the whole of it; nothing is written and Detectron2 is told nothing.
 
     Args:
         name: An entry of ``datasets.yaml``, or a place as `names.PLACES` has it, with any classes.
         data_root: Where the official folders lie; relative folders of `name` start here.
         masks: Whether every object needs a mask.
+        train: Whether something is to be trained; else a place may name a test split alone.
 
     Raises:
         UserError: For anything that would fail later or train on something wrong; file and remedy are named.
@@ -163,20 +164,24 @@ def prepare(name: str, data_root: Path, *, masks: bool) -> DetectionData:
         raise UserError(
             f"'{name}' has boxes only, and the task asks for masks", remedy="use a COCO data set", code=2
         )
+    alone = is_place(name) and entry["train"] == entry["test"]
+    if alone and train:
+        raise UserError(f"'{name}' has nothing to train on", remedy=PLACES[entry["layout"]], code=2)
     parts = {
         split: [_source(data_root, folders.get(place, [place]), which) for place, which in entry[split]]
-        for split in ("train", "test")
+        for split in (("test",) if alone else ("train", "test"))
     }
     _check_embedded(name, entry.get("embedded"), data_root)
     checker = _Voc(entry["classes"], parts) if entry["layout"] == "voc" else _Coco(parts, masks)
-    train, test = checker.split("train"), checker.split("test")
-    _check_images(train.dicts + test.dicts)
-    _check_overlap(train.dicts, test.dicts)
+    test = checker.split("test")
+    learnt = Split([], test.sources) if alone else checker.split("train")
+    _check_images(learnt.dicts + test.dicts)
+    _check_overlap(learnt.dicts, test.dicts)
     return DetectionData(
         name=name,
         layout=entry["layout"],
         classes=checker.classes,
-        train=train,
+        train=learnt,
         test=test,
         masks=masks,
         shots=entry.get("shots"),
@@ -432,6 +437,11 @@ def _check_images(dicts: Sequence[dict[str, Any]]) -> None:
             continue
         found = header(Path(path))
         size = found.shown
+        if found.turned:
+            raise UserError(
+                f"{path}: a TIFF with an orientation tag, which Pillow and then Detectron2 apply: it is turned twice",
+                remedy="save it upright, without the tag",
+            )
         if len(dicts) <= DECODE_ALL:
             decode(Path(path))
         if size != (entry["width"], entry["height"]):
@@ -453,12 +463,14 @@ def _check_overlap(train: Sequence[dict[str, Any]], test: Sequence[dict[str, Any
     sizes = [{path: path.stat().st_size for path in paths} for paths in files]
     shared = set(sizes[0].values()) & set(sizes[1].values())
     known = {sha256_file(path): path for path, size in sizes[0].items() if size in shared}
-    for path, size in sizes[1].items():
-        if size in shared and (other := known.get(sha256_file(path))) is not None:
-            raise UserError(
-                f"{path} is in the test split and in the training split ({other})",
-                remedy="take it out of one of them",
-            )
+    found = [(path, known.get(sha256_file(path))) for path, size in sizes[1].items() if size in shared]
+    both = [(path, other) for path, other in found if other is not None]
+    if both:
+        raise UserError(
+            f"{len(both)} of {len(files[1])} images of the test split are in the training split too, such as "
+            + " and ".join(f"{path} ({other})" for path, other in both[:2]),
+            remedy="take them out of one of them",
+        )
 
 
 def _manifest(classes: Sequence[str], *splits: Sequence[dict[str, Any]]) -> str:

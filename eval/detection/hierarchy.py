@@ -121,11 +121,11 @@ class MapsBackbone(LoadedBackbone):
             found: dict[str, Tensor] = self.inner.feature_maps(images)
         return {name: value.to(images.dtype) for name, value in found.items()}
 
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """The maps, normalised where the config says so."""
+    def forward(self, x: Tensor | dict[str, Tensor]) -> dict[str, Tensor]:
+        """The maps, computed or given from the store, normalised where the config says so."""
         return {
             name: self.norms[name](value) if name in self.norms else value
-            for name, value in self.maps(x).items()
+            for name, value in (x if isinstance(x, dict) else self.maps(x)).items()
         }
 
 
@@ -149,6 +149,7 @@ def build_mast_hierarchy_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> F
         norm=cfg.MODEL.FPN.NORM,
         top_block=PoolLevels(int(math.log2(MAPS["res5"]))),
         fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
+        square_pad=cfg.INPUT.SQUARE,
     )
     pyramid._size_divisibility = math.lcm(MAPS["res5"], getattr(bottom_up.inner, "multiple", 1))
     return pyramid

@@ -59,8 +59,8 @@ class Table(_Strict):
 
 
 PLACES = {
-    "coco": "coco:DIR, or coco:TRAIN.json,TEST.json,IMAGES",
-    "voc": "voc:DIR, or voc:DIR,TRAIN,TEST with the names of two of its lists",
+    "coco": "coco:DIR, or coco:TRAIN.json,TEST.json,IMAGES, or coco:TEST.json,IMAGES to measure on alone",
+    "voc": "voc:DIR, or voc:DIR,TRAIN,TEST with the names of two of its lists, or voc:DIR,TEST to measure on alone",
 }
 """What may stand before a colon in place of a name, and what it means."""
 
@@ -71,7 +71,9 @@ def is_place(name: str) -> bool:
 
 
 def place(name: str) -> Named:
-    """The data set at a place: a folder in its official layout, two annotation files, or two lists of VOC.
+    """The data set at a place: a folder in its official layout, annotation files, or lists of VOC.
+
+    Where one file or list is named, it is both splits, and `eval.detection.data.prepare` lets nobody train on it.
 
     Args:
         name: As `PLACES` has it. Without ``IMAGES`` the pictures lie beside their annotation file.
@@ -84,13 +86,19 @@ def place(name: str) -> Named:
     if not rest.strip():
         raise UserError(f"{name}: names no place", remedy=PLACES[kind], code=2)
     files = re.fullmatch(r"(.+\.json),(.+\.json)(?:,(.+))?", rest, re.IGNORECASE)
+    file = re.fullmatch(r"(.+\.json)(?:,(.+))?", rest, re.IGNORECASE)
     lists = re.fullmatch(r"(.+),([^,/\\]+),([^,/\\]+)", rest)
+    one = None if Path(rest).is_dir() else re.fullmatch(r"(.+),([^,/\\]+)", rest)
     if layout == "coco" and files:
         parts = [(files[3] or str(Path(file).parent), file) for file in (files[1], files[2])]
+    elif layout == "coco" and file:
+        parts = [(file[2] or str(Path(file[1]).parent), file[1])] * 2
     elif layout == "coco":
         parts = [(rest, "train2017"), (rest, "val2017")]
     elif lists:
         parts = [(lists[1], lists[2]), (lists[1], lists[3])]
+    elif one:
+        parts = [(one[1], one[2])] * 2
     else:
         parts = [(rest, "trainval"), (rest, "test")]
     return Named(layout=layout, classes="found", train=[parts[0]], test=[parts[1]])

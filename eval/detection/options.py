@@ -14,6 +14,7 @@ OPTIONS = {
     "iterations": int,  # stretches or shortens schedule and warm-up alone
     "device": str,
     "workers": int,
+    "maps_gb": int,  # what stored maps may take on the disk, in units of 10**9 bytes
     "processes": int,  # of this machine, one for each GPU, which share every batch
     "train_images": int,  # only so many training images, drawn with the cell's seed
     "shots": int,  # only so many training objects of each class, or "10%" of the images; drawn with the cell's seed

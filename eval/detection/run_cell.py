@@ -28,13 +28,15 @@ from torch.multiprocessing.spawn import ProcessException
 
 from .. import claims
 from ..errors import UserError
+from ..features.maps import MAPS_GB
 from . import certify, config, hierarchy, networks, result, vit
 from .convert import Conversion, load_backbone
 from .data import DetectionData, register
 from .evaluate import Collector, Prediction, coco_evaluator, evaluate
 from .intervals import intervals
 from .result import RESULT, DetectionResult
-from .train import CHECKPOINT, Trainer, quiet_logs
+from .stored import Store, without_pixels
+from .train import CHECKPOINT, Mapper, Trainer, quiet_logs
 
 if TYPE_CHECKING:
     from ..checkpoints import Loaded
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from ..tasks import Task
 
 Progress = Callable[[str, int, int], None]
+Score = Callable[[nn.Module, Mapper | None], dict[str, float]]
 
 
 def run(
@@ -52,6 +55,7 @@ def run(
     *,
     seed: int,
     work_dir: Path,
+    store: Path | None = None,
     progress: Progress | None = None,
 ) -> DetectionResult:
     """Fine-tune a detector from a checkpoint and measure it.
@@ -67,7 +71,8 @@ def run(
         seed: Of the heads' weights, the data's order and augmentation, and the sampling of proposals.
         work_dir: This run's own folder: ``config.yaml``, ``metrics.json``, ``predictions.json.gz``,
             ``checkpoint.pth``, ``train.jsonl``, ``log.txt``.
-        progress: Called with ``("train" | "test", done, total)``.
+        store: The feature store, for protocols that read maps from it.
+        progress: Called with what is being done, how much of it is done, and of how much.
 
     Raises:
         UserError: For data, checkpoints or settings that cannot give a result to trust, before training; if the
@@ -93,19 +98,29 @@ def run(
         register(data, work_dir)
         started = time.monotonic()
 
-        def score(model: nn.Module) -> dict[str, float]:
-            return evaluate(predict(model, cfg, _silent), data, masks=data.masks).metrics
+        def score(model: nn.Module, mapper: Mapper | None) -> dict[str, float]:
+            return evaluate(predict(model, cfg, _silent, mapper), data, masks=data.masks).metrics
 
         processes = _processes(protocol)
 
         def elsewhere() -> None:
-            _launch(processes, loaded, protocol, data, seed, work_dir)
+            _launch(processes, loaded, protocol, data, seed, work_dir, store)
 
-        model, losses, certificate = _train(
-            loaded, cfg, protocol.settings.freeze, report, score, elsewhere if processes > 1 else None
+        trainer, conversion = _trainer(loaded, cfg, report, score)
+        maps = _opened(trainer, loaded, cfg, store)
+        if maps is not None:
+            maps.check(float(protocol.runtime.get("maps_gb", MAPS_GB)))
+        certificate = _train(
+            trainer,
+            conversion,
+            loaded,
+            protocol.settings.freeze,
+            report,
+            maps,
+            elsewhere if processes > 1 else None,
         )
         trained = time.monotonic()
-        predictions = predict(model, cfg, report)
+        predictions = predict(trainer.model, cfg, report, trainer.mappers.get("test"))
         evaluation = evaluate(predictions, data, masks=data.masks)
         outcome = DetectionResult(
             metrics=evaluation.metrics,
@@ -122,7 +137,7 @@ def run(
             intervals=intervals(evaluation.curves),
             per_class=evaluation.per_class,
             classes=list(data.classes),
-            losses=losses,
+            losses=trainer.losses,
             seconds={
                 "train": round(trained - started, 3),
                 "test": round(time.monotonic() - trained, 3),
@@ -132,9 +147,18 @@ def run(
         return outcome
 
 
-def predict(model: nn.Module, cfg: CfgNode, report: Progress) -> list[Prediction]:
-    """A detector's predictions on the registered test split, one entry for each image."""
-    loader = build_detection_test_loader(cfg, "test")
+def predict(
+    model: nn.Module, cfg: CfgNode, report: Progress, mapper: Mapper | None = None
+) -> list[Prediction]:
+    """A detector's predictions on the registered test split, one entry for each image.
+
+    Args:
+        model: The detector.
+        cfg: Its config.
+        report: Called with ``("test", done, total)``.
+        mapper: From an entry of the data set to what the detector takes; Detectron2's own when None.
+    """
+    loader = build_detection_test_loader(cfg, "test", mapper=mapper)
     collector = Collector()
     inference_on_dataset(model, loader, collector, callbacks=_counter(report, len(loader)))
     return collector.predictions
@@ -146,6 +170,7 @@ def forecast(
     protocol: Protocol,
     data: DetectionData,
     *,
+    store: Path | None = None,
     iterations: int = 3,
 ) -> dict[str, float]:
     """What a run would cost here, from a few timed iterations of it; nothing is kept.
@@ -155,45 +180,75 @@ def forecast(
         task: As for `run`.
         protocol: As for `run`.
         data: As for `run`.
+        store: As for `run`.
         iterations: How many are timed, after one that is not.
 
     Returns:
         ``seconds_per_iteration``, ``iterations``, ``train_seconds``, ``seconds_per_test_image``, ``test_seconds``,
-        ``gpu_bytes`` (peak, 0 on the CPU).
+        ``map_seconds`` (of the maps that the store lacks, 0 where none are read), ``gpu_bytes`` (peak, 0 on the CPU).
     """
     with tempfile.TemporaryDirectory() as folder, _quiet(Path(folder)):
         cfg = _resolve(loaded, protocol, data, 0, Path(folder))
         register(data, Path(folder))
 
-        trainer, _ = _trainer(loaded, cfg, _silent, lambda _: {})
+        trainer, _ = _trainer(loaded, cfg, _silent, lambda *_: {})
+        maps = _opened(trainer, loaded, cfg, store)
         batches = iter(trainer.data_loader)
-        times = []
+        times, tested, mapped = [], [], []
+
+        def clocked(batch: list[dict[str, Any]], step: Callable[[Any], None]) -> float:
+            """Seconds of a step; those that its maps take are told apart."""
+            if maps is not None:
+                began = time.monotonic()
+                batch = without_pixels(trainer.model, batch)
+                _wait()
+                mapped.append((time.monotonic() - began) / len(batch))
+            began = time.monotonic()
+            step(batch)
+            _wait()
+            return time.monotonic() - began
+
+        def train(batch: Any) -> None:
+            loss = sum(trainer.model(batch).values())
+            trainer.optimizer.zero_grad()
+            loss.backward()
+            trainer.optimizer.step()
+
         with EventStorage():
             for _ in range(iterations + 1):
                 began = time.monotonic()
-                loss = sum(trainer.model(next(batches)).values())
-                trainer.optimizer.zero_grad()
-                loss.backward()
-                trainer.optimizer.step()
-                _wait()
-                times.append(time.monotonic() - began)
+                batch = next(batches)
+                read = 0.0 if maps else time.monotonic() - began  # the store's maps are not decoded again
+                times.append(read + clocked(batch, train))
         sample = itertools.islice(build_detection_test_loader(cfg, "test"), iterations + 1)
-        tested = []
         with inference_context(trainer.model), torch.no_grad():
-            for image in sample:
-                began = time.monotonic()
-                trainer.model(image)
-                _wait()
-                tested.append(time.monotonic() - began)
-    train, test = statistics.median(times[1:]), statistics.median(tested[1:])
+            tested = [clocked(image, trainer.model) for image in sample]
+        rows = maps.lacking_rows() if maps else 0
+    seconds, seconds_of_test = statistics.median(times[1:]), statistics.median(tested[1:])
     return {
-        "seconds_per_iteration": train,
+        "seconds_per_iteration": seconds,
         "iterations": cfg.SOLVER.MAX_ITER,
-        "train_seconds": train * cfg.SOLVER.MAX_ITER,
-        "seconds_per_test_image": test,
-        "test_seconds": test * data.counts["test_images"],
+        "train_seconds": seconds * cfg.SOLVER.MAX_ITER,
+        "seconds_per_test_image": seconds_of_test,
+        "test_seconds": seconds_of_test * data.counts["test_images"],
+        "map_seconds": rows * statistics.median(mapped) if rows else 0.0,
         "gpu_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0,
     }
+
+
+def disk(loaded: Loaded, protocol: Protocol, data: DetectionData, store: Path | None) -> dict[str, int]:
+    """Bytes of maps that a run will write, by their key in the store; nothing where none are read.
+
+    Arguments are as for `run`.
+    """
+    with tempfile.TemporaryDirectory() as folder, _quiet(Path(folder)):
+        cfg = _resolve(loaded, protocol, data, 0, Path(folder))
+        if not cfg.INPUT.STORED:
+            return {}
+        register(data, Path(folder))
+        trainer, _ = _trainer(loaded, cfg, _silent, lambda *_: {})
+        maps = _opened(trainer, loaded, cfg, store)
+        return maps.lacking() if maps else {}
 
 
 def _silent(stage: str, done: int, total: int) -> None:
@@ -225,9 +280,7 @@ def _resolve(loaded: Loaded, protocol: Protocol, data: DetectionData, seed: int,
     return _localise(cfg, work_dir, _processes(protocol))
 
 
-def _trainer(
-    loaded: Loaded, cfg: CfgNode, report: Progress, score: Callable[[nn.Module], dict[str, float]]
-) -> tuple[Trainer, Conversion]:
+def _trainer(loaded: Loaded, cfg: CfgNode, report: Progress, score: Score) -> tuple[Trainer, Conversion]:
     """A trainer whose detector holds the checkpoint's weights, and what went where."""
     conversions: list[Conversion] = []
 
@@ -239,20 +292,37 @@ def _trainer(
     return trainer, conversions[0]
 
 
+def _opened(trainer: Trainer, loaded: Loaded, cfg: CfgNode, store: Path | None) -> Store | None:
+    """The maps that a protocol reads from the feature store; None where its detector sees images.
+
+    Raises:
+        UserError: If there is no store.
+    """
+    if not cfg.INPUT.STORED:
+        return None
+    if store is None:
+        raise UserError(
+            "this protocol reads maps from a feature store, and there is none",
+            remedy="run the cell with `mast eval`, or set INPUT.STORED=false",
+            code=2,
+        )
+    return Store(trainer.detector, cfg, loaded.passport, store)
+
+
 def _train(
+    trainer: Trainer,
+    conversion: Conversion,
     loaded: Loaded,
-    cfg: CfgNode,
     freeze: str,
     report: Progress,
-    score: Callable[[nn.Module], dict[str, float]],
+    maps: Store | None,
     elsewhere: Callable[[], None] | None,
-) -> tuple[nn.Module, list[float], dict[str, Any]]:
-    """Fill, certify and train; or only what is left of that.
+) -> dict[str, Any]:
+    """Certify and train, or only what is left of that; returns the certificate.
 
     ``elsewhere`` trains in several processes, to the last checkpoint, which is then read here.
     """
-    trainer, conversion = _trainer(loaded, cfg, report, score)
-    model = trainer.model
+    model, cfg = trainer.model, trainer.cfg
     certificate: dict[str, Any] = {
         "backbone": certify.described(model, cfg),
         "backbone_keys": len(conversion.mapped),
@@ -260,8 +330,12 @@ def _train(
         "dropped_keys": conversion.dropped,
         "feature_difference": certify.certify_features(model, loaded.backbone, loaded.passport, cfg),
         "feature_limit": certify.LIMITS,
-        "training": certify.certify_training(model, cfg, freeze),
     }
+    if maps is not None:
+        maps.fill(report)
+        trainer.mappers = maps.mappers()
+        certificate["stored"] = certify.certify_stored(model, cfg, trainer.mappers["train"])
+    certificate["training"] = certify.certify_training(model, cfg, freeze, trainer.mappers.get("train"))
     if elsewhere is not None:
         elsewhere()
     _finish(trainer)
@@ -275,7 +349,7 @@ def _train(
     certificate["frozen_unchanged"] = certify.certify_rest(
         model, loaded.backbone.state_dict(), conversion, freeze
     )
-    return model, losses, certificate
+    return certificate
 
 
 def _finish(trainer: Trainer) -> None:
@@ -308,7 +382,14 @@ def _launch(processes: int, *arguments: Any) -> None:
         ) from error
 
 
-def _worker(loaded: Loaded, protocol: Protocol, data: DetectionData, seed: int, work_dir: Path) -> None:
+def _worker(
+    loaded: Loaded,
+    protocol: Protocol,
+    data: DetectionData,
+    seed: int,
+    work_dir: Path,
+    store: Path | None,
+) -> None:
     """What each process does: the same as `_train` without certificates, on its share of every batch."""
     with _quiet(work_dir, f"log-{comm.get_rank()}.txt"):
         cfg = _resolve(loaded, protocol, data, seed, work_dir)
@@ -317,7 +398,9 @@ def _worker(loaded: Loaded, protocol: Protocol, data: DetectionData, seed: int, 
             if cfg.MODEL.DEVICE == "cpu":  # Detectron2 names a GPU to DistributedDataParallel
                 plain = partial(create_ddp_model, device_ids=None)
                 stack.enter_context(mock.patch("detectron2.engine.defaults.create_ddp_model", plain))
-            trainer, _ = _trainer(loaded, cfg, _silent, lambda _: {})
+            trainer, _ = _trainer(loaded, cfg, _silent, lambda *_: {})
+        if (maps := _opened(trainer, loaded, cfg, store)) is not None:
+            trainer.mappers = maps.mappers()
         _finish(trainer)
         comm.synchronize()
 

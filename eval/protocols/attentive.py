@@ -15,13 +15,14 @@ from pydantic import Field
 
 from ..errors import UserError
 from ..features import Preprocess
-from ..features.maps import Layers, Maps, of_crops
+from ..features.maps import MAPS_GB, Layers, Maps, of_crops, planned
 from . import base, scoring
 from .base import Array, Context, Count, Kind, Listed, Measured, Positive, metric, select
-from .dense import MAPS_GB
 from .heads import Share
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
 
     from ..datasets import Split
@@ -305,11 +306,9 @@ def measure(context: Context) -> Measured:
         raise UserError(
             "the attentive probe needs one class an image", remedy="choose a classification task", code=2
         )
-    if context.store is None:
-        raise UserError("the attentive probe needs a feature store", remedy="run it with `mast eval`", code=2)
     preprocess = Preprocess.of(context.loaded.passport, **params.extraction.pixels())
     context.loaded.backbone.to(device)
-    store, most = context.store, float(context.protocol.runtime.get("maps_gb", MAPS_GB))
+    store, most = _store(context), float(context.protocol.runtime.get("maps_gb", MAPS_GB))
 
     def part(name: str) -> tuple[Maps, Array]:
         split: Split = data.splits[name]
@@ -363,4 +362,27 @@ def measure(context: Context) -> Measured:
     )
 
 
-KIND = Kind(Params, ("classification",), measure, family="attentive")
+def _store(context: Context) -> Path:
+    if context.store is None:
+        raise UserError("the attentive probe needs a feature store", remedy="run it with `mast eval`", code=2)
+    return context.store
+
+
+def disk(context: Context) -> dict[str, int]:
+    """Bytes of maps that a cell will write."""
+    found: dict[str, int] = {}
+    context.loaded.backbone.to(context.device)
+    for split in context.data.splits.values():
+        lacking, _ = planned(
+            context.loaded.backbone,
+            context.loaded.passport,
+            split.pool,
+            Preprocess.of(context.loaded.passport, **context.params.extraction.pixels()),
+            context.params.layers,
+            store=_store(context),
+        )
+        found |= lacking
+    return found
+
+
+KIND = Kind(Params, ("classification",), measure, disk=disk, family="attentive")

@@ -83,6 +83,11 @@ class Params(Strict):
 
     extraction: Extraction = Extraction()
 
+    @property
+    def writes_maps(self) -> bool:
+        """Whether a cell writes maps, where its kind may; told before any data is opened."""
+        return True
+
     @classmethod
     def smoke(cls, limit: int) -> dict[str, Any]:
         """Changes that make a run short, for a smoke test with at most ``limit`` examples of each split."""
@@ -344,6 +349,7 @@ class Kind:
         fit: Where it works on frozen features: from train and val to `Fitted`; it is never given test labels.
         data: From a task's data, parameters and the seed to the part that a cell uses; all of it for most kinds.
         forecast: Seconds that a cell would take, by trying a little of it; None where only records tell.
+        disk: Bytes of maps that a cell will write, by their key in the feature store; None for kinds that write none.
         family: The name under which `mast delta` finds it.
         images: Whether it needs images and the backbone; False where features and labels are enough.
     """
@@ -354,6 +360,7 @@ class Kind:
     fit: Callable[..., Fitted] | None = None
     data: Callable[[Any, Any, int], Any] = whole
     forecast: Callable[[Context], float] | None = None
+    disk: Callable[[Context], dict[str, int]] | None = None
     family: str = ""
     images: bool = True
 

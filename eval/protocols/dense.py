@@ -13,7 +13,7 @@ from pydantic import Field
 
 from ..errors import UserError
 from ..features import Preprocess
-from ..features.maps import Layers, Maps, extract, labels
+from ..features.maps import MAPS_GB, Layers, Maps, extract, label_entry, labels, planned
 from ..features.views import Views
 from ..numbers import kept, segmentation
 from ..numbers.segmentation import IGNORED
@@ -21,6 +21,8 @@ from . import base
 from .base import Array, Context, Count, Estimate, Listed, Measured, Positive
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
 
     from ..datasets.segmentation import MaskSplit
@@ -75,7 +77,6 @@ class DenseParams(base.Params):
     logit_size: Count | Literal["grid"] | None = None
 
 
-MAPS_GB = 200
 DEPTHS = 65_535  # values of a mask that holds millimetres
 
 
@@ -106,14 +107,7 @@ def stored(
         label_size: Side of the masks; no masks when None.
     """
     params: DenseParams = context.params
-    if context.store is None:
-        raise UserError(
-            "dense protocols need a feature store", remedy="run the cell with `mast eval`", code=2
-        )
-    part: MaskSplit = context.data.splits[split]
-    preprocess = Preprocess.of(context.loaded.passport, **params.extraction.pixels())
-    views = Views(side=preprocess.crop, seed=context.seed, **chosen.model_dump())
-    context.loaded.backbone.to(context.device)
+    part, preprocess, views, store = _asked(context, split, chosen)
     maps = extract(
         context.loaded.backbone,
         context.loaded.passport,
@@ -122,20 +116,74 @@ def stored(
         views,
         preprocess,
         params.layers,
-        store=context.store,
+        store=store,
         most_gb=float(context.protocol.runtime.get("maps_gb", MAPS_GB)),
         progress=context.progress,
     )
     masks = None
     if label_size is not None:
-        told = {
-            "masks": part.digest_of_masks,
-            "classes": list(context.data.classes),
-            "images": part.pool.digest,
-        }
         number = context.data.num_classes or DEPTHS
-        masks = labels(views, maps.views, part.read, told, number, label_size, store=context.store)
+        told = _masks(context, part)
+        masks = labels(views, maps.views, part.read, told, number, label_size, store=store)
     return Stored(maps, masks, views)
+
+
+def disk(context: Context, label_size: Callable[[tuple[int, int, int]], int]) -> dict[str, int]:
+    """Bytes of maps and masks that a cell will write, by their key in the feature store.
+
+    Args:
+        context: The cell's.
+        label_size: From the shape (h, w, C) of a training map to the side of its masks.
+    """
+    params: DenseParams = context.params
+    found: dict[str, int] = {}
+    for split, chosen in (("train", params.train_views), ("test", params.test_views)):
+        part, preprocess, views, store = _asked(context, split, chosen)
+        lacking, shape = planned(
+            context.loaded.backbone,
+            context.loaded.passport,
+            part.pool,
+            preprocess,
+            params.layers,
+            store=store,
+            views=views,
+            sizes=part.sizes,
+        )
+        found |= lacking
+        if split == "train":
+            side, rows = label_size(shape), len(views.plan(part.sizes))
+            number = context.data.num_classes or DEPTHS
+            masks = label_entry(views, rows, _masks(context, part), number, side, store=store)
+            if not masks.whole():
+                found[masks.key] = rows * side * side * masks.dtype.itemsize
+    return found
+
+
+def _asked(
+    context: Context, split: str, chosen: SquaresOfTraining | SquaresOfTest
+) -> tuple[MaskSplit, Preprocess, Views, Path]:
+    """The images, their preprocessing, their squares and the store; the backbone is where it will compute.
+
+    Raises:
+        UserError: If there is no store.
+    """
+    if context.store is None:
+        raise UserError(
+            "dense protocols need a feature store", remedy="run the cell with `mast eval`", code=2
+        )
+    preprocess = Preprocess.of(context.loaded.passport, **context.params.extraction.pixels())
+    views = Views(side=preprocess.crop, seed=context.seed, **chosen.model_dump())
+    context.loaded.backbone.to(context.device)
+    return context.data.splits[split], preprocess, views, context.store
+
+
+def _masks(context: Context, part: MaskSplit) -> dict[str, Any]:
+    """What stands for the content of masks."""
+    return {
+        "masks": part.digest_of_masks,
+        "classes": list(context.data.classes),
+        "images": part.pool.digest,
+    }
 
 
 # -- from logits of squares to predictions of images -----------------------------------------------------------

@@ -143,8 +143,7 @@ def train(data: Stored, params: Params, seed: int, context: Context) -> torch.nn
 def measure(context: Context) -> Measured:
     """Train the layer on the training squares and measure the test images."""
     params: Params = context.params
-    side = params.label_size or params.extraction.image_size or int(context.loaded.passport.input_size)
-    data = dense.stored(context, "train", params.train_views, side)
+    data = dense.stored(context, "train", params.train_views, _side(context))
     layer = train(data, params, context.seed, context)
     test = dense.stored(context, "test", params.test_views)
     split: MaskSplit = context.data.splits["test"]
@@ -204,4 +203,15 @@ def _error(values: np.ndarray[Any, Any]) -> dict[str, Any]:
     return found | {"low": max(0.0, span.low), "high": span.high}
 
 
-KIND = Kind(Params, ("depth",), measure, family="depth")
+def _side(context: Context) -> int:
+    """Side of a square's depths in training."""
+    params: Params = context.params
+    return params.label_size or params.extraction.image_size or int(context.loaded.passport.input_size)
+
+
+def disk(context: Context) -> dict[str, int]:
+    """Bytes of maps and depths that a cell will write."""
+    return dense.disk(context, lambda shape: _side(context))
+
+
+KIND = Kind(Params, ("depth",), measure, disk=disk, family="depth")

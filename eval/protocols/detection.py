@@ -32,7 +32,7 @@ class Params(base.Params):
         overrides: What was changed: Detectron2's keys and options of `eval.detection.options`.
     """
 
-    RUNTIME: ClassVar[Mapping[str, type]] = {"device": str, "workers": int}
+    RUNTIME: ClassVar[Mapping[str, type]] = {"device": str, "workers": int, "maps_gb": int}
 
     base: str
     freeze: Freeze
@@ -41,6 +41,14 @@ class Params(base.Params):
     set: Annotated[tuple[dict[str, Any], ...], Field(strict=False)]
     tiny: Annotated[tuple[dict[str, Any], ...], Field(strict=False)]
     overrides: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def writes_maps(self) -> bool:
+        """Whether the detector reads its network's maps from the store."""
+        found = False
+        for part in (*self.set, *(self.tiny if self.overrides.get("tiny") else ()), self.overrides):
+            found = part.get("INPUT.STORED", found)
+        return found
 
     @classmethod
     def smoke(cls, limit: int) -> dict[str, Any]:
@@ -75,6 +83,7 @@ def measure(context: Context) -> Measured:
         context.data,
         seed=context.seed,
         work_dir=context.work,
+        store=context.store,
         progress=context.progress,
     )
     if context.metric not in result.metrics:
@@ -100,8 +109,17 @@ def forecast(context: Context) -> float:
     """Seconds by a few timed iterations."""
     from .. import detection
 
-    told = detection.forecast(context.loaded, context.task, context.protocol, context.data)
-    return told["train_seconds"] + told["test_seconds"]
+    told = detection.forecast(
+        context.loaded, context.task, context.protocol, context.data, store=context.store
+    )
+    return told["train_seconds"] + told["test_seconds"] + told["map_seconds"]
 
 
-KIND = Kind(Params, ("detection", "instance_segmentation"), measure, data=data, forecast=forecast)
+def disk(context: Context) -> dict[str, int]:
+    """Bytes of maps that a cell will write."""
+    from .. import detection
+
+    return detection.disk(context.loaded, context.protocol, context.data, context.store)
+
+
+KIND = Kind(Params, ("detection", "instance_segmentation"), measure, data=data, forecast=forecast, disk=disk)

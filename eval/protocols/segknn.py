@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from ..errors import UserError
+from ..features import Preprocess
 from ..features.maps import GB, rows_of
 from . import dense
 from .base import Array, Context, Count, Kind, Measured, Positive
@@ -208,9 +209,8 @@ def measure(context: Context) -> Measured:
     params: Params = context.params
     runtime = context.protocol.runtime
     test = dense.stored(context, "test", params.test_views)
-    side = params.label_size or test.views.side
-    grid = test.maps.shape[0]
-    data = dense.stored(context, "train", params.train_views, max(1, side // grid) * grid)
+    side = _label_side(params, test.views.side, test.maps.shape)
+    data = dense.stored(context, "train", params.train_views, side)
     images = len(context.data.splits["train"])
     memory = remember(
         data, images, context.data.num_classes, params, context.seed, float(runtime.get("memory_gb", 8))
@@ -227,4 +227,15 @@ def measure(context: Context) -> Measured:
     )
 
 
-KIND = Kind(Params, ("segmentation",), measure, family="seg")
+def _label_side(params: Params, square: int, shape: tuple[int, int, int]) -> int:
+    """Side of the masks of training squares: so many pixels for each cell of a map (h, w, C)."""
+    return max(1, (params.label_size or square) // shape[0]) * shape[0]
+
+
+def disk(context: Context) -> dict[str, int]:
+    """Bytes of maps and masks that a cell will write."""
+    square = Preprocess.of(context.loaded.passport, **context.params.extraction.pixels()).crop
+    return dense.disk(context, lambda shape: _label_side(context.params, square, shape))
+
+
+KIND = Kind(Params, ("segmentation",), measure, disk=disk, family="seg")

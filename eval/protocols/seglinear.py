@@ -141,4 +141,9 @@ def _side(context: Context, params: Params) -> int:
     return params.extraction.image_size or int(context.loaded.passport.input_size)
 
 
-KIND = Kind(Params, ("segmentation",), measure, family="seg")
+def disk(context: Context) -> dict[str, int]:
+    """Bytes of maps and masks that a cell will write."""
+    return dense.disk(context, lambda shape: context.params.label_size or _side(context, context.params))
+
+
+KIND = Kind(Params, ("segmentation",), measure, disk=disk, family="seg")

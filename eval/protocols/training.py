@@ -217,11 +217,13 @@ class Trainer:
                     loss = nn.functional.cross_entropy(logits, labels)
                     if not bool(torch.isfinite(loss)):
                         raise UserError(
-                            f"fine-tuning diverged in epoch {epoch}", remedy="lower the learning rates"
+                            f"fine-tuning diverged in epoch {epoch + 1}", remedy="lower the learning rates"
                         )
                     loss.backward()  # type: ignore[no-untyped-call]
                     self.optimizer.step()
-                self.progress("fine-tuning", epoch * steps + step + 1, epochs * steps)
+                self.progress(
+                    f"fine-tuning, epoch {epoch + 1} of {epochs}", epoch * steps + step + 1, epochs * steps
+                )
             save_state(self.state, {"epoch": epoch + 1, **self._modules()})
         self.backbone.eval()
 

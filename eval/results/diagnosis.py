@@ -18,10 +18,11 @@ from mast.files import atomic_write
 from ..errors import UserError
 from ..numbers import tests
 from . import escape, history, pages
+from .pages import Listing
 from .records import Record, read
-from .report import Listing
 
 if TYPE_CHECKING:
+    from ..detection import Gallery
     from ..detection.data import DetectionData
     from ..detection.evaluate import Evaluation, Prediction
     from ..detection.tide import Errors
@@ -99,9 +100,15 @@ def of_record(place: Path, run: str, data_root: Path) -> Source:
             f"run {record.run_id[:12]} was measured on other test images or classes than {data_root} has",
             remedy="give the --data-root of the run",
         )
+    return of_outcome(
+        f"{record.checkpoint.name}, {record.protocol.name}, seed {record.seed}", outcome, gallery
+    )
+
+
+def of_outcome(name: str, outcome: dict[str, Any], gallery: Gallery) -> Source:
+    """What a record's outcomes file holds, which must fit the gallery's test split."""
     known = {str(entry["image_id"]): entry["image_id"] for entry in gallery.data.test.dicts}
     predictions = [{**entry, "image_id": known[str(entry["image_id"])]} for entry in outcome["images"]]
-    name = f"{record.checkpoint.name}, {record.protocol.name}, seed {record.seed}"
     return Source(name, gallery.data, predictions, gallery.masks)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import gzip
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any, Final
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from mast.files import canonical_json
 
 from .parts import Cell, Section
-from .records import Record
+from .records import CheckpointEntry, ProtocolEntry, Record
 from .standing import LEVEL, Standing
 from .tables import Table
 
@@ -31,22 +31,70 @@ class _Shared:
         self.values: list[Any] = []
         self._known: dict[Hashable, int] = {}
 
-    def place(self, key: Hashable, value: Any) -> int:
-        if key not in self._known:
-            self._known[key] = len(self.values)
-            self.values.append(value)
-        return self._known[key]
+    def place(self, key: Hashable, value: Callable[[], Any]) -> int:
+        """Where the value of a key stands; it is asked for once."""
+        at = self._known.get(key)
+        if at is None:
+            at = self._known[key] = len(self.values)
+            self.values.append(value())
+        return at
+
+
+class _Told:
+    """Where cells come from: a column for each fact of a record, a line for each record."""
+
+    def __init__(self) -> None:
+        self.shared = {
+            name: _Shared() for name in ("checkpoint", "protocol", "data", "environment", "warnings")
+        }
+        self.columns: dict[str, list[Any]] = {
+            name: [] for name in ("run", "seed", "started", "seconds", *self.shared)
+        }
+        self._places: dict[int, int] = {}
+
+    def place(self, record: Record) -> int:
+        """Where a record's line stands; metrics of one record share it."""
+        at = self._places.get(id(record))
+        if at is None:
+            at = self._places[id(record)] = len(self._places)
+            self._add(record)
+        return at
+
+    def _add(self, record: Record) -> None:
+        entry, how = record.checkpoint, record.protocol
+        shared = self.shared
+        values = {
+            "run": record.run_id[:12],
+            "seed": record.seed,
+            "started": record.started,
+            "seconds": round(record.seconds, 2),
+            "checkpoint": shared["checkpoint"].place(
+                (entry.name, entry.identity), lambda: _checkpoint(entry)
+            ),
+            "protocol": shared["protocol"].place((how.identity, how.asked_for), lambda: _protocol(how)),
+            "data": shared["data"].place((record.data.manifest, record.task.name), lambda: _data(record)),
+            "environment": shared["environment"].place(id(record.environment), lambda: record.environment),
+            "warnings": shared["warnings"].place(tuple(record.warnings), lambda: record.warnings),
+        }
+        for name, column in self.columns.items():
+            column.append(values[name])
 
 
 def packed(table: Table) -> str:
     """The data as base64 of gzip of JSON; equal tables give equal text."""
-    shared = {name: _Shared() for name in ("checkpoint", "protocol", "data", "environment")}
-    sections = [_section(table, section, shared) for section in table.sections]
-    value = {"sections": sections} | {name: of.values for name, of in shared.items()}
-    return base64.b64encode(gzip.compress(canonical_json(value).encode(), mtime=0)).decode()
+    told = _Told()
+    sections = [_section(table, section, told) for section in table.sections]
+    value = {"sections": sections, "records": told.columns}
+    value |= {name: of.values for name, of in told.shared.items()}
+    return compressed(value)
 
 
-def _section(table: Table, section: Section, shared: dict[str, _Shared]) -> dict[str, Any]:
+def compressed(value: Any) -> str:
+    """Plain values as base64 of gzip of JSON; equal values give equal text."""
+    return base64.b64encode(gzip.compress(canonical_json(value).encode(), 6, mtime=0)).decode()
+
+
+def _section(table: Table, section: Section, told: _Told) -> dict[str, Any]:
     places = {row: number for number, row in enumerate(section.rows)}
     tests = []
     for column in section.columns:
@@ -56,7 +104,7 @@ def _section(table: Table, section: Section, shared: dict[str, _Shared]) -> dict
         "tests": tests,
         **({"curves": _curves(section)} if section.curves else {}),
         "cells": [
-            [_cell(section.cells.get((row, column)), shared) for column in section.columns]
+            [_cell(section.cells.get((row, column)), told) for column in section.columns]
             for row in section.rows
         ],
     }
@@ -108,15 +156,15 @@ def levels(standing: Standing) -> str:
     return base64.b64encode(content.tobytes()).decode()
 
 
-def _cell(cell: Cell | None, shared: dict[str, _Shared]) -> Any:
+def _cell(cell: Cell | None, told: _Told) -> Any:
+    """Nothing, where a number was published, or the lines of its records."""
     if cell is None:
         return None
-    return cell.source if cell.source else [_record(record, shared) for record in cell.records]
+    return cell.source or [told.place(record) for record in cell.records]
 
 
-def _record(record: Record, shared: dict[str, _Shared]) -> list[Any]:
-    entry, how = record.checkpoint, record.protocol
-    about = {
+def _checkpoint(entry: CheckpointEntry) -> dict[str, Any]:
+    return {
         "name": entry.name,
         "weights SHA-256": entry.weights_sha256,
         "architecture": entry.arch,
@@ -125,35 +173,24 @@ def _record(record: Record, shared: dict[str, _Shared]) -> list[Any]:
         "normalization": entry.normalization,
         "pretraining": entry.pretraining,
     }
-    protocol = {
+
+
+def _protocol(how: ProtocolEntry) -> dict[str, Any]:
+    overrides = "".join(f" '{key}={_plain(value)}'" for key, value in sorted(how.overrides.items()))
+    return {
         "protocol": f"{how.name} v{how.version}",
         "parameters": how.params,
         "overrides": how.overrides,
+        "options": f"--protocol {how.name}" + (f" --set{overrides}" if overrides else ""),
     }
-    data = {"manifest SHA-256": record.data.manifest, "examples": record.data.counts}
-    return [
-        record.run_id[:16],
-        record.seed,
-        record.started,
-        record.seconds,
-        shared["checkpoint"].place((entry.name, entry.identity), about),
-        shared["protocol"].place((how.identity, how.asked_for), protocol),
-        shared["data"].place((record.data.manifest, record.task.name), data),
-        shared["environment"].place(id(record.environment), record.environment),
-        command(record),
-        record.warnings,
-    ]
 
 
-def command(record: Record) -> str:
-    """The command that measures a cell again, where the checkpoint and the data lie at hand."""
-    how = record.protocol
-    overrides = "".join(f" '{key}={_plain(value)}'" for key, value in sorted(how.overrides.items()))
-    return (
-        f"mast eval --checkpoint {record.checkpoint.name}=FILE --task {record.task.name} --protocol {how.name}"
-        + (f" --set{overrides}" if overrides else "")
-        + f" --seeds {record.seed} --data-root DATA --out OUT"
-    )
+def _data(record: Record) -> dict[str, Any]:
+    return {
+        "task": record.task.name,
+        "manifest SHA-256": record.data.manifest,
+        "examples": record.data.counts,
+    }
 
 
 def _plain(value: Any) -> str:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 WIDTH: Final = 3.6
 INK: Final = "#1f2430"
 LINE: Final = "#d5d9e0"
+DARK_INK, DARK_LINE = "#e6e9ee", "#454e5c"  # in a page that is read dark
 # Legible on white, and apart from each other for colour-blind readers (markers differ as well).
 PALETTE: Final = ("#2f7ed8", "#e0702d", "#1f9e77", "#b052c0", "#c9a227", "#d6455d")
 CONTROL: Final = "#8a93a3"
@@ -393,6 +394,22 @@ def drawn(figure: Figure, name: str, form: str) -> bytes:
     with mpl.rc_context({"svg.hashsalt": name}):
         figure.savefig(file, format=form, dpi=160, facecolor="white", metadata=metadata)
     return file.getvalue()
+
+
+def in_page(content: bytes) -> bytes:
+    """An SVG of `drawn` for a page that may be dark: text and lines take the page's colours, the ground goes.
+
+    A browser tells an image in a page whether the reader wants it dark; what stands in the figure keeps its colour.
+    """
+    text = content.decode("utf-8").replace("fill: #ffffff", "fill: none", 1)  # the first path is the ground
+    for name, colour in (("ink", INK), ("line", LINE)):
+        text = text.replace(colour, f"var(--{name})")
+    head, tag, rest = text.partition(" <defs>")
+    style = (
+        f"<style>:root {{ --ink: {INK}; --line: {LINE} }} "
+        f"@media (prefers-color-scheme: dark) {{ :root {{ --ink: {DARK_INK}; --line: {DARK_LINE} }} }}</style>\n"
+    )
+    return f"{head}{style}{tag}{rest}".encode()
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -15,7 +15,7 @@ import msgspec
 from mast.files import atomic_write, canonical_json
 
 from ..errors import UserError
-from . import records
+from . import measures, records
 from .records import Book, Record
 
 Part = Literal["weights", "preprocessing", "task", "protocol", "data", "seed", "software", "hardware", "time"]
@@ -214,6 +214,7 @@ def merge(places: Sequence[Path], out: Path) -> Merged:
                 records.append(out / "records" / path.name, record)
                 seen.add(digest)
                 lines += 1
+        _measures(place, out)
         for kind in ("passports", "published"):
             _copy(place / kind, out / kind)
     return Merged(lines, known, outcomes)
@@ -233,6 +234,14 @@ def _bring(book: Book, record: Record, out: Path) -> int:
     with atomic_write(target, "wb") as file:
         file.write(content)
     return 1
+
+
+def _measures(place: Path, out: Path) -> None:
+    """Add the measures without labels that ``out`` lacks."""
+    there = {canonical_json(msgspec.to_builtins(line)) for line in measures.read([out])}
+    for line in measures.read([place]):
+        if canonical_json(msgspec.to_builtins(line)) not in there:
+            measures.append(out / measures.FOLDER / "measures.jsonl", line)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -8,9 +8,24 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from .records import Record
+from .records import CheckpointEntry, Record
 
 _LARGEST = 16 << 20  # bytes; a history of a thousand epochs is a hundredth of it
+
+
+def file_name(checkpoint: CheckpointEntry) -> str:
+    """What a passport is kept as: its weights may be measured with several ways of preparing images."""
+    return f"{checkpoint.name}-{checkpoint.key[:12]}.json"
+
+
+def _kept(folder: Path, checkpoint: CheckpointEntry) -> Path:
+    """Where a passport lies; folders of before named it by its weights alone."""
+    path = folder / file_name(checkpoint)
+    return (
+        path
+        if path.is_file()
+        else folder / f"{checkpoint.name}-{(checkpoint.weights_sha256 or '')[:12]}.json"
+    )
 
 
 def read(place: Path, records: Iterable[Record]) -> tuple[list[dict[str, Any]], list[str]]:
@@ -23,11 +38,10 @@ def read(place: Path, records: Iterable[Record]) -> tuple[list[dict[str, Any]], 
     Returns:
         The whole ones, and a line for each damaged one, which is left out.
     """
-    names = dict.fromkeys(
-        f"{record.checkpoint.name}-{(record.checkpoint.weights_sha256 or '')[:12]}" for record in records
-    )
+    checkpoints = {record.checkpoint.name + record.checkpoint.key: record.checkpoint for record in records}
+    paths = dict.fromkeys(_kept(place / "passports", checkpoint) for checkpoint in checkpoints.values())
     found, problems = [], []
-    for path in (place / "passports" / f"{name}.json" for name in names):
+    for path in paths:
         if not path.is_file():
             continue
         try:

@@ -53,7 +53,7 @@ def _inputs(out: Path, title: str, data_root: Path | None) -> str:
 
 
 def _read_by_reports(out: Path) -> Iterator[Path]:
-    for folder in ("records", "published", "passports"):
+    for folder in ("records", "published", "passports", "measures"):
         yield from sorted((out / folder).glob("*"))
     yield from (path for path in [out / "outcomes"] if path.is_dir())  # its files are named by their content
     yield from sorted(path for path in _PACKAGE.rglob("*") if path.suffix != ".pyc" and path.is_file())

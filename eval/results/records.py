@@ -31,7 +31,10 @@ from mast.files import atomic_write, canonical_json, writing
 from ..errors import UserError
 
 SCHEMA: Final = 1
+_MANY: Final = 16 << 20  # bytes of record files, about 7,000 records
 NO_INTERVAL: Final = "none: "  # before the reason, as `numbers.intervals.NoInterval.kind` has it
+
+BESIDE: Final = ("features", "measures", "pretrain", "work")  # folders of a run that hold no records
 
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
 Text = Annotated[str, Meta(min_length=1)]
@@ -329,6 +332,15 @@ def append(path: Path, record: Record) -> None:
     """
     line = canonical_json(record.to_json()).encode()
     Reader().read(line)
+    append_line(path, line)
+
+
+def append_line(path: Path, line: bytes) -> None:
+    """Add a line as `append` does, whatever it holds.
+
+    Raises:
+        Unwritable: If the disk is full.
+    """
     line += b"\n"
     with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -365,14 +377,17 @@ class Book:
     files: dict[Path, int] = field(default_factory=dict)
 
     def counting(self) -> list[Record]:
-        """The latest completed record of every run id, in order of first appearance."""
-        latest: dict[str, Record] = {}
+        """The latest completed record of every run, in the order of their starts, whatever that of the files.
+
+        The same weights under two names are one run id, and a record for each name.
+        """
+        latest: dict[tuple[str, str], Record] = {}
         for record in self.records:
             if record.status == "completed":
-                known = latest.get(record.run_id)
+                known = latest.get(key := (record.run_id, record.checkpoint.name))
                 if known is None or record.started >= known.started:
-                    latest[record.run_id] = record
-        return list(latest.values())
+                    latest[key] = record
+        return sorted(latest.values(), key=_when)
 
     def failures(self) -> list[Record]:
         """The latest failure of every cell that has no completed record.
@@ -380,9 +395,17 @@ class Book:
         What was asked for makes a cell here, names with overrides and seed, not the run id: what fails early fails
         before weights and data are known, and may succeed under a later version of its task or protocol.
         """
-        done = {_cell(record) for record in self.records if record.status == "completed"}
-        failed = {_cell(record): record for record in self.records if record.status == "failed"}
-        return [record for cell, record in failed.items() if cell not in done]
+        failed: dict[tuple[object, ...], Record] = {}
+        for record in self.records:
+            if record.status == "failed":
+                known = failed.get(cell := _cell(record))
+                if known is None or record.started >= known.started:
+                    failed[cell] = record
+        if failed:
+            for record in self.records:
+                if record.status == "completed":
+                    failed.pop(_cell(record), None)
+        return sorted(failed.values(), key=_when)
 
     def outcomes(self, record: Record) -> Any:
         """Read a record's outcomes file and check its hash.
@@ -416,18 +439,26 @@ class Book:
         )
 
 
+def _when(record: Record) -> tuple[str, str, str]:
+    return record.started, record.run_id, record.checkpoint.name
+
+
 def _cell(record: Record) -> tuple[object, ...]:
     return record.checkpoint.name, record.task.name, record.protocol.asked_for, record.seed
 
 
 def record_files(place: Path) -> list[Path]:
-    """The record files of a folder (in its ``records/`` folder if it has one), or the file itself."""
+    """The record files of a folder (in its ``records/`` folder if it has one), or the file itself.
+
+    What else a run's folder holds, such as stored features, is no record, also where nothing was recorded yet.
+    """
     if place.is_file():
         return [place]
     if not place.is_dir():
         raise UserError(f"{place}: no such file or folder", remedy="name the --out folder of a run", code=2)
     folder = place / "records" if (place / "records").is_dir() else place
-    return sorted(folder.rglob("*.jsonl"))
+    found = sorted(folder.rglob("*.jsonl"))
+    return [path for path in found if path.relative_to(folder).parts[0] not in BESIDE]
 
 
 def read(places: Iterable[Path]) -> Book:
@@ -442,24 +473,32 @@ def read(places: Iterable[Path]) -> Book:
         UserError: If a line is JSON but no record of a known schema, naming file, line and keys.
     """
     book, reader = Book(), Reader()
-    with _no_collection():
-        for place in places:
-            for path in record_files(place):
-                _read_file(path, reader, book)
-                for root in path.parents[:3]:
-                    if (root / "outcomes").is_dir() and root not in book.roots:
-                        book.roots.append(root)
+    files = [path for place in places for path in record_files(place)]
+    with _no_collection(many=sum(path.stat().st_size for path in files) > _MANY):
+        for path in files:
+            _read_file(path, reader, book)
+            for root in path.parents[:3]:
+                if (root / "outcomes").is_dir() and root not in book.roots:
+                    book.roots.append(root)
     return book
 
 
 @contextlib.contextmanager
-def _no_collection() -> Iterator[None]:
-    """Keep the garbage collector from walking over all records again and again while they are read."""
+def _no_collection(*, many: bool) -> Iterator[None]:
+    """Keep the garbage collector from walking over all records again and again.
+
+    Args:
+        many: Keep it from that afterwards too. Records hold no cycles: they go when nobody holds them any more.
+    """
     enabled = gc.isenabled()
+    if many:
+        gc.collect()  # what is garbage now would be kept as well
     gc.disable()
     try:
         yield
     finally:
+        if many:
+            gc.freeze()
         if enabled:
             gc.enable()
 

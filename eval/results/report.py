@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,7 +19,8 @@ from mast.files import atomic_write, canonical_json, sha256_file
 
 from ..errors import UserError
 from ..numbers.intervals import Interval
-from . import explorer, figures, pages, passports, render, reproduction
+from . import explorer, figures, measures, pages, passports, render, reproduction, views
+from .pages import Listing
 from .parts import Column, Row, Section
 from .records import Book, Record
 from .tables import Table
@@ -32,6 +34,7 @@ PICTURES: Final = 4  # test images shown for each detection cell
 SHOWN_SCORE: Final = 0.3  # detections below it are not drawn
 SIDE: Final = 240  # longest side in pixels of a picture in the page
 DRAWN: Final = 12  # checkpoints in one figure; more cannot be told apart
+MANY: Final = 20  # figures of one kind in a page; nobody looks at more, and they are large
 
 
 @dataclass
@@ -52,7 +55,7 @@ class Drawn:
     @property
     def source(self) -> str:
         """The ``src`` of an ``<img>`` that holds it."""
-        return figures.data_uri(self.content("svg"))
+        return figures.data_uri(figures.in_page(self.content("svg")))
 
 
 @dataclass(frozen=True)
@@ -62,15 +65,6 @@ class Part:
     name: str
     heading: str
     html: Markup
-
-
-@dataclass(frozen=True)
-class Listing:
-    """A table of the provenance, every value as text."""
-
-    title: str
-    heads: Sequence[str]
-    rows: Sequence[Sequence[str]]
 
 
 def standalone(table: Table) -> str:
@@ -98,6 +92,10 @@ def publish(table: Table, out: Path, *, data_root: Path | None = None) -> list[P
         written.append(out / "tables" / f"table.{form}")
         with atomic_write(written[-1]) as file:
             file.write(standalone(table) if form == "html" else render.render(table, form))
+    if taken := measures.read([out]):
+        written.append(out / "tables" / "measures.csv")
+        with atomic_write(written[-1]) as file:
+            file.write(measures.comma_separated(measures.sheets(taken, table.sections)))
     for item in (*drawn.scores, *drawn.gains, *drawn.curves, *drawn.pretraining):
         for form in ("svg", "png"):
             written.append(out / "figures" / f"{item.name}.{form}")
@@ -117,18 +115,28 @@ def write(table: Table, place: Path, path: Path, *, data_root: Path | None = Non
     """
     if not table.book.records:
         raise UserError(f"{place}: no records", remedy="name the --out folder of a run")
-    _write(table, place, path, _Figures.of(table, place), data_root)
+    _write(table, place, path, _Figures.of(table, place, most=MANY), data_root)
 
 
 def _write(table: Table, place: Path, path: Path, drawn: _Figures, data_root: Path | None) -> None:
     book = table.book
-    gains = pages.render("gains.html") + _grid(drawn.gains) if drawn.gains else Markup()
+    gains = pages.render("gains.html") + _grid(drawn.gains[:MANY]) if drawn.gains else Markup()
+    sections = sum(bool(section.headline) for section in table.sections)
+    left_out = (
+        Markup("<p><small>Drawn are the first {} of {} protocols; the tables have all.</small></p>").format(
+            MANY, sections
+        )
+        if sections > MANY
+        else Markup()
+    )
     beside = reproduction.read(place)
+    masks, problems = views.masks(place)
     parts = [
         Part("reproduction", "Reproduction", reproduction.section(beside) if beside else Markup()),
-        Part("comparison", "Comparison", _grid(drawn.scores) + gains),
-        Part("labels", "Label efficiency", _grid(drawn.curves)),
-        Part("tables", "Tables", _explorer(table)),
+        Part("comparison", "Comparison", _grid(drawn.scores[:MANY]) + left_out + gains),
+        Part("labels", "Label efficiency", _grid(drawn.curves[:MANY])),
+        Part("tables", "Tables", _explorer(table, drawn.passports, masks, data_root)),
+        Part("labelfree", "Without labels", _labelfree(table, place)),
         Part("pretraining", "Pretraining", _grid(drawn.pretraining)),
         Part("detections", "Detections", _detections(book, data_root) if data_root else Markup()),
         Part("provenance", "Provenance", _provenance(place, book, drawn.passports)),
@@ -137,7 +145,7 @@ def _write(table: Table, place: Path, path: Path, drawn: _Figures, data_root: Pa
         "report.html",
         title=table.title,
         lead=_lead(book),
-        notices=[*_notices(book), *drawn.problems],
+        notices=[*_notices(book), *drawn.problems, *problems],
         parts=[part for part in parts if part.html],
     )
     with atomic_write(path) as file:
@@ -159,10 +167,11 @@ class _Figures:
     pretraining: Sequence[Drawn]
 
     @classmethod
-    def of(cls, table: Table, place: Path) -> _Figures:
+    def of(cls, table: Table, place: Path, *, most: int | None = None) -> _Figures:
         found, problems = passports.read(place, table.book.records)
-        measured = list(_scores(table)), list(_gains(table)), list(_curves(table))
-        return cls(found, problems, *measured, list(_pretraining(found)))
+        kinds = _scores(table), _gains(table), _curves(table)
+        scores, gains, curves = (list(islice(kind, most)) for kind in kinds)
+        return cls(found, problems, scores, gains, curves, list(_pretraining(found)))
 
 
 def _scores(table: Table) -> Iterator[Drawn]:
@@ -341,14 +350,45 @@ def _pictures(gallery: Gallery, done: Sequence[Record], book: Book) -> Iterator[
             yield Drawn(name, figures.detections(shown, f"{title}{':' if kind else ''}{kind}"), text)
 
 
-def _explorer(table: Table) -> Markup:
+def _explorer(
+    table: Table, found: Sequence[dict[str, Any]], masks: Sequence[dict[str, Any]], data_root: Path | None
+) -> Markup:
     """The tables, with a script that sorts, filters and compares them; without scripts they stand as they are."""
+    looks = {
+        "training": views.training(found),
+        "masks": masks,
+        "profile": views.profile(table),
+        "errors": views.errors(table.book, data_root) if data_root else [],
+    }
+    looks = {name: look for name, look in looks.items() if look}
     script = Markup((pages.TEMPLATES / "explorer.js").read_text(encoding="utf-8"))
     tables = render.fragment(table, heading=3)
     curves = any(section.curves for section in table.sections)
     return pages.render(
-        "explorer.html", tables=tables, data=explorer.packed(table), script=script, curves=curves
+        "explorer.html",
+        tables=tables,
+        data=explorer.packed(table),
+        script=script,
+        curves=curves,
+        looks=looks,
+        looked=explorer.compressed(looks) if looks else "",
     )
+
+
+def _labelfree(table: Table, place: Path) -> Markup:
+    """Measures without labels, with the accuracies of the same checkpoints, and how their orders agree."""
+    parts = []
+    for sheet in measures.sheets(measures.read([place]), table.sections):
+        reasons = "".join(f"; none: {why}" for why in sheet.reasons())
+        listings = [(f"{sheet.title}: measures, and accuracies in percent{reasons}", *measures.grid(sheet))]
+        if sheet.pairs:
+            listings.append((f"{sheet.title}: how alike features are", *measures.pair_grid(sheet)))
+        if sheet.agreements:
+            cells = [agreement.cells() for agreement in sheet.agreements]
+            title = f"{sheet.title}: rank correlation over trained checkpoints, which are no random sample"
+            listings.append((title, list(measures.AGREEMENT), cells))
+        parts += [pages.render("listing.html", listing=Listing(*listing)) for listing in listings]
+    return Markup().join(parts)
 
 
 def _grid(drawn: Sequence[Drawn]) -> Markup:

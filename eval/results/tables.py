@@ -132,8 +132,9 @@ class _First:
     def protocol(self, how: ProtocolEntry) -> str:
         return self._seen["protocol", how.asked_for]
 
-    def task(self, how: ProtocolEntry, name: str) -> str:
-        return self._seen["task", how.asked_for, name]
+    def task(self, asked: Iterable[str], name: str) -> str:
+        """Under a protocol, whatever the words in which it was asked for."""
+        return min(self._seen[key] for how in asked if (key := ("task", how, name)) in self._seen)
 
 
 def _measured(book: Book) -> list[Section]:
@@ -236,10 +237,11 @@ def _curve(
         for column, records_ in mine.items()
     }
     section = Section(heading, list(cells), list(dict.fromkeys(column for _, column in found)), found)
+    asked = {record.protocol.asked_for for record in part}
     order = sorted(
         section.columns,
         key=lambda column: (
-            first.task(part[0].protocol, column.task),
+            first.task(asked, column.task),
             column.task,
             BESIDE.index(column.metric) if column.metric in BESIDE else -1,
             column.metric,
@@ -302,11 +304,11 @@ def _section(
             if metric in record.metrics and metric != task.metric:
                 cells.setdefault((task.name, task.version, manifest, metric), []).append(record)
                 headlines.setdefault((task.name, task.version, manifest, metric), False)
-    how = part[0].protocol
+    asked = {record.protocol.asked_for for record in part}
     order = sorted(
         headlines,
         key=lambda key: (
-            *(first.task(how, key[0]), *key[:3]),
+            *(first.task(asked, key[0]), *key[:3]),
             0 if headlines[key] else 1 + BESIDE.index(key[3]),
         ),
     )

@@ -45,6 +45,9 @@ class Row:
     warnings: tuple[str, ...]
 
 
+SMOKE = "a smoke test"  # in the warnings of a limited run
+
+
 def versions(task: Task, family: str) -> list[Protocol]:
     """The protocols that apply to a task and whose kind belongs to a family, such as ``linear`` or ``knn``."""
     return [protocol for protocol in map(protocols.get, task.protocols) if protocol.code.family == family]
@@ -58,6 +61,7 @@ def measure(
     data_root: Path,
     store: Path,
     seed: int = 0,
+    limit: int | None = None,
     titles: Sequence[str] = (),
     progress: Callable[[str], None] = lambda line: None,
 ) -> list[Row]:
@@ -70,6 +74,7 @@ def measure(
         data_root: Where data sets lie.
         store: The feature store.
         seed: Seed of whatever is random in a protocol.
+        limit: Use at most so many examples of each split: a smoke test, which each row's warnings say.
         titles: What to call each; name and version when empty.
         progress: Told the name of each protocol before it runs.
 
@@ -80,7 +85,8 @@ def measure(
         raise UserError(f"no protocol to compare on {task.name}", remedy="name some of its protocols", code=2)
     for protocol in chosen:
         task.check(protocol)
-    opened = OpenData(data_root)
+    smoke = () if limit is None else (f"{SMOKE}: at most {limit} examples of each split were used",)
+    opened = OpenData(data_root, limit)
     rows: list[Row] = []
     for place, protocol in enumerate(chosen):
         progress(protocol.name)
@@ -88,6 +94,7 @@ def measure(
         work = store.parent / "work" / f"delta-{protocol.name}"
         measured = run_cell(cell, loaded, opened.of(cell), store=store, work=work)
         row = _row(rows, protocol, cell.metric, measured)
+        row = replace(row, warnings=(*row.warnings, *smoke))
         rows.append(replace(row, protocol=titles[place]) if titles else row)
     return rows
 
@@ -146,4 +153,7 @@ def render(rows: Sequence[Row]) -> str:
             lines.append(
                 f"\nProtocol alone moves {metric} by {100 * (max(values) - min(values)):.2f} points here."
             )
+    lines += [
+        f"\n{line}" for line in dict.fromkeys(line for row in rows for line in row.warnings if SMOKE in line)
+    ]
     return "\n".join(lines) + "\n"

@@ -17,8 +17,9 @@ from mast.files import PUBLISHED, atomic_write
 from ..checkpoints import Passport
 from ..claims import locked
 from ..errors import UserError
+from ..results.passports import file_name
 from ..suites import Arm
-from .recording import plain
+from .recording import describe_checkpoint, plain
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class RunFolder:
 
     def keep_passport(self, passport: Passport) -> None:
         """Keep a passport under the name and the hash that records know it by."""
-        path = self.root / "passports" / f"{passport.name}-{passport.weights_sha256[:12]}.json"
+        path = self.root / "passports" / file_name(describe_checkpoint(passport))
         with atomic_write(path) as file:
             json.dump(plain(passport.to_json()), file, indent=1, sort_keys=True)
             file.write("\n")

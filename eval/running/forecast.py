@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from ..features.preprocess import Preprocess
 if TYPE_CHECKING:
     from ..checkpoints import Loaded
     from ..datasets import Pool
-    from ..protocols.base import Extraction
+    from ..protocols.base import Context, Extraction
 
 BATCH = 64  # images of a step that is tried on a CPU; on a GPU it is the recipe's own batch
 IMAGES = 64  # whose extraction is timed
@@ -109,13 +110,7 @@ class Features:
             extraction: How the protocol wants its input.
             size: The input size, where the reference does not tell it.
         """
-        if name not in self._loaded:
-            loaded = checkpoints.load(ref, **options)
-            if size is not None:
-                loaded = replace(loaded, passport=replace(loaded.passport, input_size=size))
-            loaded.backbone.to(device())
-            self._loaded[name] = loaded
-        loaded = self._loaded[name]
+        loaded = self.loaded(name, ref, options, size)
         preprocess, pooling = Preprocess.of(loaded.passport, **extraction.pixels()), extraction.pooling
         how = canonical_json([preprocess.identity(), pooling])
         total = 0.0
@@ -132,6 +127,29 @@ class Features:
                 self._rates[kind] = self._an_image(loaded, split.limited(IMAGES).pool, preprocess, pooling)
             total += self._rates[kind] * len(split.pool)
         return total
+
+    def loaded(self, name: str, ref: str, options: dict[str, Any], size: int | None = None) -> Loaded:
+        """A checkpoint, read once; arguments are those of `seconds`."""
+        if name not in self._loaded:
+            loaded = checkpoints.load(ref, **options)
+            if size is not None:
+                loaded = replace(loaded, passport=replace(loaded.passport, input_size=size))
+            loaded.backbone.to(device())
+            self._loaded[name] = loaded
+        return self._loaded[name]
+
+    def bytes(self, name: str, disk: Callable[[Context], dict[str, int]], context: Context) -> int:
+        """Bytes of maps that a cell is the first to write.
+
+        Args:
+            name: The checkpoint's in the plan.
+            disk: What the cell's kind offers.
+            context: The cell's.
+        """
+        found = {(name, key): size for key, size in disk(context).items()}
+        new = sum(size for key, size in found.items() if key not in self._counted)
+        self._counted |= found.keys()
+        return new
 
     def _an_image(self, loaded: Loaded, pool: Pool, preprocess: Preprocess, pooling: str) -> float:
         seconds = 0.0

@@ -45,6 +45,7 @@ class Pretraining:
         folder: Where it is pretrained.
         limit: As of the plan.
         included: Folders of the user's own definitions.
+        log: Other programs that get its curves too.
     """
 
     arm: Arm
@@ -52,6 +53,7 @@ class Pretraining:
     folder: RunFolder
     limit: int | None = None
     included: tuple[Path, ...] = field(default_factory=in_use)
+    log: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.arm.name}: pretraining"
@@ -140,7 +142,7 @@ class Worker:
         fresh = not folder.is_dir()
         try:
             recipe = load_recipe(job.arm.recipe, job.arm.overrides, job.limit)
-            pretrain(recipe, folder, data_root=job.data_root, progress=progress)
+            pretrain(recipe, folder, data_root=job.data_root, progress=progress, log=job.log)
         except (Interrupted, Unwritable):
             raise
         except Exception as error:

@@ -7,13 +7,15 @@ in whatever order they end; this process alone writes them.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from mast.console import bar
 from mast.errors import Interrupted, Unwritable
@@ -35,6 +37,7 @@ from .known import Known
 from .opened import OpenData
 from .plan import Cell, Plan, Source
 from .recording import (
+    adapted,
     describe_checkpoint,
     failure,
     headline,
@@ -44,6 +47,7 @@ from .recording import (
     protocol_entry,
     run_id,
 )
+from .sinks import CellSinks
 
 if TYPE_CHECKING:
     from . import forecast
@@ -97,6 +101,7 @@ class Runner:
         engine: Who does the jobs in place of this machine's processes.
         features: The feature store, where it is not the folder's own.
         features_gb: How large the store may get; beyond that the longest unused features go.
+        log: Other programs that get curves and results too, see `mast.sinks`.
     """
 
     def __init__(
@@ -110,6 +115,7 @@ class Runner:
         engine: Engine | None = None,
         features: Path | None = None,
         features_gb: float | None = None,
+        log: Sequence[str] = (),
     ) -> None:
         self.plan = todo
         self.data_root = data_root
@@ -119,9 +125,11 @@ class Runner:
         self.worker = Worker(self.opened)
         self.engine: Engine = engine or self._local(jobs)
         self.features_gb = features_gb
+        self.log = tuple(log)
+        self.sinks = CellSinks(self.log, out)
         self.costs = Costs()
         self.known = Known(self.folder.known)
-        self.completed: set[str] = set()
+        self.completed: dict[str, dict[str, Record]] = {}  # by run id, then by the checkpoint's name
         self.told: set[str] = set()
         self.ran: list[str] = []  # run ids of this plan's cells that have a result, done now or before
         self.passports: dict[str, Passport] = {}
@@ -143,7 +151,7 @@ class Runner:
         with claim(self.folder.root, self.data_root):
             self._recall()
             try:
-                with self.engine:
+                with closing(self.sinks), self.engine:
                     self._drive(summary)
             except BrokenProcessPool as error:
                 raise UserError(
@@ -167,7 +175,8 @@ class Runner:
             ``task``, ``protocol``, ``seed``, ``state`` (``done``, ``to run``, or why it would fail) and ``seconds``:
             from comparable records in this folder, else, where the protocol's kind can tell, from a little of the
             work, timed; else None. ``features``: seconds of extraction that this cell is the first to need, from
-            some images, timed; None where a record's seconds contain it.
+            some images, timed; None where a record's seconds contain it. ``bytes``: of maps that this cell is the
+            first to write; None for cells that write none or have a result.
         """
         self._recall()
         from . import forecast
@@ -199,6 +208,9 @@ class Runner:
                         "state": outlook,
                         "seconds": seconds,
                         "features": features,
+                        "bytes": self._disk(source, cell, extraction, checkpoint is not None)
+                        if outlook == "to run"
+                        else None,
                     }
                 )
         return found
@@ -223,6 +235,7 @@ class Runner:
             "state": "to run",
             "seconds": self.trials[key],
             "features": None,
+            "bytes": None,
         }
 
     def _features(
@@ -231,6 +244,22 @@ class Runner:
         """Seconds of extraction that a cell is the first to need."""
         if cell.protocol.code.images or not self.data_root.is_dir():
             return None
+        ref, options, size = self._reference(source, known=known)
+        data, how = self.opened.of(cell), cell.protocol.settings.extraction
+        return extraction.seconds(source.name, ref, options, data, how, size)
+
+    def _disk(self, source: Source, cell: Cell, extraction: forecast.Features, known: bool) -> int | None:
+        """Bytes of maps that a cell is the first to write."""
+        disk = cell.protocol.code.disk
+        if disk is None or not cell.protocol.settings.writes_maps or not self.data_root.is_dir():
+            return None
+        loaded = extraction.loaded(source.name, *self._reference(source, known=known))
+        data, work = self.opened.of(cell), self.folder.work("forecast")
+        there = context(cell, loaded, data, store=self.folder.features, work=work)
+        return extraction.bytes(source.name, disk, there) or None
+
+    def _reference(self, source: Source, *, known: bool) -> tuple[str, dict[str, Any], int | None]:
+        """What `eval.checkpoints.load` takes, and the input size; of a checkpoint to be pretrained random weights."""
         from mast.config import load_recipe
 
         ref, options, size = source.ref, source.options, None
@@ -244,8 +273,7 @@ class Runner:
         elif source.like:  # of a checkpoint that has still to be pretrained
             like = next(other for other in self.plan.sources if other.name == source.like)
             size = load_recipe(like.arm.recipe, like.arm.overrides).views.size if like.arm else None
-        data, how = self.opened.of(cell), cell.protocol.settings.extraction
-        return extraction.seconds(source.name, ref, options, data, how, size)
+        return ref, options, size
 
     def _timed(self, source: Source, cell: Cell) -> float | None:
         """Seconds of a cell by a trial, where its kind offers one; equal cells on one architecture share it."""
@@ -309,7 +337,7 @@ class Runner:
                         continue
                     overrides = " ".join(source.arm.overrides)
                     self._say(f"{source.name}: pretraining ({source.arm.recipe} {overrides})")
-                    return Pretraining(source.arm, self.data_root, self.folder, self.plan.limit), None
+                    return self._arm(source.arm), None
                 self._prepare(source, waiting)
             for slot in waiting:
                 if slot.over or (slot.job is None and not self._plan(source, slot, summary)):
@@ -323,6 +351,9 @@ class Runner:
                 ):
                     return job, slot
         return None, None
+
+    def _arm(self, arm: Arm) -> Pretraining:
+        return Pretraining(arm, self.data_root, self.folder, self.plan.limit, log=self.log)
 
     def _waiting(self, source: Source) -> list[_Slot]:
         return [slot for slot in self._slots[source.name] if not slot.over]
@@ -376,15 +407,25 @@ class Runner:
             keys = [run_id(slot.cell, entry, self._open(slot.cell).manifest) for slot in waiting]
         except UserError:
             return  # told by the cell whose data are missing or broken, when its turn comes
-        if set(keys) <= self.completed:
+        if set(keys) <= self.completed.keys():
             for slot, key in zip(waiting, keys, strict=True):
-                self._skip(slot, key, summary)
+                self._skip(slot, key, entry, summary)
 
-    def _skip(self, slot: _Slot, key: str, summary: Summary) -> None:
+    def _skip(self, slot: _Slot, key: str, entry: CheckpointEntry, summary: Summary) -> None:
+        """Pass over a cell whose number is known; under another name, it gets a record under this one too."""
+        known = self.completed[key]
         self.ran.append(key)
-        summary.skipped += 1
         slot.over = True
-        self._say(f"{slot.cell}: done before")
+        if entry.name in known:
+            summary.skipped += 1
+            self._say(f"{slot.cell}: done before")
+            return
+        other, record = next(iter(known.items()))
+        slot.record = known[entry.name] = msgspec.structs.replace(record, checkpoint=entry)
+        self._say(f"{slot.cell}: the same weights as {other}, whose number it takes")
+
+    def _done(self, record: Record) -> None:
+        self.completed.setdefault(record.run_id, {})[record.checkpoint.name] = record
 
     def _lost(self, source: Source, waiting: list[_Slot], error: Failure, told: str) -> None:
         """A checkpoint cannot be had: all its cells have failed."""
@@ -408,7 +449,7 @@ class Runner:
             return False
         key = run_id(slot.cell, ready.entry, data.manifest)
         if key in self.completed:
-            self._skip(slot, key, summary)
+            self._skip(slot, key, ready.entry, summary)
             return False
         if self._turned_up(slot, key):
             return False
@@ -461,7 +502,7 @@ class Runner:
         self._extracted.add(_features(job))
         if self.features_gb is not None:
             evict(self.folder.features, self.features_gb)
-        self.completed.add(result.run_id)
+        self._done(result)
         self.ran.append(result.run_id)
         self.costs.learn([result])
         ahead = [item.cell for other in self.plan.sources for item in self._waiting(other)]
@@ -490,6 +531,7 @@ class Runner:
             record = slots[written].record
             if record is not None:
                 records.append(self.folder.records, record)
+                self.sinks.add(record)
                 self.folder.early(record.run_id).unlink(missing_ok=True)
                 if record.error is None:
                     summary.done += 1
@@ -507,30 +549,19 @@ class Runner:
     def _turned_up(self, slot: _Slot, key: str) -> bool:
         """Take the record of a cell that ended before its turn in a run that was interrupted."""
         path = self.folder.early(key)
-        found = records.read([path]).counting() if path.is_file() else []
+        kept = records.read([path]).counting() if path.is_file() else []
+        found = [record for record in kept if record.checkpoint.name == slot.cell.checkpoint]
         if not found:
             return False
         slot.record, slot.over = found[-1], True
-        self.completed.add(key)
+        self._done(found[-1])
         self.ran.append(key)
         self._say(f"{slot.cell}: done before")
         return True
 
     def _adapt(self, source: Source, passport: Passport) -> Passport:
         """A passport under its name in the plan, with the preprocessing it is to take over."""
-        changes: dict[str, Any] = {"name": source.name, "source": Path(passport.source).name}
-        if source.like:
-            if source.like not in self.passports:
-                raise UserError(f"{source.name} takes over the preprocessing of {source.like}, which failed")
-            other = self.passports[source.like]
-            changes |= {
-                "normalization": other.normalization,
-                "input_size": other.input_size,
-                "interpolation": other.interpolation,
-                "provenance": passport.provenance
-                | dict.fromkeys(("normalization", "input_size", "interpolation"), f"as {source.like}'s"),
-            }
-        self.passports[source.name] = replace(passport, **changes)
+        self.passports[source.name] = adapted(source, passport, self.passports)
         return self.passports[source.name]
 
     # -- what is known already --------------------------------------------------------------------------------
@@ -545,7 +576,8 @@ class Runner:
             for problem in book.problems:
                 self._say(problem)
             self.costs.learn(book.records)
-            self.completed = {record.run_id for record in book.counting()}
+            for record in book.counting():
+                self._done(record)
 
     def _known(self, source: Source) -> CheckpointEntry | None:
         """A checkpoint as records describe it, or None if it has still to be pretrained."""
@@ -613,16 +645,16 @@ def _size(cell: Cell, record: Record) -> str:
 
 @contextmanager
 def live(title: str, on: bool) -> Iterator[Progress]:
-    """A function that shows progress within a cell, one bar for each stage."""
-    shown: list[tuple[str, Any]] = []
+    """A function that shows progress within a cell, one bar for each stage: what stands before its first comma."""
+    shown: list[tuple[tuple[str, int], Any]] = []
 
     def update(stage: str, done: int, total: int) -> None:
-        if not shown or shown[-1][0] != stage:
+        kind, told = (stage.partition(",")[0], total), f"{title}: {stage}"
+        if not shown or shown[-1][0] != kind:
             close()
             delay = 1.0 if sys.stderr.isatty() else 10.0  # a stage that takes no longer shows no bar
-            shown.append(
-                (stage, bar(total=total, desc=f"{title}: {stage}", leave=False, delay=delay, disable=not on))
-            )
+            shown.append((kind, bar(total=total, desc=told, leave=False, delay=delay, disable=not on)))
+        shown[-1][1].set_description(told, refresh=False)
         shown[-1][1].update(done - shown[-1][1].n)
 
     def close() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import traceback
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,32 @@ from ..results.records import (
 )
 from ..results.render import percent
 from .plan import Cell, Source
+
+
+def adapted(source: Source, passport: Passport, others: Mapping[str, Passport]) -> Passport:
+    """A passport under its name in the plan, with the preprocessing it is to take over.
+
+    Args:
+        source: Where its checkpoint comes from.
+        passport: As it was loaded.
+        others: The plan's passports by name, as far as they are known.
+
+    Raises:
+        UserError: If it takes over that of a checkpoint that is not among them.
+    """
+    changes: dict[str, Any] = {"name": source.name, "source": Path(passport.source).name}
+    if source.like:
+        if source.like not in others:
+            raise UserError(f"{source.name} takes over the preprocessing of {source.like}, which failed")
+        other = others[source.like]
+        changes |= {
+            "normalization": other.normalization,
+            "input_size": other.input_size,
+            "interpolation": other.interpolation,
+            "provenance": passport.provenance
+            | dict.fromkeys(("normalization", "input_size", "interpolation"), f"as {source.like}'s"),
+        }
+    return replace(passport, **changes)
 
 
 def describe_checkpoint(passport: Passport) -> CheckpointEntry:

@@ -53,10 +53,42 @@ def test_everything_is_written(run: Path, tmp_path: Path, capsys: pytest.Capture
     uncertainty = [float(row["uncertainty"]) for row in deciles]
     assert uncertainty == sorted(uncertainty)
     assert all(float(row["low"]) <= float(row["error"]) <= float(row["high"]) for row in deciles)
+    for row in _rows(tmp_path / "difficulty-correlation.csv"):
+        assert -1 <= float(row["low"]) <= float(row["rank correlation"]) <= float(row["high"]) <= 1
     found = _rows(tmp_path / "neighbours.csv")
     assert list(dict.fromkeys(row["subspace"] for row in found)) == ["whole", *names]
     assert len(found) == 6 * 64 * 5
     assert all(row["image"] != row["neighbour"] for row in found)
+
+
+def test_tasks_are_read_off_subspaces(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for index, part in enumerate(["train", "val", "test"]):
+        for image in sorted((run / "images").rglob("*.png"))[index::3]:
+            place = run / "parted" / part / image.parent.name / image.name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(image.read_bytes())
+    blocks = ["masks={layout: own-closed, block: 0.15, lr: 0}", "weights.prediction=5"]
+    command = ["pretrain", "demo", *SMALL, *blocks, "--data-root", str(run), "--out", str(tmp_path / "run")]
+    assert cli.main([*command, "--quiet"]) == 0
+    capsys.readouterr()
+    arguments = ["analyze", str(tmp_path / "run"), "--task", "parted.yaml", "--out", str(tmp_path / "out")]
+    assert cli.main(arguments) == 2
+    assert "--data-root" in capsys.readouterr().err
+    arguments[3] = f"folder:{run / 'parted'}"
+    assert cli.main([*arguments, "--data-root", str(run), "--json"]) == 0
+    said: dict[str, Any] = json.loads(capsys.readouterr().out)
+    rows = _rows(tmp_path / "out" / "subspaces.csv")
+    parts = ["crop", "flip", "color", "gray", "blur"]
+    assert [row["subspace"] for row in rows] == ["features", *parts, "shared", "embedding"]
+    assert [row["dimensions"] for row in rows] == ["64", *["2"] * 5, "6", "16"]
+    (chosen,) = [row for row in rows if row["chosen"] == "1"]
+    assert float(chosen["val"]) == max(float(row["val"]) for row in rows)
+    (told,) = said["tasks"].values()
+    assert told["chosen"] == chosen["subspace"]
+    assert told["test"] == pytest.approx(float(chosen["test"]), abs=1e-6)
+    assert told["backbone"] == pytest.approx(float(rows[0]["test"]), abs=1e-6)
+    assert len(list((tmp_path / "out").glob("nearest-*.png"))) == 3
+    assert all(Path(path).stat().st_size > 0 for path in said["files"])
 
 
 def test_masks_need_no_images(run: Path, tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ VERBS = {  # "@" is a word, "!" ends a flag, "2" an option of two values
     "delta": ["@", "--task", "--kind", "--protocol", "--data-root", "--out"],
     "compare": ["@", "--pair2", "--metric", "--group", "--format", "--out", "--figure", "--check"],
     "report": ["@", "--out", "--title", "--data-root"],
-    "analyze": ["@", "--out", "--images", "--against", "--data-root"],
+    "analyze": ["@", "--out", "--images", "--against", "--data-root", "--task", "--protocol"],
     "list": ["@", "@", "--include"],
     "data": ["@", "@", "--data-root"],
 }

@@ -274,6 +274,90 @@ def test_the_dry_run_tells_the_cost_of_detection(root: Path, tmp_path: Path) -> 
     assert cell["seconds"] > 0
 
 
+STORED = {**QUICK, "iterations": 5, "SOLVER.CHECKPOINT_PERIOD": 2}
+
+
+@pytest.fixture(scope="module")
+def stored(root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    """A run on stored maps that nothing disturbs, with boxes and masks; its store lies beside it."""
+    work = tmp_path_factory.mktemp("stored")
+    options = {"task": "scenes-coco", "protocol": "coco-frozen-store-tiny", "overrides": STORED}
+    return run(root, work, store=work / "features", **options), work
+
+
+def test_stored_maps_train_as_the_network_in_the_loop_does(
+    stored: tuple[Any, Path], root: Path, tmp_path: Path
+) -> None:
+    result, work = stored
+    assert {"box_ap", "mask_ap"} <= set(result.metrics) == set(result.intervals)
+    assert len(result.per_image) == result.counts["test_images"] == 8
+    assert max(result.certificate["stored"]["difference"].values()) < 0.005
+    assert result.certificate["frozen_unchanged"] == result.certificate["backbone_keys"]
+    options = {"task": "scenes-coco", "protocol": "coco-frozen-store-tiny"}
+    loop = run(root, tmp_path, overrides={**STORED, "INPUT.STORED": False}, **options)
+    assert "stored" not in loop.certificate
+    assert result.losses[0] == pytest.approx(loop.losses[0], rel=0.01)  # maps are rounded to bfloat16
+    assert result.losses == pytest.approx(loop.losses, rel=0.1)
+    begun, other = weights(work), weights(tmp_path)
+    assert begun.keys() == other.keys()
+
+
+def test_a_run_on_stored_maps_goes_on_where_it_was_stopped(
+    stored: tuple[Any, Path], root: Path, tmp_path: Path
+) -> None:
+    def stop(what: str, done: int, total: int) -> None:
+        if what == "train" and done == 4:
+            raise KeyboardInterrupt
+
+    result, work = stored
+    options = {"task": "scenes-coco", "protocol": "coco-frozen-store-tiny", "overrides": STORED}
+    with pytest.raises(KeyboardInterrupt):
+        run(root, tmp_path, store=work / "features", progress=stop, **options)
+    again = run(root, tmp_path, store=work / "features", **options)
+    assert again.losses == result.losses
+    for name, value in weights(work).items():
+        assert torch.equal(value, weights(tmp_path)[name]), name
+    assert again.metrics == result.metrics
+
+
+def test_too_large_a_store_and_none_are_refused_before_training(root: Path, tmp_path: Path) -> None:
+    options = {"task": "scenes-coco", "protocol": "coco-frozen-store-tiny"}
+    with pytest.raises(UserError, match="reads maps from a feature store, and there is none"):
+        run(root, tmp_path / "a", overrides=STORED, **options)
+    large = {**STORED, "maps_gb": 0}
+    with pytest.raises(UserError, match=r"maps for the detector: 32 rows of .*, allowed are 0"):
+        run(root, tmp_path / "b", overrides=large, store=tmp_path / "features", **options)
+    assert not list(tmp_path.glob("features/*/*/features.bin"))
+    assert not (tmp_path / "b" / "checkpoint.pth").exists()
+
+
+def test_the_dry_run_tells_the_bytes_that_are_written(root: Path, tmp_path: Path) -> None:
+    """Of a detector and of two dense protocols, which share the maps of test images."""
+    text = {
+        "name": "one",
+        "description": "for tests",
+        "checkpoints": [{"name": "random", "ref": f"random:{ARCH}@0"}],
+        "cells": [
+            {"tasks": ["scenes-coco"], "protocols": ["coco-frozen-store-tiny"], "overrides": STORED},
+            {"tasks": ["scenes-coco"], "protocols": ["coco-fpn-tiny"], "overrides": QUICK},
+            {"tasks": ["scenes-seg"], "protocols": ["seg-knn-tiny"], "overrides": {"memory": 100}},
+            {"tasks": ["scenes-seg"], "protocols": ["seg-linear-tiny"], "overrides": {"iterations": 1}},
+        ],
+    }
+    path = tmp_path / "one.yaml"
+    path.write_text(json.dumps(text))
+    todo, out = plan(suites.load(path)), tmp_path / "out"
+    told = [row["bytes"] for row in Runner(todo, data_root=root, out=out, progress=False).preview()]
+    assert [bool(number) for number in told] == [True, False, True, False]
+    only = replace(todo, cells=[cell for cell in todo.cells if cell.protocol.name != "coco-fpn-tiny"])
+    Runner(only, data_root=root, out=out, progress=False).run()
+    written = [file.stat().st_size for file in out.glob("features/*/*/features.bin")]
+    assert sum(written) == sum(number or 0 for number in told)
+    assert [row["bytes"] for row in Runner(todo, data_root=root, out=out, progress=False).preview()] == [
+        None
+    ] * 4
+
+
 def test_where_detection_runs_is_no_part_of_what_it_is() -> None:
     protocol = protocols.get("voc-fpn-tiny")
     plain = protocol.override(QUICK)

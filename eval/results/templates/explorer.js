@@ -33,15 +33,18 @@
   if (!tables.length) return;
   id("explorer").hidden = false;
 
-  let data = null;
-  const load = () => {
-    if (!data) {
-      const bytes = Uint8Array.from(atob(id("explorer-data").textContent.trim()), (sign) => sign.charCodeAt(0));
-      const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-      data = new Response(stream).json();
-    }
-    return data;
+  const unpacked = (name) => {
+    let data = null;
+    return () => {
+      if (!data) {
+        const bytes = Uint8Array.from(atob(id(name).textContent.trim()), (sign) => sign.charCodeAt(0));
+        const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+        data = new Response(stream).json();
+      }
+      return data;
+    };
   };
+  const [load, loadLooks] = [unpacked("explorer-data"), unpacked("looks-data")];
 
   // ---------------------------------------------------------------- sort
   const order = (table, column, direction) => {
@@ -133,14 +136,17 @@
     const cell = found.sections[table.index].cells[row.place][column];
     if (cell === null) return;
     id("detail-title").replaceChildren(`${row.label}, ${table.heads[column + 1].textContent.trim()}, ${table.title.textContent}`);
-    const parts = typeof cell === "string" ? [lines({ "published in": cell })] : cell.flatMap((record) => {
-      const [run, seed, started, seconds, checkpoint, protocol, of, environment, command, warnings] = record;
-      return [make("h4", {}, [`Seed ${seed}, run ${run}`]), make("pre", {}, [command]),
-        lines({ started, seconds, warnings: warnings.length ? warnings.join("; ") : null }),
-        make("h4", {}, ["Checkpoint"]), lines(found.checkpoint[checkpoint]),
-        make("h4", {}, ["Protocol"]), lines(found.protocol[protocol]),
-        make("h4", {}, ["Data"]), lines(found.data[of]),
-        make("h4", {}, ["Computed with"]), lines(found.environment[environment])];
+    const parts = typeof cell === "string" ? [lines({ "published in": cell })] : cell.flatMap((at) => {
+      const of = Object.fromEntries(Object.entries(found.records).map(([name, values]) => [name, values[at]]));
+      const [checkpoint, data, warnings] = [found.checkpoint[of.checkpoint], found.data[of.data], found.warnings[of.warnings]];
+      const { options, ...protocol } = found.protocol[of.protocol];
+      const command = `mast eval --checkpoint ${checkpoint.name}=FILE --task ${data.task} ${options} --seeds ${of.seed} --data-root DATA --out OUT`;
+      return [make("h4", {}, [`Seed ${of.seed}, run ${of.run}`]), make("pre", {}, [command]),
+        lines({ started: of.started, seconds: of.seconds, warnings: warnings.length ? warnings.join("; ") : null }),
+        make("h4", {}, ["Checkpoint"]), lines(checkpoint),
+        make("h4", {}, ["Protocol"]), lines(protocol),
+        make("h4", {}, ["Data"]), lines(data),
+        make("h4", {}, ["Computed with"]), lines(found.environment[of.environment])];
     });
     id("detail-body").replaceChildren(...parts);
     id("detail").showModal();
@@ -298,6 +304,201 @@
     else {
       const tools = id("plot-ranks").closest(".tools");
       for (const part of [tools.previousElementSibling, tools, id("ranks")]) part.hidden = true;
+    }
+  }
+
+  // ---------------------------------------------------------------- closer looks, drawn when they are first opened
+  const options = (name, labels, chosen = 0) => {
+    id(name).replaceChildren(...labels.map((label, at) => make("option", { value: at }, [label])));
+    id(name).value = Math.min(chosen, labels.length - 1);
+  };
+  const onInput = (names, act) => { for (const name of names) id(name).addEventListener("input", act); };
+  const signed = (value) => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(1);
+  const GREY = "#8a93a3";
+
+  const training = ({ training: found }) => {
+    const names = [...new Set(Object.values(found).flatMap(Object.keys))].filter((name) => name !== "epoch");
+    const first = ["loss", "invariance", "variance", "covariance", "knn"];
+    names.sort((a, b) => (first.indexOf(a) + 1 || 99) - (first.indexOf(b) + 1 || 99));
+    options("training-name", names.map((name) => name.replaceAll("_", " ")));
+    const draw = () => {
+      const [name, words] = [names[id("training-name").value], wordsOf("training-words")];
+      const lines = Object.entries(found).filter(([label, history]) => history[name] && fits(label, words)).slice(0, 12)
+        .map(([label, history]) => ({ label, points: history.epoch.map((x, at) => [x, history[name][at]]).filter(([, y]) => y !== null) }))
+        .filter((line) => line.points.length);
+      if (!lines.length) { id("training").replaceChildren("No checkpoint fits."); return; }
+      const [xs, ys] = [0, 1].map((at) => lines.flatMap((line) => line.points.map((point) => point[at])));
+      const [x0, x1, y0, y1] = [Math.min(...xs), Math.max(...xs), Math.min(...ys), Math.max(...ys)];
+      const pad = (y1 - y0 || Math.abs(y1) || 1) * 0.06;
+      const px = (v) => 60 + (350 * (v - x0)) / (x1 - x0 || 1);
+      const py = (v) => 270 - (250 * (v - y0 + pad)) / (y1 - y0 + 2 * pad);
+      let below = 0;
+      const ends = new Map([...lines].sort((a, b) => b.points.at(-1)[1] - a.points.at(-1)[1])
+        .map((line) => [line, below = Math.max(py(line.points.at(-1)[1]), below + 13)]));
+      const over = Math.max(0, below - 285);
+      id("training").replaceChildren(svg("svg", { viewBox: `0 0 600 ${315 + over}`, role: "img", "aria-label": `${name} over epochs` }, [
+        ...ticks(y0 - pad, y1 + pad).flatMap((v) => [svg("line", { x1: 60, x2: 410, y1: py(v), y2: py(v), class: "rule" }),
+          svg("text", { x: 54, y: py(v) + 4, "text-anchor": "end" }, [String(v)])]),
+        ...ticks(x0, x1 === x0 ? x0 + 1 : x1).filter(Number.isInteger).map((v) => svg("text", { x: px(v), y: 288, "text-anchor": "middle" }, [String(v)])),
+        svg("text", { x: 235, y: 306, "text-anchor": "middle" }, ["epoch"]),
+        ...lines.flatMap((line, place) => {
+          const hue = HUES[place % HUES.length];
+          return [svg("polyline", { points: line.points.map(([x, y]) => `${px(x)},${py(y)}`).join(" "), fill: "none", stroke: hue, "stroke-width": 2 }),
+            ...line.points.map(([x, y]) => svg("circle", { cx: px(x), cy: py(y), r: 2.5, fill: hue }, [svg("title", {}, [`${line.label}, epoch ${x}: ${y}`])])),
+            svg("text", { x: 418, y: ends.get(line) + 4, style: `fill: ${hue}` }, [line.label])];
+        }),
+      ]));
+    };
+    onInput(["training-name", "training-words"], draw);
+    draw();
+  };
+
+  const masks = ({ masks: found }) => {
+    options("masks-run", found.map((run) => run.name));
+    const draw = () => {
+      const run = found[id("masks-run").value];
+      const [count, cell] = [run.augmentations.length, Math.min(30, 240 / run.augmentations.length)];
+      const width = (v) => Math.max(0, 120 * v);
+      const top = 74;
+      const height = top + cell * count + 22;
+      id("masks").replaceChildren(svg("svg", { viewBox: `0 0 600 ${height}`, role: "img", "aria-label": `Masks of ${run.name}` }, [
+        svg("text", { x: 100, y: top - 10 }, ["open"]),
+        ...run.augmentations.flatMap((name, row) => {
+          const y = top + cell * row;
+          return [svg("text", { x: 92, y: y + cell / 2 + 4, "text-anchor": "end" }, [name]),
+            svg("rect", { x: 100, y: y + 3, width: 120, height: cell - 6, class: "empty" }),
+            svg("rect", { x: 100, y: y + 3, width: width(run.open[row]), height: cell - 6, class: "dot" },
+              [svg("title", {}, [`${name}: ${run.open[row]}, ${run.kept[row]} of ${run.dimensions} dimensions are kept`])]),
+            svg("text", { x: 226, y: y + cell / 2 + 4 }, [run.open[row].toFixed(2)])];
+        }),
+        ...run.augmentations.map((name, at) => svg("text", { transform: `translate(${300 + cell * at + cell / 2 + 4} ${top - 8}) rotate(-60)` }, [name])),
+        ...run.correlation.flatMap((values, row) => values.flatMap((value, column) => {
+          const [x, y] = [300 + cell * column, top + cell * row];
+          if (value === null) return [svg("rect", { x, y, width: cell - 1, height: cell - 1, class: "empty" })];
+          const told = value.toFixed(2).replace("0.", ".");
+          return [svg("rect", { x, y, width: cell - 1, height: cell - 1, fill: value < 0 ? "#2f7ed8" : "#e0702d", "fill-opacity": Math.abs(value) * 0.8 },
+            [svg("title", {}, [`${run.augmentations[row]} and ${run.augmentations[column]}: ${value}`])]),
+            ...(cell >= 26 ? [svg("text", { x: x + cell / 2, y: y + cell / 2 + 4, "text-anchor": "middle", style: "font-size: 10px" }, [told])] : [])];
+        })),
+        svg("text", { x: 300, y: height - 6 }, ["correlation of closed parts"]),
+      ]));
+    };
+    onInput(["masks-run"], draw);
+    draw();
+  };
+
+  const profile = async ({ profile: found }) => {
+    const { sections } = await load();
+    options("profile-section", found.map((each) => tables[each.section].title.textContent));
+    const rowsOf = (each) => tables[each.section].rows;
+    const fill = () => {
+      const names = rowsOf(found[id("profile-section").value]).map((row) => row.label);
+      const control = rowsOf(found[id("profile-section").value]).findIndex((row) => row.tr.cells[0].textContent.includes("random control"));
+      options("profile-row", names, control === 0 ? 1 : 0);
+      options("profile-base", names, control < 0 ? 1 : control);
+      draw();
+    };
+    const draw = () => {
+      const each = found[id("profile-section").value];
+      const [row, base] = ["profile-row", "profile-base"].map((name) => rowsOf(each)[id(name).value]);
+      const span = (of, at) => (/\[(-?[\d.]+), (-?[\d.]+)\]/.exec(of.html[at].map((node) => node.textContent).join(" ")) || []).slice(1).map(Number);
+      const ends = each.columns.flatMap(([at, , , chance]) => [chance, row.values[at], base.values[at], ...span(row, at)]).filter((v) => v !== null);
+      const [x0, x1] = [Math.max(0, Math.min(...ends) - 3), Math.min(100, Math.max(...ends) + 3)];
+      const px = (v) => 170 + (310 * (v - x0)) / (x1 - x0 || 1);
+      const several = new Set(each.columns.map((column) => column[2])).size > 1;
+      const height = 26 * each.columns.length + 40;
+      id("profile").replaceChildren(svg("svg", { viewBox: `0 0 600 ${height}`, role: "img", "aria-label": `${row.label} against ${base.label}` }, [
+        ...ticks(x0, x1).flatMap((v) => [svg("line", { x1: px(v), x2: px(v), y1: 6, y2: height - 34, class: "rule" }),
+          svg("text", { x: px(v), y: height - 20, "text-anchor": "middle" }, [String(v)])]),
+        svg("text", { x: px(x0), y: height - 4 }, ["percent"]),
+        ...each.columns.flatMap(([at, factor, dataset, chance], place) => {
+          const y = 20 + 26 * place;
+          const [one, other, [low, high]] = [row.values[at], base.values[at], span(row, at)];
+          const parts = [svg("text", { x: 160, y: y + 4, "text-anchor": "end" }, [several ? `${factor}, ${dataset}` : factor]),
+            svg("line", { x1: px(chance), x2: px(chance), y1: y - 7, y2: y + 7, stroke: GREY, "stroke-width": 2 })];
+          if (low !== undefined) parts.push(svg("line", { x1: px(low), x2: px(high), y1: y, y2: y, class: "range" }));
+          if (other !== null) parts.push(svg("circle", { cx: px(other), cy: y, r: 4.5, class: "hollow" }, [svg("title", {}, [`${base.label}: ${other}`])]));
+          if (one !== null) parts.push(svg("circle", { cx: px(one), cy: y, r: 4, class: "dot" }, [svg("title", {}, [`${row.label}: ${one}`])]));
+          if (one !== null && other !== null && row !== base) {
+            const p = level(sections[each.section].tests[at], row.place, base.place);
+            const told = p === null ? "" : p <= 0 ? ", p = 1" : `, p ${p >= 12 ? "<" : "≈"} ${(10 ** -p).toPrecision(1)}`;
+            parts.push(svg("text", { x: 490, y: y + 4, ...(p !== null && p * 20 >= 27 ? { "font-weight": 700 } : {}) }, [signed(one - other) + told]));
+          }
+          return parts;
+        }),
+      ]));
+    };
+    onInput(["profile-section"], fill);
+    onInput(["profile-row", "profile-base"], draw);
+    fill();
+  };
+
+  const errors = ({ errors: found }) => {
+    options("errors-group", found.map((group) => group.name));
+    const interval = ([value, low, high], tell) => value === null ? "–" : low === null ? tell(value) : `${tell(value)} [${tell(low)}, ${tell(high)}]`;
+    const plain = (value) => value.toFixed(1);
+    const picture = (group, at, image) => {
+      const detector = group.detectors[at];
+      const place = group.images.indexOf(image);
+      const [w, h] = [image.width, image.height];
+      const boxes = group.boxes[at][place];
+      const wrong = {};
+      for (const box of boxes) if (box[6] !== "hit") wrong[box[6]] = (wrong[box[6]] || 0) + 1;
+      const told = `${image.name}, ${detector.label}: ${Object.entries(wrong).map(([kind, count]) => `${count} ${kind}`).join(", ") || "no wrong detection"}`;
+      const rect = ([x0, y0, x1, y1], rest) => svg("rect", { x: x0, y: y0, width: Math.max(0, x1 - x0), height: Math.max(0, y1 - y0), fill: "none", "stroke-width": 1.5, ...rest });
+      return make("figure", {}, [svg("svg", { viewBox: `0 0 ${w} ${h}`, role: "img", "aria-label": told, class: "photo" }, [
+        svg("image", { href: `data:image/jpeg;base64,${image.jpeg}`, width: w, height: h }),
+        ...image.truth.map((box) => rect(box, { stroke: "#ffffff", "stroke-dasharray": "4 3" })),
+        ...boxes.flatMap(([x0, y0, x1, y1, name, score, kind], rank) => {
+          const text = `${name} ${score}${kind === "hit" ? "" : `, ${kind}`}`;
+          const box = rect([x0 * w, y0 * h, x1 * w, y1 * h], { stroke: kind === "hit" ? "#2f7ed8" : "#e0702d" });
+          box.append(svg("title", {}, [text]));
+          const right = x0 * w > 0.6 * w;  // so that words stay inside
+          return [box, ...(rank < 4 ? [svg("text", { x: right ? Math.min(x1 * w, w) : x0 * w + 2, y: Math.max(9, y0 * h + 9),
+            "text-anchor": right ? "end" : "start", class: "tag" }, [text])] : [])];
+        }),
+      ]), make("figcaption", {}, [told])]);
+    };
+    const draw = () => {
+      const group = found[id("errors-group").value];
+      const one = Number(id("errors-one").value);
+      const other = Number(id("errors-other").value) - 1;
+      const paired = other >= 0 && other !== one;
+      const [i, j] = [Math.min(one, other), Math.max(one, other)];
+      const heads = ["error", "count", "costs", "share", ...(paired ? [`costs ${group.detectors[other].label}`, "difference"] : [])];
+      const rows = group.types.map((type, at) => {
+        const [value, low, high, share, count] = group.detectors[one].values[at];
+        const cells = [count === null ? "" : String(count), interval([value, low, high], plain), share === null ? "" : `${plain(share)} %`];
+        if (paired) {
+          const [change, from, to] = group.pairs[`${i} ${j}`][at];
+          const difference = one < other || change === null ? [change, from, to] : [-change, to === null ? null : -to, from === null ? null : -from];
+          cells.push(interval(group.detectors[other].values[at], plain), interval(difference, signed));
+        }
+        const name = type === "ap" ? "average precision" : type.replaceAll("_", " ");
+        return make("tr", {}, [make("th", { scope: "row" }, [name]), ...cells.map((text) => make("td", {}, [text]))]);
+      });
+      id("errors-types").replaceChildren(
+        make("thead", {}, [make("tr", {}, heads.map((head) => make("th", { scope: "col" }, [head])))]), make("tbody", {}, rows));
+      const wrong = (image) => group.boxes[one][group.images.indexOf(image)].filter((box) => box[6] !== "hit").length;
+      const images = [...group.images].sort((a, b) => wrong(b) - wrong(a));
+      id("errors-images").replaceChildren(...images.flatMap((image) => [picture(group, one, image), ...(paired ? [picture(group, other, image)] : [])]));
+    };
+    const fill = () => {
+      const labels = found[id("errors-group").value].detectors.map((detector) => detector.label);
+      options("errors-one", labels);
+      options("errors-other", ["none", ...labels]);
+      draw();
+    };
+    onInput(["errors-group"], fill);
+    onInput(["errors-one", "errors-other"], draw);
+    fill();
+  };
+
+  if (id("looks")) {
+    id("looks").hidden = false;
+    const draw = { training, masks, profile, errors };
+    for (const part of all("details[data-look]")) {
+      part.addEventListener("toggle", async () => { await draw[part.dataset.look](await loadLooks()); }, { once: true });
     }
   }
 })();

@@ -22,10 +22,12 @@ from checkpoint_sources import (
     huggingface_name,
     trained,
 )
+from full_disk import room
 
-from eval.checkpoints import inspect, key_names, load
+from eval.checkpoints import Normalization, inspect, key_names, load
 from eval.checkpoints.conversion import FORMATS, LIMITS, convert
 from eval.errors import UserError
+from mast.errors import Unwritable
 
 
 @pytest.fixture(scope="module")
@@ -249,3 +251,52 @@ def test_half_precision_halves_the_file_and_is_certified_within_its_rounding(
     differences = [max(found["differences"]["float32"].values()) for found in certificates]
     assert differences[0] <= 1e-4 < 2e-4 < differences[1] <= 1e-2
     assert next(load(str(tmp_path / "True.safetensors")).backbone.parameters()).dtype == torch.float32
+
+
+# --- a full disk, and what lies beside a copy -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("to", "ending"),
+    [("torchvision", ".pth"), ("torchvision", ".safetensors"), ("detectron2", ".pkl"), ("detectron2", ".pth"),
+     ("huggingface", ".safetensors"), ("safetensors", ".safetensors")],
+)  # fmt: skip
+def test_a_full_disk_is_one_line_and_leaves_nothing(
+    to: str, ending: str, standard: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    with room(100_000), pytest.raises(Unwritable, match="out: cannot be written to"):
+        convert(str(standard), out / f"copy{ending}", to=to)
+    assert list(out.iterdir()) == []
+    convert(str(standard), out / f"copy{ending}", to=to)
+
+
+def test_timm_is_told_what_it_can_be_told(standard: Path, tmp_path: Path) -> None:
+    said: dict[str, Any] = {
+        "normalization": Normalization((127.5,) * 3, (51.0,) * 3, "0..255"),
+        "input_size": 96,
+    }
+    found = convert(str(standard), tmp_path / "copy.safetensors", to="timm", interpolation="bicubic", **said)
+    assert found["config"] == "written"
+    again = inspect(str(tmp_path / "copy.safetensors"))
+    assert again.normalization == Normalization((0.5,) * 3, (0.2,) * 3)
+    assert (again.arch, again.input_size, again.interpolation) == ("resnet18", 96, "bicubic")
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert (config["architecture"], config["num_features"]) == ("resnet18", 512)
+    found = convert(str(standard), tmp_path / "second.pth", to="timm", input_size=64)
+    assert found["config"] == "not written: there is one already"
+    assert json.loads((tmp_path / "config.json").read_text()) == config
+
+
+def test_timm_is_not_told_of_channels_that_it_cannot_turn(standard: Path, tmp_path: Path) -> None:
+    turned = Normalization((0.5,) * 3, (0.2,) * 3, "0..1", "BGR")
+    convert(str(standard), tmp_path / "copy.pth", to="timm", normalization=turned)
+    assert "mean" not in json.loads((tmp_path / "config.json").read_text())["pretrained_cfg"]
+    assert inspect(str(tmp_path / "copy.pth")).provenance["normalization"] == "assumed"
+
+
+def test_a_config_of_somebody_elses_is_not_overwritten(standard: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="json exists, and the copy needs its own"):
+        convert(str(standard), tmp_path / "copy.safetensors", to="huggingface")
+    assert (tmp_path / "config.json").read_text() == "{}"

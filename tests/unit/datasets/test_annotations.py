@@ -17,7 +17,7 @@ from PIL import Image
 from pycocotools import mask as runs
 
 from eval.datasets.coco import _decoded_pixels, read_coco
-from eval.datasets.values import flag, number, whole
+from eval.datasets.values import flag, look_alikes, number, whole
 from eval.datasets.voc import read_voc
 from eval.errors import UserError
 from mast.images import header
@@ -343,6 +343,81 @@ def test_compressed_run_lengths_are_read_as_pycocotools_writes_them(pixels: list
     assert _decoded_pixels(encoded["counts"].decode()) == len(pixels)
 
 
+def renamed(*names: str) -> Callable[[dict[str, Any]], Any]:
+    return lambda content: [
+        each.update(name=name) for each, name in zip(content["categories"], names, strict=True)
+    ]
+
+
+def boxes(change: Callable[[list[float]], list[float]], **more: Any) -> Callable[[dict[str, Any]], Any]:
+    """Boxes alone, of single objects, each changed."""
+
+    def run(content: dict[str, Any]) -> None:
+        content["annotations"].pop()
+        for each in content["annotations"]:
+            each.pop("segmentation")
+            each.update(bbox=change(each["bbox"]), **more)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (boxes(lambda b: [b[0] / 100, b[1] / 80, b[2] / 100, b[3] / 80], area=None), "beyond one pixel"),
+        (boxes(lambda b: [b[0], b[1], b[0] + b[2], b[1] + b[3]]), "as if boxes were two corners"),
+        (renamed("dog", "dog\u200b"), "stands twice|invisible"),
+        (renamed("a dog", "a\u00a0dog"), "stands twice|invisible"),
+    ],
+)
+def test_what_is_plainly_something_else_is_refused(read: Callable[..., Any], change: Any, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        read(change, masks=False)
+
+
+@pytest.mark.parametrize("place", ['"annotations": [', '"bbox": ['])
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file.json").write_text(json.dumps(clean()).replace(place, f"{place}], {place}", 1))
+    with pytest.raises(UserError, match="stands twice in one object"):
+        read_coco(tmp_path / "file.json", tmp_path, masks=False)
+
+
+@pytest.mark.parametrize("turn", [30.0, "-90", 0.0, 360])
+def test_turned_boxes_are_counted(read: Callable[..., Any], turn: Any) -> None:
+    warnings = read(first(attributes={"occluded": False, "rotation": turn})).warnings
+    assert [("boxes are turned" in line, ": 1 " in line) for line in warnings] == [(True, True)] * (
+        turn in (30.0, "-90")
+    )
+
+
+def test_roboflows_first_category_may_be_called_as_one_with_objects(read: Callable[..., Any]) -> None:
+    dummy = {"id": 0, "name": "dog", "supercategory": "none"}
+    found = read(lambda content: content["categories"].insert(0, dummy))
+    assert found.classes == ("cup", "dog")
+    assert found.content["annotations"] == clean()["annotations"]
+    assert ["left out: 1" in line for line in found.warnings] == [True]
+
+
+def test_classes_that_differ_in_case_alone_and_many_crowds_are_told(read: Callable[..., Any]) -> None:
+    assert ["'dog' and 'Dog'" in line for line in read(renamed("dog", "Dog")).warnings] == [True]
+    crowd = lambda content: content["annotations"][2].update(iscrowd=1)  # noqa: E731
+    assert ["crowds, which no number counts" in line for line in read(crowd).warnings] == [True]
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [(("a", "b"), None), (("a", "A"), 1), (("1", "1.0", "01"), 1), (("x", "x y"), None),
+     (("é", "e\u0301"), UserError), (("a", " a"), UserError), (("a b", "a  b"), UserError),
+     (("a", "\ufeffa"), UserError)],
+)  # fmt: skip
+def test_names_that_look_alike(names: tuple[str, ...], told: Any) -> None:
+    if told is UserError:
+        with pytest.raises(UserError, match="differ only in blanks or invisible signs"):
+            look_alikes("here", names)
+    else:
+        assert len(look_alikes("here", names)) == (told or 0)
+
+
 @pytest.mark.parametrize(
     ("function", "value", "expected"),
     [
@@ -472,3 +547,50 @@ def test_sizes_are_those_of_the_turned_picture(tmp_path: Path, tag: int) -> None
     exif[274] = tag
     Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "a.jpg", exif=exif)
     assert header(tmp_path / "a.jpg").shown == ((HEIGHT, WIDTH) if tag >= 5 else (WIDTH, HEIGHT))
+
+
+ROTATION = "<attributes><attribute><name>rotation</name><value>{}</value></attribute></attributes>"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("</object>", f"{ROTATION.format('30.0')}</object>", "boxes are turned"),
+        ("</object>", f"{ROTATION.format('0.0')}</object>", None),
+        ("</annotation>", f"{OBJECT}</annotation>", "objects stand twice"),
+        ("</annotation>", f"{OBJECT.replace('pig', 'Pig')}</annotation>", "'Pig' and 'pig'"),
+        ("<annotation>", "<annotation><filename>b.jpg</filename>", "name another picture"),
+        ("<annotation>", "<annotation><filename>elsewhere.jpg</filename>", None),
+        ("<annotation>", '<annotation xmlns="http://host/schema">', None),
+    ],
+)
+def test_what_is_odd_in_a_voc_file_is_counted(tmp_path: Path, old: str, new: str, told: str | None) -> None:
+    xml = f"<annotation>{size()}{OBJECT}</annotation>".replace(old, new)
+    found = read_voc(write_voc(tmp_path, xml), "test")
+    assert found.images[0].objects[0].box == (10, 20, 50, 60)
+    assert len(found.warnings) == (told is not None)
+    assert told is None or told in found.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("</object>", "<bndbox><xmin>1</xmin></bndbox></object>", "several <bndbox>"),
+        ("</object>", "<name>cow</name></object>", "several <name>"),
+        (OBJECT, OBJECT.replace("10.0", "0.1").replace("20", "0.2").replace("50.0", "0.5").replace("60", "0.75"),
+         "beyond one pixel"),
+    ],
+)  # fmt: skip
+def test_voc_files_that_say_two_things_are_refused(tmp_path: Path, old: str, new: str, told: str) -> None:
+    xml = f"<annotation>{size()}{OBJECT}</annotation>".replace(old, new)
+    with pytest.raises(UserError, match=told):
+        read_voc(write_voc(tmp_path, xml), "test")
+
+
+def test_two_pictures_of_one_name_and_names_with_an_ending_are_told(tmp_path: Path) -> None:
+    xml = f"<annotation>{size()}{OBJECT}</annotation>"
+    with pytest.raises(UserError, match=r"without their ending: a\b"):
+        read_voc(write_voc(tmp_path, xml, names="a.jpg\nb.jpg\n"), "test")
+    write_voc(tmp_path, xml, ending=".png")
+    with pytest.raises(UserError, match="could both be the picture 'a'"):
+        read_voc(write_voc(tmp_path, xml), "test")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import itertools
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -112,10 +113,10 @@ def test_what_the_decoder_drops_is_counted(root: Path, ending: str) -> None:
         picture(root / "test" / "dog" / f"turned{index}{ending}", 100 + index, exif=TURNED)
     (warning,) = load(root).warnings
     names = ", ".join(f"turned{index}{ending}" for index in range(3))
-    assert warning == (
-        "pets test: 4 of 10 images carry an orientation tag, which is not applied: the stored pixels are read "
-        f"({names}, ...)"
-    )
+    told = "carry an orientation tag, which is not applied: the stored pixels are read"
+    if ending == ".tif":
+        told = "are TIFF with an orientation tag, which Pillow applies as it reads"
+    assert warning == f"pets test: 4 of 10 images {told} ({names}, ...)"
 
 
 def test_transparency_and_frames_are_counted(root: Path) -> None:
@@ -362,3 +363,93 @@ def test_a_bare_name_is_enough_where_it_is_the_only_one(root: Path, tmp_path: Pa
     file.write_text(f"{first}\n{first}\n")
     with pytest.raises(UserError, match="stands on line 1 too"):
         listed(train, file)
+
+
+# --- more that people have ------------------------------------------------------------------------------------
+
+
+def refused(root: Path, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        load(root)
+
+
+def test_folds_and_domains_are_no_classes(root: Path) -> None:
+    for part in ("train", "test"):
+        (root / part).rename(root / f"fold-{part}")
+    refused(root, "fold-test, fold-train are read as the classes, and each holds the same folders, cat, dog")
+    assert load(root / "fold-train").classes == ("cat", "dog")
+    numbers = itertools.count(100)
+    for part in ("train", "test"):
+        for domain in ("photo", "sketch"):
+            for name in ("cat", "dog"):
+                copy(root / f"fold-{part}" / name / "0.png", root / "deep" / part / domain / name / "0.png")
+                picture(root / "deep" / part / domain / name / "1.png", next(numbers))
+    assert any("are those the classes?" in line for line in load(root / "deep").warnings)
+
+
+def test_a_class_called_train_is_not_taken_for_the_split(root: Path) -> None:
+    for name in ("bus", "car"):
+        copy(root / "train" / "cat" / "0.png", root / name / "0.png")
+    for index in range(3):
+        copy(root / "train" / "cat" / f"{index}.png", root / "train" / f"{index}.png")
+    for part in ("test", "train/cat", "train/dog"):
+        (root / part).rename(root.parent / part.replace("/", "-"))
+    refused(root, "'train' is the only folder with a split's name, and bus, car beside it hold images")
+
+
+@pytest.mark.parametrize("name", ["cat ", "cat\u200b", "\ufeffcat"])
+def test_class_folders_that_look_the_same_are_one_class(root: Path, name: str) -> None:
+    (root / "test" / "cat").rename(root / "test" / name)
+    assert load(root).counts["test"] == 6
+    (root / "train" / "cat").rename(root / "train" / name)
+    copy(root / "train" / "dog" / "0.png", root / "train" / "cat" / "0.png")
+    refused(root, "two class folders are called 'cat'")
+
+
+def test_names_that_are_no_text_are_told(root: Path) -> None:
+    os.rename(root / "train/cat/0.png", os.fsencode(root / "train/cat") + b"/\xff.png")
+    refused(root, r"the name of \\udcff.png is no text in UTF-8")
+    os.rename(os.fsencode(root / "train/cat") + b"/\xff.png", root / "train/cat/0.png")
+    for part in ("train", "test"):
+        os.rename(root / part / "cat", os.fsencode(root / part) + b"/\xff")
+    refused(root, "is no text in UTF-8")
+
+
+def test_one_class_is_nothing_to_tell_apart(root: Path) -> None:
+    for part in ("train", "test"):
+        (root / part / "images").mkdir()
+        for name in ("cat", "dog"):
+            (root / part / name).rename(root / part / "images" / name)
+    refused(root, "holds one class, 'images'")
+
+
+@pytest.mark.parametrize(("largest", "told"), [(200, True), (4095, True), (65535, False)])
+def test_sixteen_bit_images_that_are_nearly_black_are_told(root: Path, largest: int, told: bool) -> None:
+    for index in range(3):
+        values = np.random.default_rng(index).integers(0, largest + 1, (6, 6)).astype(np.uint16)
+        values[0, 0] = largest
+        Image.fromarray(values).save(root / "test" / "cat" / f"{index}.png")
+    assert [line for line in load(root).warnings if "3 of 6 images hold 16-bit values" in line] == [
+        line for line in load(root).warnings if told
+    ]
+    assert len(load(root).warnings) == told
+
+
+@pytest.mark.parametrize("form", ["./a/1.png", "a//1.png", "a\\1.png", "a/./1.png"])
+def test_a_path_written_in_two_ways_is_one_image(lists: Path, form: str) -> None:
+    lines = [(f"a/{index}.png", "train" if index < 4 else "test", "xy"[index % 2]) for index in range(6)]
+    place = write(lists, [("path", "split", "label"), *lines, (form, "test", "y")])
+    with pytest.raises(UserError, match="is listed twice, first on line 3"):
+        datasets.load(place, lists.parent)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"), [(("x", "nan"), "programs write"), (("y", "x"), "holds one class, 'x'")]
+)
+def test_labels_that_say_nothing_are_refused(lists: Path, change: tuple[str, str], told: str) -> None:
+    lines = [
+        (f"a/{index}.png", "train" if index < 4 else "test", "xy"[index % 2].replace(*change))
+        for index in range(6)
+    ]
+    with pytest.raises(UserError, match=told):
+        datasets.load(write(lists, [("path", "split", "label"), *lines]), lists.parent)

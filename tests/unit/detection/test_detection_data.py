@@ -149,8 +149,8 @@ def no_objects(root: Path) -> str:
         ("scenes-voc", edit_xml("width", "130"), "is 128 x 128, and its annotation says 130 x 128"),
         ("scenes-voc", drop_image, "is missing, and ImageSets/Main/test.txt"),
         ("scenes-voc", no_objects, "has no object in trainval"),
-        ("scenes-voc", list_twice, "is in the test split and in the training split"),
-        ("scenes-voc", copy_into_test, "is in the test split and in the training split"),
+        ("scenes-voc", list_twice, "of the test split are in the training split too"),
+        ("scenes-voc", copy_into_test, "1 of 8 images of the test split are in the training split too"),
         (
             "scenes-voc",
             lambda root: truncate(root / f"VOC2007/JPEGImages/{names(root, 'trainval')[1]}.jpg"),

@@ -14,6 +14,7 @@ from pycocotools import mask as runs
 from eval.cli.entry import main
 from eval.detection.data import prepare
 from eval.detection.score import score
+from eval.doctor.data import verify
 from eval.errors import UserError
 
 
@@ -134,6 +135,44 @@ def test_what_is_no_list_of_detections_is_refused(root: Path, tmp_path: Path, te
     (tmp_path / "p.json").write_text(text)
     with pytest.raises(UserError, match=r"p\.json is not"):
         score(tmp_path / "p.json", "scenes-coco", root)
+
+
+def test_boxes_in_shares_of_the_sides_are_refused(root: Path, tmp_path: Path) -> None:
+    entries = [{**entry, "bbox": [0.1, 0.2, 0.3, 0.4]} for entry in coco_truth(root, False)]
+    with pytest.raises(UserError, match="no box reaches beyond one pixel"):
+        score(write(tmp_path / "p.json", entries), "scenes-coco", root)
+
+
+def test_boxes_beyond_their_pictures_and_doubled_detections_are_counted(root: Path, tmp_path: Path) -> None:
+    entries = coco_truth(root, False)
+    entries += [entries[0], {**entries[1], "bbox": [0, 0, 9000, 5]}]
+    warnings = score(write(tmp_path / "p.json", entries), "scenes-coco", root).data.warnings
+    assert ["stand twice" in line for line in warnings] == [True, False]
+    assert ["far beyond their pictures" in line for line in warnings] == [False, True]
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_test_split_alone_is_measured_on_and_not_trained_on(
+    root: Path, tmp_path: Path, named: bool
+) -> None:
+    folder = root / "coco"
+    for left in (
+        folder / "annotations/instances_train2017.json",
+        root / "VOC2007/ImageSets/Main/trainval.txt",
+    ):
+        left.unlink()
+    images = f",{folder / 'val2017'}" if named else ""
+    file = folder / "annotations/instances_val2017.json"
+    place = f"coco:{file if named else shutil.copy(file, folder / 'val2017/any.json')}{images}"
+    found = score(write(tmp_path / "p.json", coco_truth(root, False)), place, Path())
+    assert found.metrics["box_ap"] == pytest.approx(1.0)
+    assert (found.data.counts["train_images"], found.data.counts["test_images"]) == (0, 8)
+    with pytest.raises(UserError, match="nothing to train on"):
+        prepare(place, Path(), masks=False)
+    place = f"voc:{root / 'VOC2007'},test"
+    data = prepare(place, Path(), masks=False, train=False)
+    assert len(data.test.dicts) == 8
+    assert verify(place, root)["ok"]
 
 
 def test_no_detection_at_all_is_worth_nothing(root: Path, tmp_path: Path) -> None:

@@ -456,6 +456,6 @@ def test_a_trainer_takes_the_loaded_network(scenes_root: Any, tmp_path: Any) -> 
     cfg = cfg.clone()
     cfg.defrost()
     cfg.OUTPUT_DIR = str(tmp_path)
-    trainer, conversion = run_cell._trainer(loaded, cfg, lambda *_: None, lambda _: {})
+    trainer, conversion = run_cell._trainer(loaded, cfg, lambda *_: None, lambda *_: {})
     assert isinstance(trainer, Trainer)
     assert len(conversion.mapped) == len(loaded.backbone.state_dict())

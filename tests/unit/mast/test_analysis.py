@@ -10,8 +10,11 @@ from mast.analysis import (
     Examples,
     analyze_masks,
     by_strength,
+    closed_parts,
+    embed,
     examples,
     neighbours,
+    parts,
     read_masks,
     read_run,
     readout,
@@ -164,3 +167,68 @@ def test_features_that_are_masked_have_no_subspaces(tmp_path, data_root, small):
     masked = read_run(tmp_path)
     with pytest.raises(UserError, match="its embedding has no subspaces"):
         readout(masked, examples(masked, data_root, 4))
+
+
+@pytest.fixture
+def blocks(run):
+    """The run with four dimensions closed for each augmentation, and its names."""
+    mask = np.full((len(run.names), 32), 0.9)
+    for k in range(len(run.names)):
+        mask[k, 4 * k : 4 * k + 4] = 0.1
+    with torch.no_grad():
+        before = run.learner.masks.logits.clone()
+        run.learner.masks.logits.copy_(torch.logit(torch.tensor(mask)))
+        yield run
+        run.learner.masks.logits.copy_(before)
+
+
+def test_parts_are_what_masks_close(blocks, data_root):
+    found = parts(blocks)
+    assert list(found) == [*blocks.names, "shared", "embedding"]
+    for k, name in enumerate(blocks.names):
+        assert np.flatnonzero(found[name]).tolist() == list(range(4 * k, 4 * k + 4))
+    assert np.flatnonzero(found["shared"]).tolist() == list(range(20, 32))
+    assert found["embedding"].all()
+    data = examples(blocks, data_root, 12)
+    np.testing.assert_allclose(embed(blocks, data.features), data.embeddings, rtol=1e-5, atol=1e-6)
+    with torch.no_grad():
+        blocks.learner.masks.logits.fill_(3.0)
+    assert list(parts(blocks)) == ["embedding"]
+    assert closed_parts(blocks, data) is None
+
+
+def test_parts_of_a_run_without_masks_are_the_embedding(tmp_path, data_root, small):
+    pretrain(small("epochs=1"), tmp_path, data_root=data_root, progress=False)
+    with pytest.raises(UserError, match="which has no masks"):
+        read_run(tmp_path)
+    assert list(parts(read_run(tmp_path, masked=False))) == ["embedding"]
+
+
+def test_closed_parts_of_hand_made_embeddings(blocks, data_root, monkeypatch):
+    """Colour's part is flip's turned and stretched; each augmentation swaps images within its own part alone."""
+    rng = np.random.default_rng(0)
+    rows, names = 2000, blocks.names
+    z = rng.standard_normal((rows, 32)).astype(np.float32)
+    turn, _ = np.linalg.qr(rng.standard_normal((4, 4)))
+    z[:, 8:12] = 3 * z[:, 4:8] @ turn.astype(np.float32)
+    data = Examples(np.zeros((rows, 3, 2, 2), np.uint8), np.zeros(rows, np.int64), ("x",), z[:, :7], z, None)
+
+    def alone(_run, _data, augmentation):
+        changed, k = z.copy(), names.index(augmentation.name)
+        changed[:, 4 * k : 4 * k + 4] = np.roll(changed[:, 4 * k : 4 * k + 4], 1, axis=0)
+        return np.zeros((rows, 1)), z[:, :7] + 1, changed, None
+
+    monkeypatch.setattr("mast.analysis._alone", alone)
+    found = closed_parts(blocks, data)
+    assert found.augmentations == names
+    assert found.subspaces == (*names, "shared", "embedding", "features")
+    flip, color = names.index("flip"), names.index("color")
+    assert found.alignment[flip, color] == pytest.approx(1, abs=1e-6)
+    np.testing.assert_allclose(np.diag(found.alignment), 1)
+    rest = found.alignment[~np.eye(len(names), dtype=bool)]
+    assert np.sort(rest)[-3] < 0.01  # all but the pair, which stands twice
+    np.testing.assert_allclose(np.diag(found.response), 1, atol=0.1)
+    assert (found.response[:, : len(names)][~np.eye(len(names), dtype=bool)] == 0).all()
+    assert (found.response[:, len(names)] == 0).all()
+    # Every feature moved by one: 7 over twice the summed variance of 7 standard normal ones.
+    np.testing.assert_allclose(found.response[:, -1], 7 / (2 * z[:, :7].var(axis=0, ddof=1).sum()), rtol=1e-5)

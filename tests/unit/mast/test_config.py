@@ -56,6 +56,19 @@ def test_wrong_values_are_refused_in_one_line(override, message):
             ["weights.decorrelation=1", "masks={layout: own-closed, lr: 0}", "views.single_fraction=0"],
             "weights.decorrelation: it needs views.single_fraction or views.third_every",
         ),
+        (
+            ["weights.contrast=1", "masks.layout=own-closed", "views.third_every=4"],
+            "weights.contrast: it needs views.third_every and views.all_but_fraction",
+        ),
+        (
+            [
+                *["weights.contrast=1", "masks.layout=own-closed", "views.third_every=4"],
+                *["views.all_but_fraction=0.5", "weights.temperature=0"],
+            ],
+            "weights.temperature: 0 is not above 0",
+        ),
+        (["masks.predict=true"], "masks.predict: it needs weights.prediction"),
+        (["masks.changes=features", "weights.sensitivity=1"], "masks.changes: features have no closed block"),
     ],
 )
 def test_sensitivity_that_could_do_nothing_is_refused(overrides, message):

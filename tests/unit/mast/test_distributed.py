@@ -69,6 +69,14 @@ CASES = {
         *[*STEP, "method=mast", "views.third_every=3", "masks.layout=own-closed", "masks.lr=0"],
         *["weights.sensitivity=5", "weights.decorrelation=1"],
     ],
+    "contrast": [
+        *[*STEP, "method=mast", "views.third_every=3", "views.all_but_fraction=0.8", "weights.contrast=2"],
+        *["masks.layout=own-closed", "weights.prediction=5", "masks.predict=true"],
+    ],
+    "changes": [
+        *[*STEP, "method=mast", "views.single_fraction=0.5", "masks={layout: own-closed, changes: features}"],
+        *["weights.sensitivity=5", "weights.decorrelation=1"],
+    ],
     "whole": ["save_minutes=0", "epochs=2", "method=mast", "views.single_fraction=0.5"],
     "broken": ["save_minutes=0", "epochs=2", "method=mast", "views.single_fraction=0.5"],
 }
@@ -118,7 +126,7 @@ def two(tmp_path_factory: pytest.TempPathFactory, data_root: Path, small: Callab
     return out
 
 
-@pytest.mark.parametrize("case", ["vicreg", "mast", "features", "sensitive", "third"])
+@pytest.mark.parametrize("case", ["vicreg", "mast", "features", "sensitive", "third", "contrast", "changes"])
 def test_two_processes_have_the_gradients_of_one(two, tmp_path, data_root, small, case):
     """One step with momentum from zero: the buffers are the gradients (Adam's a tenth of them)."""
     pretrain(small(*CASES[case]), tmp_path, data_root=data_root, progress=False, device="cpu")

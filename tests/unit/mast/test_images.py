@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from mast.errors import UserError
 from mast.images import class_folders, decode, header, walk
@@ -216,3 +217,35 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="b: cannot be read: Permission denied"):
         walk(tmp_path)
     (tmp_path / "a/b").chmod(0o700)
+
+
+XMP = (
+    b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>'
+)
+
+
+def raw_profile() -> PngInfo:
+    """Exif as ImageMagick writes it into a PNG."""
+    found, content = PngInfo(), TURNED.tobytes()
+    found.add_text("Raw profile type exif", f"\nexif\n{len(content):8d}\n{content.hex()}\n", zip=True)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"), [("JPEG", {"xmp": XMP}), ("PNG", {"pnginfo": raw_profile()}), ("WEBP", {"xmp": XMP})]
+)
+def test_orientation_is_found_wherever_pillow_finds_it(kind: str, options: dict[str, object]) -> None:
+    content = encoded(Image.fromarray(COLOUR), kind, **options)
+    with Image.open(io.BytesIO(content)) as image:
+        assert image.getexif()[0x0112] == 6  # what Detectron2 turns pictures by
+    assert (header(content).orientation, header(content).size, header(content).shown) == (6, (4, 3), (3, 4))
+    assert decode(content).size == (4, 3)
+
+
+def test_pillow_turns_a_tiff_as_it_reads() -> None:
+    content = encoded(Image.fromarray(COLOUR), "TIFF", tiffinfo={0x0112: 6})
+    found = header(content)
+    assert (found.turned, found.size, decode(content).size) == (True, (3, 4), (3, 4))
+    np.testing.assert_array_equal(np.asarray(decode(content)), np.rot90(COLOUR, -1))
+    assert not header(encoded(Image.fromarray(COLOUR), "TIFF")).turned

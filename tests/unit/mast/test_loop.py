@@ -13,7 +13,16 @@ import mast.train
 from mast.config import load_recipe
 from mast.errors import UserError
 from mast.learner import Learner
-from mast.objective import closedness, masked, prediction, pressure, sensitivity, vicreg
+from mast.objective import (
+    closedness,
+    contrast,
+    masked,
+    prediction,
+    pressure,
+    relative,
+    sensitivity,
+    vicreg,
+)
 from mast.train import pretrain
 
 EXACT = [
@@ -87,7 +96,7 @@ def test_bf16_follows_fp32(tmp_path, data_root, small, is_mast, more):
 
 def test_terms_of_weight_zero_leave_a_run_as_it_was(tmp_path, data_root, small):
     """A third view that no term looks at, and weights of zero: the same weights to the last bit."""
-    zero = ["weights.sensitivity=0", "weights.decorrelation=0", "weights.prediction=0"]
+    zero = [f"weights.{name}=0" for name in ("sensitivity", "decorrelation", "prediction", "contrast")]
     for name, changes in {"a": [], "b": [*zero, "views.third_every=4"]}.items():
         pretrain(small(*changes, "epochs=1", mast=True), tmp_path / name, data_root=data_root, progress=False)
     states = [_state(tmp_path / name)["learner"] for name in "ab"]
@@ -124,6 +133,78 @@ def test_the_loss_of_a_batch_is_the_sum_of_its_terms(small, third):
     assert (learner.readout.weight.grad[closed[owner] == 0] == 0).all()
     assert (learner.readout.weight.grad[closed[owner] > 0] != 0).all()
     assert set(outcome.loss.parts) >= {"sensitivity", "decorrelation", "prediction"}
+
+
+def _first_loss(recipe):
+    """A learner in double precision, the plan of 16 images, their features and embeddings, and the loss."""
+    views = recipe.views.build(recipe.seed)
+    torch.manual_seed(0)
+    learner = Learner(recipe, views.names, views.widths).double().train()
+    plan = views.draw(np.arange(16), 0)
+    rendered = views.render(torch.rand(16, 3, 20, 20, dtype=torch.float64), plan)
+    outcome = learner(*rendered[:2], plan, *rendered[2:])
+    h = [learner.features(view) for view in rendered]
+    return learner, plan, h, [learner.expander(each) for each in h], outcome.loss
+
+
+def test_contrast_is_given_the_pairs_that_share_what_the_third_view_isolates(small):
+    more = [
+        "weights.contrast=2",
+        "views.third_every=2",
+        "views.all_but_fraction=0.8",
+        "views.single_fraction=0",
+    ]
+    recipe = small(
+        *["masks.layout=own-closed", "masks.lr=0", "uncertainty=false", "precision=fp64"], *more, mast=True
+    )
+    learner, plan, _, z, loss = _first_loss(recipe)
+    shared = torch.from_numpy(plan.isolated & ~plan.differs)[::2]
+    assert 3 <= int(shared.sum()) < int(plan.isolated[::2].sum())
+    closed = closedness(learner.masks.log_masks())
+    want = contrast(*z, torch.arange(0, 16, 2), shared, closed, recipe.weights)
+    torch.testing.assert_close(loss.parts["contrast"], want.parts["contrast"], rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize(("third", "looks"), [(0, "closed"), (2, "closed"), (0, "all")])
+def test_the_hinge_may_act_on_features(small, third, looks):
+    more = ["masks.changes=features", f"masks.sensitive={looks}", f"views.third_every={third}"]
+    recipe = small(*SENSITIVE, *more, "precision=fp64", mast=True)
+    _, plan, h, _, loss = _first_loss(recipe)
+    rows = torch.arange(0, 16, 2) if third else torch.from_numpy(plan.isolated.any(1)).nonzero()[:, 0]
+    difference = relative(h[0][rows] - (h[2] if third else h[1][rows]), h[0], h[1])
+    count, dim = len(recipe.views.augmentations), difference.shape[1]
+    blocks = torch.ones(count, dim, dtype=torch.float64)
+    if looks == "closed":
+        size = int(recipe.masks.block * dim)
+        assert size > 0
+        blocks.zero_()
+        for k in range(count):
+            blocks[k, k * size : (k + 1) * size] = 1 - 2 * recipe.masks.closed
+    want = sensitivity(difference, torch.from_numpy(plan.isolated)[rows], blocks, recipe.weights)
+    for name, value in want.parts.items():
+        assert float(value.detach()) > 0
+        torch.testing.assert_close(loss.parts[name], value, rtol=1e-6, atol=0)
+
+
+def test_masks_learn_from_prediction_where_they_are_asked_to(small):
+    """Without single pairs nothing else reaches them; detached, which is the default, prediction does not."""
+    more = ["views.single_fraction=0", "weights.open=0", "precision=fp64"]
+    for changes, learns in (["masks.predict=true"], True), (["masks.lr=0"], False):
+        learner, plan, _, z, loss = _first_loss(
+            small("masks.start=0.6", "uncertainty=false", "weights.prediction=5", *more, *changes, mast=True)
+            if learns
+            else small(
+                *SENSITIVE[:1], "uncertainty=false", "weights.prediction=5", *more, *changes, mast=True
+            )
+        )
+        loss.total.backward()
+        gradient = learner.masks.logits.grad
+        assert (gradient is not None and bool((gradient != 0).all())) == learns
+        if learns:
+            owner = [k for k, width in enumerate(learner.widths) for _ in range(width)]
+            readout = learner.readout.weight * (1 - learner.masks.masks())[owner]
+            want = prediction(z[0] - z[1], torch.from_numpy(plan.change), readout, learner.recipe.weights)
+            torch.testing.assert_close(loss.parts["prediction"], want.parts["prediction"], rtol=1e-12, atol=0)
 
 
 def test_prediction_without_widths_is_refused(small):
@@ -192,7 +273,7 @@ def test_every_line_of_the_log_has_what_a_reader_needs(tmp_path, data_root, smal
 
 def test_tensorboard_has_the_same_numbers_and_is_optional(tmp_path, data_root, small, monkeypatch):
     event = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    pretrain(small(), tmp_path / "a", data_root=data_root, progress=False, tensorboard=True)
+    pretrain(small(), tmp_path / "a", data_root=data_root, progress=False, log=["tensorboard"])
     found = event.EventAccumulator(str(tmp_path / "a" / "tensorboard"))
     found.Reload()
     lines = [json.loads(line) for line in (tmp_path / "a" / "log.jsonl").read_text().splitlines()]
@@ -202,7 +283,8 @@ def test_tensorboard_has_the_same_numbers_and_is_optional(tmp_path, data_root, s
         assert scalar.value == pytest.approx(line["loss"], rel=1e-6)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(UserError, match="tensorboard is not installed"):
-        pretrain(small(), tmp_path / "b", data_root=data_root, progress=False, tensorboard=True)
+        pretrain(small(), tmp_path / "b", data_root=data_root, progress=False, log=["tensorboard"])
+    assert not (tmp_path / "b").exists()
 
 
 def test_asymmetric_views_reach_the_right_view(small):

@@ -10,11 +10,13 @@ from mast.objective import (
     Weights,
     certainty_weights,
     closedness,
+    contrast,
     covariance,
     hinge_weights,
     masked,
     prediction,
     pressure,
+    relative,
     sensitivity,
     subspace_masks,
     variance_per_dimension,
@@ -297,6 +299,107 @@ def test_prediction_equals_loops_and_is_least_at_the_answer():
     assert torch.autograd.gradcheck(
         lambda d, w: prediction(d, change, w, Weights(prediction=1.0)).total,
         (difference.requires_grad_(), readout),
+    )
+
+
+def _triples(seed=0):
+    """Two views of 6 images and third views of four of them, which isolate augmentations 0, 1, 0 and none."""
+    g = torch.Generator().manual_seed(seed)
+    z1, z2, third = (torch.randn(n, D, generator=g, dtype=torch.float64) for n in (6, 6, 4))
+    rows = torch.tensor([0, 2, 3, 5])
+    isolated = torch.zeros(4, K, dtype=torch.bool)
+    isolated[0, 0] = isolated[1, 1] = isolated[2, 0] = True
+    closed = torch.rand(K, D, generator=g, dtype=torch.float64)
+    closed[0, : D // 2] = 0
+    return [z.requires_grad_() for z in (z1, z2, third)], rows, isolated, closed
+
+
+def _naive_contrast(z1, z2, third, rows, isolated, closed, temperature):
+    """Equation (12) in loops."""
+
+    def cosine(c, a, b):
+        product, left, right = (
+            sum(float(c[j] * x[j] * y[j]) for j in range(D)) for x, y in ((a, b), (a, a), (b, b))
+        )
+        return product / math.sqrt((left + 1e-8) * (right + 1e-8))
+
+    means = []
+    for k in range(K):
+        losses = []
+        for p, row in enumerate(rows.tolist()):
+            if isolated[p, k] and closed[k].sum() > 0:
+                near = math.exp(cosine(closed[k], z1[row], z2[row]) / temperature)
+                far = math.exp(cosine(closed[k], z1[row], third[p]) / temperature)
+                images = sum(math.exp(cosine(closed[k], z1[row], z) / temperature) for z in z2)
+                losses.append(-math.log(near / (images + far)))
+        if losses:
+            means.append(sum(losses) / len(losses))
+    return sum(means) / len(means)
+
+
+@pytest.mark.parametrize("nothing_closed", [False, True])
+def test_contrast_equals_loops(nothing_closed):
+    views, rows, isolated, closed = _triples()
+    if nothing_closed:
+        closed[1] = 0
+    views = [z.detach() for z in views]
+    loss = contrast(*views, rows, isolated, closed, Weights(contrast=3.0, temperature=0.3))
+    want = _naive_contrast(*views, rows, isolated, closed, 0.3)
+    assert want > 0.1
+    assert float(loss.parts["contrast"]) == pytest.approx(want, rel=1e-12)
+    assert float(loss.total) == pytest.approx(3 * want, rel=1e-12)
+
+
+def test_contrast_gradients_are_those_of_finite_differences():
+    views, rows, isolated, closed = _triples()
+
+    def loss(a, b, c, d):
+        return contrast(a, b, c, rows, isolated, d, Weights(contrast=1.0)).total
+
+    assert torch.autograd.gradcheck(loss, (*views, (closed + 0.1).requires_grad_()))
+
+
+def test_contrast_moves_closed_dimensions_and_parts_what_differs():
+    """A step down brings the positive nearer and the third view further away, where the block is and nowhere else."""
+    views, rows, isolated, _ = _triples()
+    closed = torch.zeros(K, D, dtype=torch.float64)
+    closed[0, :3] = 1
+    weights = Weights(contrast=1.0)
+    before = contrast(*views, rows, isolated, closed, weights).total
+    gradients = torch.autograd.grad(before, views)
+    for gradient in gradients:
+        assert (gradient[:, 3:] == 0).all()
+    assert (gradients[2][[0, 2], :3] != 0).all()
+    assert (gradients[2][[1, 3]] == 0).all()  # they isolate another augmentation, or none
+    z1, z2, third = (z.detach()[:, :3] for z in views)
+    toward, away = (torch.nn.functional.cosine_similarity(z1[rows], z, dim=1) for z in (z2[rows], third))
+    step_2, step_3 = (z - 1e-3 * g[:, :3] for z, g in zip((z2, third), gradients[1:], strict=True))
+    now = [torch.nn.functional.cosine_similarity(z1[rows], z, dim=1) for z in (step_2[rows], step_3)]
+    assert (now[1] < away)[[0, 2]].all()
+    assert (now[0] - toward)[[0, 2]].sum() > 0
+
+
+def test_without_triples_nothing_is_contrasted():
+    views, rows, isolated, closed = _triples()
+    for count, given in ((0, isolated[:0]), (4, torch.zeros_like(isolated))):
+        loss = contrast(*views[:2], views[2][:count], rows[:count], given, closed, Weights(contrast=1.0))
+        assert float(loss.total.detach()) == 0
+        assert all((g == 0).all() for g in torch.autograd.grad(loss.total, views))
+
+
+def test_relative_differences_have_no_scale():
+    g = torch.Generator().manual_seed(0)
+    h1, h2 = (torch.randn(B, D, generator=g, dtype=torch.float64) for _ in range(2))
+    scale = torch.linspace(10, 30, D, dtype=torch.float64)
+    plain = relative(h1 - h2, h1, h2, epsilon=0.0)
+    torch.testing.assert_close(relative(scale * (h1 - h2), scale * h1, scale * h2, epsilon=0.0), plain)
+    column = [float(value) for value in torch.cat([h1, h2])[:, 2]]
+    mean = sum(column) / len(column)
+    deviation = math.sqrt(sum((value - mean) ** 2 for value in column) / (len(column) - 1) + 1e-4)
+    ours = relative(h1 - h2, h1, h2)
+    assert float(ours[4, 2]) == pytest.approx(float(h1[4, 2] - h2[4, 2]) / deviation, rel=1e-12)
+    assert torch.autograd.gradcheck(
+        lambda a, b: relative(a - b, a, b), (h1.requires_grad_(), h2.requires_grad_())
     )
 
 

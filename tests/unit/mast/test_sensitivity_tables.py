@@ -14,8 +14,8 @@ TABLES = {
 }
 
 
-def _call(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, ROOT / "benchmarks" / "sensitivity.py", *arguments]
+def _call(*arguments: str | Path, program: str = "sensitivity") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, ROOT / "benchmarks" / f"{program}.py", *arguments]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
@@ -35,3 +35,18 @@ def test_a_difference_is_told(tmp_path):
     assert called.returncode == 1
     assert "-| hinge-week" in called.stdout
     assert "+| hinge-weak" in called.stdout
+
+
+def test_readings_give_the_table_of_subspaces(tmp_path):
+    place = ROOT / "results" / "subspaces"
+    readings = place / "readings.csv", place / "closed.csv"
+    called = _call("table", *readings, "--check", place / "downstream.md", program="subspaces")
+    assert called.returncode == 0, called.stdout + called.stderr
+    header, first, *rest = readings[0].read_text().splitlines(keepends=True)
+    values = first.split(",")
+    values[header.split(",").index("test")] = "0.99"
+    other = tmp_path / "readings.csv"
+    other.write_text("".join([header, ",".join(values), *rest]))
+    called = _call("table", other, readings[1], "--check", place / "downstream.md", program="subspaces")
+    assert called.returncode == 1
+    assert "-| " in called.stdout

@@ -98,6 +98,17 @@ def test_the_third_view_differs_from_the_first_in_one_augmentation_and_leaves_th
     np.testing.assert_array_equal(plan.isolated, differs & ~hidden)
 
 
+def test_the_third_view_isolates_what_the_pair_shares():
+    views = _views(third_every=1, all_but_fraction=1.0, seed=1)
+    plan = views.draw(np.arange(400), 0)
+    plain = _views(all_but_fraction=1.0, seed=1).draw(np.arange(400), 0)
+    assert (plan.differs == plain.differs).all()
+    # Flips, gray and blur often coincide by chance; an augmentation that the third view isolates never differs.
+    assert not (plan.isolated & plan.differs).any()
+    assert (plan.isolated.sum(1) <= 1).all()
+    assert plan.isolated.any(1).mean() > 0.9  # some colour is hidden by grey
+
+
 def test_every_fourth_image_has_a_third_view():
     views = _views(third_every=4, seed=3)
     plan = views.draw(np.arange(22), epoch=0)

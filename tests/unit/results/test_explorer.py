@@ -6,8 +6,6 @@ import base64
 import gzip
 import json
 import re
-import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,10 +17,9 @@ from eval.results import explorer, records, report, tables
 from eval.results.records import Record
 from eval.results.tables import Table
 from mast.files import canonical_json
+from tests.unit.results.browser import CHROMIUM, NASTY, TELL, browse
 
 Make = Callable[..., Record]
-NASTY = '<img src=x onerror="document.title=1">&"'
-CHROMIUM = shutil.which("chromium")
 
 
 def fill(
@@ -59,33 +56,6 @@ def fill(
     return tables.read([place], title="Explored")
 
 
-def browse(page: Path, steps: str, *, width: int = 1280, dark: bool = False) -> dict[str, object]:
-    """Run a script in the page and return what it resolves to; errors and complaints fail."""
-    text = page.read_text(encoding="utf-8")
-    driver = (
-        "<script>addEventListener('load', async () => { let told;"
-        f"try {{ told = await (async () => {{ {steps} }})(); }}"
-        "catch (error) { told = { error: String(error) }; }"
-        "document.body.append(Object.assign(document.createElement('pre'), "
-        "{ id: 'told', textContent: JSON.stringify(told) })); });</script>"
-    )
-    copy = page.with_name("driven.html")
-    copy.write_text(text.replace("</body>", f"{driver}</body>"), encoding="utf-8")
-    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]
-    command += ["--enable-logging=stderr", "--disable-background-networking", f"--window-size={width},1600"]
-    command += [f"--user-data-dir={page.parent / 'profile'}", "--virtual-time-budget=20000"]
-    command += ["--blink-settings=preferredColorScheme=0"] if dark else []
-    done = subprocess.run(
-        [*command, "--dump-dom", f"file://{copy}"], capture_output=True, text=True, timeout=240, check=True
-    )
-    assert "CONSOLE" not in done.stderr, done.stderr
-    (told,) = re.findall(r'<pre id="told">(.*?)</pre>', done.stdout, flags=re.DOTALL)
-    value = json.loads(told.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
-    assert isinstance(value, dict)
-    assert "error" not in value, value
-    return value
-
-
 @pytest.fixture
 def page(tmp_path: Path, make_record: Make) -> Path:
     report.write(fill(tmp_path, make_record, 5, 3), tmp_path, tmp_path / "report.html")
@@ -107,28 +77,14 @@ def test_what_is_embedded_names_where_each_cell_comes_from(tmp_path: Path, make_
     table = fill(tmp_path, make_record, 2, 1)
     data = json.loads(gzip.decompress(base64.b64decode(explorer.packed(table))))
     record = next(iter(table.sections[0].cells.values())).records[0]
-    (run, seed, *_, checkpoint, _protocol, _data, _environment, command, _warnings) = data["sections"][0][
-        "cells"
-    ][0][0][0]
-    assert record.run_id.startswith(run)
-    assert seed == record.seed
-    assert data["checkpoint"][checkpoint]["weights SHA-256"] == record.checkpoint.weights_sha256
-    assert command == (
-        f"mast eval --checkpoint {record.checkpoint.name}=FILE --task task-00 "
-        f"--protocol {record.protocol.name} --seeds 0 --data-root DATA --out OUT"
-    )
+    (at,) = data["sections"][0]["cells"][0][0]
+    told = {name: values[at] for name, values in data["records"].items()}
+    assert record.run_id.startswith(told["run"])
+    assert told["seed"] == record.seed
+    assert data["checkpoint"][told["checkpoint"]]["weights SHA-256"] == record.checkpoint.weights_sha256
+    assert data["protocol"][told["protocol"]]["options"] == f"--protocol {record.protocol.name}"
+    assert data["data"][told["data"]]["task"] == "task-00"
     assert explorer.packed(table) == explorer.packed(table)
-
-
-TELL = """
-const all = (s) => [...document.querySelectorAll(s)];
-const rows = (n = 0) => [...all('table.results')[n].tBodies[0].rows]
-  .filter((tr) => !tr.hidden && !tr.matches('.foot')).map((tr) => tr.cells[0].dataset.label);
-const set = (name, value) => { const e = document.getElementById(name); e.value = value;
-  e.dispatchEvent(new Event('input', { bubbles: true })); e.dispatchEvent(new Event('change', { bubbles: true })); };
-const wait = async (ready) => {
-  for (let n = 0; n < 200 && !ready(); n++) await new Promise((r) => setTimeout(r, 20)); };
-"""
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
@@ -182,7 +138,9 @@ return found;
     assert told["apart"]
     assert told["at"] == [2, 2]
     assert "task-01 top1" in str(told["title"])
-    for text in ("mast eval --checkpoint", "weights SHA-256", "manifest SHA-256", "Computed with", "epochs"):
+    command = "--task task-01 --protocol knn --seeds 0 --data-root DATA --out OUT"
+    assert re.search(f"mast eval --checkpoint net-00\\d=FILE {command}", str(told["detail"]))
+    for text in ("weights SHA-256", "manifest SHA-256", "Computed with", "epochs"):
         assert text in str(told["detail"])
     assert (told["dots"], told["ranks"]) == (5, 5)
     assert (told["images"], told["page"]) == (0, "Explored")

@@ -11,11 +11,12 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 from eval.errors import UserError
-from eval.results import figures, publishing, records, report, tables
+from eval.results import figures, passports, publishing, records, report, tables
 from eval.results.evidence import Witness
 from eval.results.records import Book, Record
 
@@ -93,7 +94,7 @@ def test_the_page_is_whole_and_loads_nothing(run: Path) -> None:
     page = Structure()
     page.feed(text)
     assert page.stack == []
-    assert page.tags.count("script") == 2  # the explorer and its data
+    assert page.tags.count("script") == 3  # the explorer, its data, and the passport's training curve
     assert len(page.ids) == len(set(page.ids))
     assert page.links
     assert all(link.startswith(("#", "data:")) for link in page.links)
@@ -106,8 +107,8 @@ def test_the_page_is_whole_and_loads_nothing(run: Path) -> None:
     assert "prefers-color-scheme: dark" in text
     sources = re.findall(r'<img src="data:image/svg\+xml;base64,([^"]+)" alt="[^"]+">', text)
     assert len(sources) == page.tags.count("img") > 0
-    for source in sources:  # figures stand on white, which is readable in the dark as well
-        assert "fill: #ffffff" in base64.b64decode(source).decode()
+    for source in sources:  # figures take the page's colours, light or dark
+        assert "prefers-color-scheme: dark" in base64.b64decode(source).decode()
 
 
 def test_equal_records_give_equal_pages(run: Path) -> None:
@@ -255,3 +256,32 @@ def test_a_damaged_passport_is_named_and_left_out(run: Path, content: object) ->
     text = (run / "report.html").read_text()
     assert f"{path.name}: a damaged passport, which is left out" in text
     assert "mast5" in text
+
+
+def test_one_network_with_pixels_prepared_in_two_ways_has_two_passports(
+    tmp_path: Path, make_record: Make
+) -> None:
+    first, second = (
+        msgspec.structs.replace(record.checkpoint, preprocessing={"input_size": size})
+        for record, size in ((make_record(), 224), (make_record(), 32))
+    )
+    assert passports.file_name(first) != passports.file_name(second)
+    folder = tmp_path / "passports"
+    folder.mkdir()
+    for checkpoint, size in ((first, 224), (second, 32)):
+        content = {"name": checkpoint.name, "input_size": size}
+        (folder / passports.file_name(checkpoint)).write_text(json.dumps(content))
+    base = make_record()
+    measured = [
+        msgspec.structs.replace(
+            base,
+            checkpoint=each,
+            run_id=records.run_id(each, base.task, base.protocol, base.data.manifest, base.seed),
+        )
+        for each in (first, second, first)
+    ]
+    found, problems = passports.read(tmp_path, measured)
+    assert [each["input_size"] for each in found] == [224, 32]
+    (folder / passports.file_name(first)).rename(folder / f"vicreg-{'a' * 12}.json")  # as older runs named it
+    assert [each["input_size"] for each in passports.read(tmp_path, measured)[0]] == [224, 32]
+    assert problems == []

@@ -256,6 +256,27 @@ def test_the_order_of_records_moves_nothing(make_record: Make) -> None:
     assert render.render(tables.build(Book(made[::-1])), "md") == text
 
 
+@pytest.mark.parametrize("form", ["md", "csv", "html"])
+def test_files_in_another_order_give_the_same_bytes(make_record: Make, form: str) -> None:
+    """Curves, protocols asked for in other words, ties in time and failures included."""
+    made = [
+        make_record(name=name, weights=name, task=task, seed=seed, overrides=overrides, value=value, **more)
+        for name in ("b", "a")
+        for task in ("two", "one")
+        for overrides, seeds in (({}, 1), ({"shots": 10}, 2), ({"shots": 1}, 2), ({"epochs": 1}, 1))
+        for seed in range(seeds)
+        for value, more in ((0.1 * (seed + 1), {}),)
+    ]
+    late = make_record(name="c", weights="c", task="three", started="2026-01-02T00:00:00+00:00")
+    made += [make_record(name="c", weights="c", status="failed"), late]
+    made += [make_record(name="b", weights="b", task="three", status="failed")]
+    text = render.render(tables.build(Book(made)), form)
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        mixed = [made[place] for place in rng.permutation(len(made))]
+        assert render.render(tables.build(Book(mixed)), form) == text
+
+
 def test_other_preprocessing_of_the_same_weights_is_another_row_and_not_another_seed(
     make_record: Make,
 ) -> None:

@@ -73,6 +73,9 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert said.err.split() == names
     assert said.out.count("| top1 |") == 3
     assert "Protocol alone moves top1 by" in said.out
+    assert "smoke" not in said.out
+    assert cli.main([*command, "--task", "cifar10", "--protocol", "ridge", "linear", "--limit", "8"]) == 0
+    assert capsys.readouterr().out.count("a smoke test: at most 8 examples of each split were used") == 1
     voc = [*command, "--task", "voc07-cls", "--protocol", "knn-dino-k10"]
     assert cli.main(voc) == 2
     assert (

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import errno
-import resource
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from full_disk import room
 from PIL import Image
 
 from eval import suites
@@ -32,19 +30,6 @@ checkpoints:
 cells:
   - {tasks: [TASK], protocols: [knn], overrides: {k: [1, 3]}}
 """
-
-
-@contextmanager
-def room(size: int) -> Iterator[None]:
-    """Files take so many bytes and no more, which the system reports as it reports a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, ignored)
 
 
 @pytest.fixture

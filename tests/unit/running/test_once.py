@@ -12,6 +12,7 @@ import pytest
 from eval import datasets, scenes
 from eval.checkpoints import reading
 from eval.cli import entry as cli
+from eval.datasets import checks
 from eval.results import records, tables
 
 
@@ -47,3 +48,36 @@ def test_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         "eval.results.records.read": 1,  # for the table; there was none to go on from
         "eval.results.tables.build": 1,
     }
+
+
+def test_no_check_of_the_data_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every image's header is read once and its content hashed once, however many cells look at it."""
+    scenes.write(tmp_path / "data", size="test")
+    headers: Counter[str] = Counter()
+    contents: Counter[str] = Counter()
+    header, read_bytes = checks.header, Path.read_bytes
+
+    def counted_header(path: Any, name: str = "") -> Any:
+        headers[str(path)] += 1
+        return header(path, name)
+
+    def counted_bytes(path: Path) -> bytes:
+        if path.suffix == ".jpg":
+            contents[str(path)] += 1
+        return read_bytes(path)
+
+    monkeypatch.setattr(checks, "header", counted_header)
+    monkeypatch.setattr(Path, "read_bytes", counted_bytes)
+    command = ["eval", "--checkpoint", "random:resnet10-c8-half@0", "--task", "scenes-shape", "scenes-colour"]
+    command += [
+        "--protocol",
+        "knn",
+        "ridge",
+        "--data-root",
+        str(tmp_path / "data"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert cli.main([*command, "--quiet"]) == 0
+    assert len(headers) == len(contents) > 0
+    assert set(headers.values()) == set(contents.values()) == {1}

@@ -17,8 +17,9 @@ from PIL import Image
 
 from eval import datasets, suites
 from eval.errors import UserError
-from eval.results import records
+from eval.results import records, tables
 from eval.results.records import Record
+from eval.running import local
 from eval.running.costs import Costs, duration
 from eval.running.local import Runner
 from eval.running.plan import plan
@@ -108,7 +109,31 @@ def test_cells_are_run_once_and_recorded_whole(make_runner: Callable[..., Runner
     assert control.trained is False
     assert control.preprocessing == arm.preprocessing  # the control sees what the arm sees
     assert control.normalization == arm.normalization
-    assert (first.folder.root / "passports" / f"arm-{(arm.weights_sha256 or '')[:12]}.json").is_file()
+    assert (first.folder.root / "passports" / f"arm-{arm.key[:12]}.json").is_file()
+
+
+def test_the_same_weights_under_a_second_name_take_the_number_and_have_a_row(
+    make_runner: Callable[..., Runner],
+) -> None:
+    make_runner().run()
+    line = next(line for line in SUITE.splitlines() if "name: random" in line)
+    text = SUITE.replace(line, f"{line}\n{line.replace('name: random', 'name: copy')}")
+    summary = make_runner(text).run()
+    assert (summary.done, summary.skipped, summary.failed) == (2, 4, 0)
+    again = make_runner(text).run()
+    assert (again.done, again.skipped, again.failed) == (0, 6, 0)
+
+    book = records.read([make_runner().folder.root])
+    by_name = {
+        name: {r.run_id: r for r in book.counting() if r.checkpoint.name == name}
+        for name in ("random", "copy")
+    }
+    assert by_name["random"].keys() == by_name["copy"].keys()
+    for key, record in by_name["copy"].items():
+        assert record.metrics == by_name["random"][key].metrics
+        assert record.outcomes == by_name["random"][key].outcomes
+    for section in tables.build(book).sections:
+        assert {row.label for row in section.rows} == {"arm", "random", "copy"}
 
 
 def test_no_path_of_this_machine_stands_in_a_record(make_runner: Callable[..., Runner], data: Path) -> None:
@@ -264,4 +289,32 @@ def test_durations_for_people() -> None:
         "42 s",
         "10 min",
         "2.0 h",
+    ]
+
+
+def test_a_stage_that_counts_epochs_is_one_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+
+    class Bar:
+        def __init__(self, total: int, desc: str, **_: Any) -> None:
+            self.n, self.total, self.told = 0, total, [desc]
+            made.append(self)
+
+        def set_description(self, desc: str, refresh: bool = True) -> None:
+            self.told.append(desc)
+
+        def update(self, more: int) -> None:
+            self.n += more
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(local, "bar", Bar)
+    with local.live("mine", True) as update:
+        for step in range(1, 5):
+            update(f"fine-tuning, epoch {(step + 1) // 2} of 2", step, 4)
+        update("features", 3, 9)
+    assert [(each.n, each.total, each.told[-1]) for each in made] == [
+        (4, 4, "mine: fine-tuning, epoch 2 of 2"),
+        (3, 9, "mine: features"),
     ]
