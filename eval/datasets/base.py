@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +111,11 @@ class Pool:
         return digest.hexdigest()
 
 
+def reread(read: Callable[[int], Any], rows: Sequence[int] | npt.NDArray[np.int64], index: int) -> Any:
+    """What a reader gives for a place in a choice of rows."""
+    return read(int(rows[index]))
+
+
 @dataclass(frozen=True)
 class Split:
     """A part of a data set.
@@ -172,7 +177,7 @@ class Split:
             f"{source.name}, {len(keep)} images",
             tuple(source.paths[int(row)] for row in rows),
             source.root,
-            source.reader and (lambda index: source.read(int(rows[index]))),
+            source.reader and partial(reread, source.read, rows),
             source.archive_digest
             and hashlib.sha256(f"{source.archive_digest} {rows.tolist()}".encode()).hexdigest(),
         )

@@ -6,8 +6,8 @@ A depth file is a 16-bit grey PNG of millimetres; 0 is not measured.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -113,26 +113,23 @@ def _split(
         digest.update(f"{depth.relative_to(root).as_posix()}\0{sha256_file(depth)}\n".encode())
     depths = tuple(depth for _, depth in pairs)
     pool = Pool(name, tuple(picture for picture, _ in pairs), root)
-    return MaskSplit(name, pool, depths, _reader(depths, window), digest.hexdigest())
+    return MaskSplit(name, pool, depths, partial(_read, depths, window), digest.hexdigest())
 
 
-def _reader(depths: tuple[Path, ...], window: tuple[int, int, int, int] | None) -> Callable[[int], Mask]:
-    def read(index: int) -> Mask:
-        path = depths[index]
-        try:
-            with Image.open(path, formats=("PNG",)) as image:
-                image.load()
-                mode, values = image.mode, np.asarray(image).astype(np.int32)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise UserError(f"{path} is not a readable depth: {error}", remedy="save it as PNG") from error
-        if mode not in ("I;16", "I;16B", "I"):
-            raise UserError(f"{path}: a depth of mode {mode}", remedy="save millimetres as a 16-bit grey PNG")
-        found = np.where(values > 0, values, UNKNOWN)
-        if window is not None:
-            inside = np.full_like(found, UNKNOWN)
-            top, bottom, left, right = window
-            inside[top:bottom, left:right] = found[top:bottom, left:right]
-            found = inside
-        return found
-
-    return read
+def _read(depths: tuple[Path, ...], window: tuple[int, int, int, int] | None, index: int) -> Mask:
+    path = depths[index]
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            image.load()
+            mode, values = image.mode, np.asarray(image).astype(np.int32)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path} is not a readable depth: {error}", remedy="save it as PNG") from error
+    if mode not in ("I;16", "I;16B", "I"):
+        raise UserError(f"{path}: a depth of mode {mode}", remedy="save millimetres as a 16-bit grey PNG")
+    found = np.where(values > 0, values, UNKNOWN)
+    if window is not None:
+        inside = np.full_like(found, UNKNOWN)
+        top, bottom, left, right = window
+        inside[top:bottom, left:right] = found[top:bottom, left:right]
+        found = inside
+    return found

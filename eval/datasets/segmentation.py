@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from mast.images import header, walk
 
 from ..errors import UserError, unknown
 from ..numbers.segmentation import IGNORED
-from .base import Pool
+from .base import Pool, reread
 from .coco import CocoFile, read_coco
 from .values import Tally, class_name
 
@@ -84,7 +84,7 @@ class MaskSplit:
         )
         digest = hashlib.sha256(f"{self.digest_of_masks} {keep}".encode()).hexdigest()
         masks = tuple(self.masks[i] for i in keep)
-        return MaskSplit(self.name, pool, masks, lambda index: self.reader(keep[index]), digest)
+        return MaskSplit(self.name, pool, masks, partial(reread, self.reader, keep), digest)
 
 
 @dataclass(frozen=True)
@@ -369,8 +369,6 @@ def _coco(folder: Path) -> SegmentationDataset:
 
 
 def _drawn(name: str, file: CocoFile) -> MaskSplit:
-    from pycocotools import mask as runs
-
     images = sorted(file.content["images"], key=lambda image: image["id"])
     order = {
         c["id"]: index for index, c in enumerate(sorted(file.content["categories"], key=lambda c: c["id"]), 1)
@@ -379,23 +377,32 @@ def _drawn(name: str, file: CocoFile) -> MaskSplit:
     for annotation in file.content["annotations"]:
         objects[annotation["image_id"]].append(annotation)
 
-    def draw(index: int) -> Mask:
-        image = images[index]
-        mask = np.zeros((image["height"], image["width"]), dtype=np.int16)
-        # Crowds first, then from large to small.
-        for annotation in sorted(objects[image["id"]], key=lambda a: (-a["iscrowd"], -a["area"], a["id"])):
-            encoded = runs.frPyObjects(annotation["segmentation"], *mask.shape)
-            where = runs.decode(runs.merge(encoded) if isinstance(encoded, list) else encoded).astype(bool)
-            mask[where] = IGNORED if annotation["iscrowd"] else order[annotation["category_id"]]
-        return mask
-
     paths = tuple(file.images / image["file_name"] for image in images)
     split = MaskSplit(
-        name, Pool(name, paths, file.images), (file.path,) * len(images), draw, sha256_file(file.path)
+        name,
+        Pool(name, paths, file.images),
+        (file.path,) * len(images),
+        partial(_draw, images, objects, order),
+        sha256_file(file.path),
     )
     for path, image in zip(paths, images, strict=True):
         _same_size(path, (image["width"], image["height"]), file.path)
     return split
+
+
+def _draw(
+    images: list[dict[str, Any]], objects: dict[int, list[dict[str, Any]]], order: dict[int, int], index: int
+) -> Mask:
+    """The objects of an image, drawn: crowds first, then from large to small."""
+    from pycocotools import mask as runs
+
+    image = images[index]
+    mask = np.zeros((image["height"], image["width"]), dtype=np.int16)
+    for annotation in sorted(objects[image["id"]], key=lambda a: (-a["iscrowd"], -a["area"], a["id"])):
+        encoded = runs.frPyObjects(annotation["segmentation"], *mask.shape)
+        where = runs.decode(runs.merge(encoded) if isinstance(encoded, list) else encoded).astype(bool)
+        mask[where] = IGNORED if annotation["iscrowd"] else order[annotation["category_id"]]
+    return mask
 
 
 PLACE = "seg:"
@@ -525,7 +532,11 @@ def _split(name: str, root: Path, pairs: list[tuple[Path, Path]], values: Values
     for mask in masks:
         digest.update(f"{mask.relative_to(root).as_posix()}\0{sha256_file(mask)}\n".encode())
     pool = Pool(name, tuple(picture for picture, _ in pairs), root)
-    return MaskSplit(name, pool, masks, lambda index: values.read(masks[index]), digest.hexdigest())
+    return MaskSplit(name, pool, masks, partial(_mask, values, masks), digest.hexdigest())
+
+
+def _mask(values: Values, masks: tuple[Path, ...], index: int) -> Mask:
+    return values.read(masks[index])
 
 
 def _same_size(picture: Path, size: tuple[int, int], source: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,14 @@ SPLIT_NAMES: dict[str, dict[str, str]] = {
 }
 
 
+def _picture(images: npt.NDArray[np.uint8], index: int) -> Image.Image:
+    return Image.fromarray(images[index])
+
+
+def _content(images: npt.NDArray[np.uint8], index: int) -> str:
+    return hashlib.sha256(images[index].tobytes()).hexdigest()
+
+
 def _array_split(name: str, part: str, root: Path, images: npt.NDArray[np.uint8], labels: Any) -> Split:
     """A split of images (N, H, W, 3) held in memory."""
     digest = hashlib.sha256(np.ascontiguousarray(images).tobytes()).hexdigest()
@@ -37,9 +46,9 @@ def _array_split(name: str, part: str, root: Path, images: npt.NDArray[np.uint8]
         f"{name}/{part}",
         paths,
         root,
-        lambda index: Image.fromarray(images[index]),
+        partial(_picture, images),
         digest,
-        lambda index: hashlib.sha256(images[index].tobytes()).hexdigest(),
+        partial(_content, images),
     )
     return Split(part, paths, np.asarray(labels, dtype=np.int64), pool)
 

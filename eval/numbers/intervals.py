@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import scipy.stats
+import scipy  # loads its rooms when they are first used
 
 from .metrics import calibration_bins
 

@@ -47,10 +47,19 @@ class Moments:
     gram: npt.NDArray[np.float64]
 
     @cached_property
+    def covariance(self) -> npt.NDArray[np.float64]:
+        """(D, D), with the divisor N."""
+        return self.gram / self.count - np.outer(self.mean, self.mean)
+
+    @property
+    def constant(self) -> bool:
+        """Whether all images have the same feature, but for rounding."""
+        return bool(np.trace(self.covariance) <= _NOISE * float(self.mean @ self.mean))
+
+    @cached_property
     def spectrum(self) -> npt.NDArray[np.float64]:
         """(D,) eigenvalues of the covariance matrix, the largest first, none below zero."""
-        covariance = self.gram / self.count - np.outer(self.mean, self.mean)
-        return _eigenvalues(covariance)
+        return _eigenvalues(self.covariance)
 
 
 def _eigenvalues(matrix: Array) -> npt.NDArray[np.float64]:
@@ -113,7 +122,7 @@ def effective_rank(of: Moments) -> float:
     Raises:
         Undefined: If all images have the same feature.
     """
-    if of.spectrum[0] <= _NOISE * float(of.mean @ of.mean):
+    if of.constant:
         raise Undefined("all images have the same feature")
     return _exponential_entropy(of.spectrum, 0.0)
 
@@ -213,13 +222,12 @@ def cka(first: Array, second: Array) -> float:
         raise ValueError(f"{len(first)} images on one side and {len(second)} on the other")
     own = [moments(side) for side in (first, second)]
     for side in own:
-        if side.spectrum[0] <= _NOISE * float(side.mean @ side.mean):
+        if side.constant:
             raise Undefined("all images have the same feature")
     cross = sum(
         (a - own[0].mean).T @ (b - own[1].mean) for a, b in zip(_blocks(first), _blocks(second), strict=True)
     )
-    # The squared Frobenius norm of a centred Gram matrix is that of its eigenvalues.
-    sizes = math.prod(float(np.linalg.norm(side.spectrum)) * side.count for side in own)
+    sizes = math.prod(float(np.linalg.norm(side.covariance)) * side.count for side in own)
     return float(np.square(cross).sum()) / sizes
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.stats
+import scipy  # loads its rooms when they are first used
 
 from . import pool
 from .intervals import Array

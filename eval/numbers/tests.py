@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import scipy.optimize
-import scipy.stats
+import scipy  # loads its rooms when they are first used
 
 from . import pool
 from .intervals import Array, Interval, NoInterval, check_level

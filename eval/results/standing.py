@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Final
 
 import numpy as np
-import scipy.stats
+import scipy  # loads its rooms when they are first used
 
 from ..numbers.intervals import EPISODE_KINDS, Array
 from . import evidence

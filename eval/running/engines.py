@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +17,8 @@ from pathlib import Path
 from typing import Any, Final, Protocol, Self
 
 from ..protocols.base import Progress, silent
-from .job import Job, Live, Pretraining, Result, Worker
+from .job import Job, Live, Measuring, Pretraining, Result, Worker
+from .opened import OpenData, key_of
 from .plan import Plan
 
 GRACE: Final = 60.0  # seconds that pretraining has to save its state when a run is interrupted
@@ -27,6 +29,7 @@ WORTH: Final = 4  # cells on frozen features that pay for a worker's start
 # What jobs import, heaviest first; nothing of it may ask for a GPU, which a forked process could not use then.
 PRELOADED: Final = (
     "torch",
+    "scipy.stats",
     "mast.train",
     "eval.checkpoints.reading",
     "eval.protocols.solver",
@@ -99,17 +102,22 @@ class Inline:
 class Processes:
     """Jobs in several processes, which share the cores and, where there are any, the GPUs.
 
-    Where the system can fork, one process imports what jobs need, and workers are forked from it.
+    Where the system can fork, one process imports what jobs need, and workers are forked from it. Data are opened
+    and hashed here and handed to them, so that no worker lists folders or hashes images again.
 
     Args:
         jobs: Number of processes.
+        opened: The open data of this process.
         memory: Bytes that jobs may take together, see `memory_of`; a job waits for others where it would take more.
     """
 
     ahead = 1  # a job more than there are processes, so that none waits for its next one
 
-    def __init__(self, jobs: int, memory: int | None = None) -> None:
+    def __init__(self, jobs: int, opened: OpenData, memory: int | None = None) -> None:
         self.slots = jobs
+        self._opened = opened
+        self._handed: dict[tuple[Any, ...], Path] = {}
+        self._shelf: tempfile.TemporaryDirectory[str] | None = None
         self._memory = memory
         self._taken: dict[Future[Result], int] = {}
         self._context: Any = None
@@ -134,10 +142,21 @@ class Processes:
         return self._memory is None or not taken or sum(taken) + memory_of(job) <= self._memory
 
     def submit(self, job: Job) -> Future[Result]:
-        future = self._started().submit(_do, job)
+        handed = None if isinstance(job, Pretraining) else self._hand(job)
+        future = self._started().submit(_do, job, handed)
         self._taken = {other: size for other, size in self._taken.items() if not other.done()}
         self._taken[future] = memory_of(job)
         return future
+
+    def _hand(self, job: Measuring) -> Path:
+        """The file of a job's open data, written when the first job on them begins."""
+        key = key_of(job.cell.task)
+        if key not in self._handed:
+            self._shelf = self._shelf or tempfile.TemporaryDirectory(prefix="mast-")
+            path = Path(self._shelf.name) / str(len(self._handed))
+            self._opened.hand(job.cell.task, path)
+            self._handed[key] = path
+        return self._handed[key]
 
     def _started(self) -> ProcessPoolExecutor:
         if self._pool is None:
@@ -159,9 +178,13 @@ class Processes:
         return ""
 
     def __exit__(self, kind: Any, *_: object) -> None:
-        if self._pool is None:
-            return
-        if kind is not None:
+        if self._pool is not None:
+            self._end(self._pool, interrupted=kind is not None)
+        if self._shelf is not None:
+            self._shelf.cleanup()
+
+    def _end(self, pool: ProcessPoolExecutor, *, interrupted: bool) -> None:
+        if interrupted:
             children = multiprocessing.active_children()
             for child in children:  # one that pretrains saves its state; the others go on from what they have
                 child.terminate()
@@ -169,7 +192,7 @@ class Processes:
             for child in children:
                 child.join(max(0.0, end - time.monotonic()))
                 child.kill()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def cores() -> int:
@@ -271,5 +294,5 @@ def _importing_as_here() -> Iterator[None]:
         os.environ.update(before)
 
 
-def _do(job: Job) -> Result:
-    return _worker.do(job, unseen)
+def _do(job: Job, handed: Path | None) -> Result:
+    return _worker.do(job, unseen, handed=handed)

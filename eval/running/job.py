@@ -120,15 +120,23 @@ class Worker:
         self._opened = opened
         self._loaded: tuple[Any, Loaded] | None = None
 
-    def do(self, job: Job, live: Live, progress: bool = False) -> Result:
+    def do(self, job: Job, live: Live, progress: bool = False, handed: Path | None = None) -> Result:
         """Do a job. What goes wrong in it becomes its result.
+
+        Args:
+            job: The job.
+            live: Shows how a cell gets on.
+            progress: Show how pretraining gets on.
+            handed: The job's data as another process of this machine has opened them, see `OpenData.hand`.
 
         Raises:
             Interrupted: If pretraining was asked to stop.
             Unwritable: If the run's folder or the store takes nothing more, which is no job's fault.
         """
         with included(job.included):
-            return self._pretrain(job, progress) if isinstance(job, Pretraining) else self._measure(job, live)
+            if isinstance(job, Pretraining):
+                return self._pretrain(job, progress)
+            return self._measure(job, live, handed)
 
     def hold(self, ref: str, options: dict[str, Any], loaded: Loaded) -> None:
         """Take over a checkpoint that has just been loaded."""
@@ -150,10 +158,10 @@ class Worker:
             return Pretrained(error=failure(error), told=one_line(error))
         return Pretrained(time.monotonic() - clock if fresh else None)
 
-    def _measure(self, job: Measuring, live: Live) -> Record:
+    def _measure(self, job: Measuring, live: Live, handed: Path | None) -> Record:
         began, clock = now(), time.monotonic()
         try:
-            data = self._open(job)
+            data = self._open(job, handed)
             store, work = job.folder.features, job.folder.work(job.run_id)
             with live(str(job.cell)) as progress:
                 loaded = replace(self._load(job), passport=job.passport)
@@ -183,10 +191,10 @@ class Worker:
             seconds=round(max(time.monotonic() - clock, measured.seconds), 3),
         )
 
-    def _open(self, job: Measuring) -> Any:
+    def _open(self, job: Measuring, handed: Path | None) -> Any:
         if self._opened is None or (self._opened.data_root, self._opened.limit) != (job.data_root, job.limit):
             self._opened = OpenData(job.data_root, job.limit)
-        data = self._opened.of(job.cell)
+        data = self._opened.of(job.cell, handed)
         if data.manifest != job.manifest:
             raise UserError(
                 f"{job.data_root}: the data of {job.cell.task.name} are not those that the run began with",

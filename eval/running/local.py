@@ -165,7 +165,7 @@ class Runner:
         number = jobs or default_jobs(self.plan)
         if number == 1:
             return Inline(self.worker, lambda title: live(title, self.progress), self.progress)
-        return Processes(number, memory=None if jobs else free_memory())
+        return Processes(number, self.opened, memory=None if jobs else free_memory())
 
     def preview(self) -> list[dict[str, Any]]:
         """What `run` would do, without doing it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -29,13 +30,16 @@ cells:
 Mast = Callable[..., str]
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
+def build(source: Path, folder: Path) -> Path:
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*pip, "--no-index", "--wheel-dir", str(folder), str(ROOT)], check=True)
+    subprocess.run([*pip, "--no-index", "--wheel-dir", str(folder), str(source)], check=True)
     (built,) = folder.glob("*.whl")
     return built
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(ROOT, tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="module")
@@ -134,3 +138,17 @@ def test_cells_are_measured_and_name_the_revision(mast: Mast, wheel: Path, tmp_p
     revision = zipfile.ZipFile(wheel).read("mast/REVISION").decode().strip()
     assert {line["environment"]["git"] for line in lines} == {revision}
     assert "scenes-colour" in mast("table", tmp_path / "out", "--format", "md")
+
+
+def test_the_container_is_built_from_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
+    """What .dockerignore lets in is all that a wheel is made of."""
+    lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    for name in (line.removeprefix("!") for line in lines if line.startswith("!")):
+        source, target = ROOT / name, tmp_path / "context" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, target)
+    made = build(tmp_path / "context", tmp_path / "wheel")
+    assert set(zipfile.ZipFile(made).namelist()) == set(zipfile.ZipFile(wheel).namelist())

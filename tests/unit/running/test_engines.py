@@ -26,6 +26,7 @@ from eval.results.records import Record
 from eval.running import engines
 from eval.running.job import Result
 from eval.running.local import Runner
+from eval.running.opened import OpenData
 from eval.running.plan import Plan, plan
 
 SUITE = """
@@ -175,7 +176,7 @@ def test_workers_share_the_cores_and_see_this_process_s_surroundings(
     monkeypatch.setenv("MAST_TEST_WORD", "set after the server began")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "torch.py").write_text("raise SystemExit('a file of the folder that a command is run in')")
-    with engines.Processes(2) as pool:
+    with engines.Processes(2, OpenData(tmp_path)) as pool:
         pool.warm()
         asked = pool._started()
         found = asked.submit(os.getenv, "MAST_TEST_WORD").result()
@@ -233,7 +234,7 @@ def test_jobs_wait_where_memory_would_not_hold_them(place: Path, tmp_path: Path)
             threading.Timer(0.05, lambda: future.set_result(runner.worker.do(job, engines.unseen))).start()
             return future
 
-    pool = engines.Processes(3, memory=int(1.5 * engines.BASE))
+    pool = engines.Processes(3, OpenData(Path()), memory=int(1.5 * engines.BASE))
     runner.engine = Tight(runner.worker, engines.unseen, progress=False)
     assert runner.run().done == 5
     assert set(seen) == {1}

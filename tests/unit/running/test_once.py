@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -81,3 +84,35 @@ def test_no_check_of_the_data_is_repeated(tmp_path: Path, monkeypatch: pytest.Mo
     assert cli.main([*command, "--quiet"]) == 0
     assert len(headers) == len(contents) > 0
     assert set(headers.values()) == set(contents.values()) == {1}
+
+
+# What a Python that finds this on its path does first: tell which images it opens.
+WATCH = """
+import os, sys
+def hook(event, arguments):
+    if event == "open" and str(arguments[0]).startswith(FOLDER) and str(arguments[0]).endswith(".jpg"):
+        log = os.open(LOG, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(log, (str(arguments[0]) + "\\n").encode())
+        os.close(log)
+sys.addaudithook(hook)
+"""
+
+
+def test_two_jobs_open_no_image_oftener_than_one(tmp_path: Path) -> None:
+    """Data are listed and hashed by one process, and each checkpoint's features come from one decoding."""
+    data = tmp_path / "data"
+    scenes.write(data, size="test")
+    found = []
+    for jobs in ("1", "2"):
+        log, place = tmp_path / f"log{jobs}", tmp_path / f"path{jobs}"
+        place.mkdir()
+        (place / "sitecustomize.py").write_text(f"FOLDER, LOG = {str(data)!r}, {str(log)!r}\n{WATCH}")
+        path = os.pathsep.join([str(place), os.getcwd(), os.environ.get("PYTHONPATH", "")])
+        command = [sys.executable, "-m", "eval.cli", "eval", "--task", "scenes-shape", "--protocol", "knn"]
+        command += ["ridge", "--checkpoint", "random:resnet10-c8-half@0", "random:resnet10-c8-half@1"]
+        command += ["--data-root", str(data), "--out", str(tmp_path / jobs), "--jobs", jobs, "--quiet"]
+        environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+        subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
+        found.append(Counter(log.read_text(encoding="utf-8").splitlines()))
+    assert found[0]
+    assert found[1] == found[0]

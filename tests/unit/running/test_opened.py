@@ -7,9 +7,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
-from eval import tasks
+from eval import datasets, scenes, tasks
+from eval.datasets import base, torchvision_sets
 from eval.running import opened
 from eval.running.opened import OpenData
 from eval.running.plan import make_cell
@@ -72,3 +75,60 @@ def test_a_failure_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_every_kind_of_task_can_be_opened() -> None:
     assert all(callable(kind.open) for kind in kinds.KINDS.values())
+
+
+SCENES = ("scenes-shape", "scenes-seg", "scenes-voc", "scenes-coco")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    found = tmp_path_factory.mktemp("data")
+    scenes.write(found, size="test")
+    return found
+
+
+def reading(data: Any) -> Any:
+    """What is read first in test, whatever the kind."""
+    if not hasattr(data, "splits"):
+        return np.array([repr(entry) for entry in data.test.dicts[:3]])
+    split = data.splits["test"]
+    return split.read(0) if hasattr(split, "read") else np.asarray(split.pool.read(int(split.rows[0])))
+
+
+@pytest.mark.parametrize("limit", [None, 6])
+@pytest.mark.parametrize("name", SCENES)
+def test_another_process_reads_the_same_and_hashes_nothing(
+    root: Path, tmp_path: Path, name: str, limit: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there, task = OpenData(root, limit), OpenData(root, limit), tasks.get(name)
+    cell = make_cell("any", name, tasks.get(name).default or "knn", {}, 0)
+    before = here.of(cell)
+    manifest = before.manifest
+    here.hand(task, tmp_path / "handed")
+    monkeypatch.setattr(base, "_sha256", None)
+    monkeypatch.setattr(type(task), "open", None)
+    after = there.of(cell, tmp_path / "handed")
+    assert after is not before
+    assert (after.manifest, after.counts, after.warnings) == (manifest, before.counts, before.warnings)
+    np.testing.assert_array_equal(reading(after), reading(before))
+    assert there.whole(task) is there.whole(task)
+
+
+def test_images_in_memory_and_derived_ones_can_be_handed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images: npt.NDArray[np.uint8] = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)
+    splits = {
+        part: torchvision_sets._array_split("made", part, tmp_path, images + add, np.arange(20) % 2)
+        for part, add in (("train", np.uint8(0)), ("val", np.uint8(1)), ("test", np.uint8(2)))
+    }
+    made = datasets.ImageDataset("made", ("a", "b"), splits)
+    turned = datasets.factors.factor(made, "rotation")
+    for data in (made, made.limited(6), turned):
+        monkeypatch.setattr("eval.datasets.load", lambda *_, data=data, **__: data)
+        here = OpenData(tmp_path)
+        here.hand(tasks.get("cifar10"), tmp_path / "handed")
+        found = OpenData(tmp_path).whole(tasks.get("cifar10"), tmp_path / "handed")
+        assert found.manifest == data.manifest
+        np.testing.assert_array_equal(reading(found), reading(data))
+        assert found.splits["test"].pool.contents == data.splits["test"].pool.contents
