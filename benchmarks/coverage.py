@@ -23,7 +23,7 @@ import scipy.optimize
 import scipy.stats
 
 from eval.detection.average_precision import COCO_POINTS, VOC_POINTS, Curve, Matches, Recall
-from eval.numbers import intervals, metrics, pairs, pool, tests
+from eval.numbers import intervals, metrics, pairs, pool, segmentation, tests
 from eval.numbers.intervals import Interval, NoInterval
 from eval.numbers.tests import Paired
 
@@ -322,8 +322,8 @@ def _curve(kind: str, matches: list[Matches], recall: Recall) -> Curve | Recall:
 
 
 def detection() -> Iterator[Setting]:
-    """AP, AP50 by 11 points, and average recall, with images as clusters; and differences."""
-    for kind in ("AP", "AP50, 11 points", "AR"):
+    """AP, AP50 by area and by 11 points, and average recall, with images as clusters; and differences."""
+    for kind in ("AP", "AP50, area", "AP50, 11 points", "AR"):
         for n, classes, draws in ((20, 1, 400), (20, 5, 200), (100, 1, 300), (100, 5, 150), (1000, 1, 60)):
             for level, skill in (("low", -1.5), ("middle", 0.5), ("high", 3.0)):
 
@@ -359,6 +359,112 @@ def detection() -> Iterator[Setting]:
 def _redrawn(g: np.random.Generator, curves: list[Curve | Recall], n: int) -> list[Array]:
     counts = g.multinomial(n, np.full(n, 1 / n), size=RESAMPLES).astype(np.float64)
     return [curve.values(counts) for curve in curves]
+
+
+# -- segmentation and depth ------------------------------------------------------------------------------------
+
+
+def _masks(g: np.random.Generator, images: int, classes: int, skill: Array) -> list[segmentation.Sums]:
+    """Pixels by class of R networks on the same images: a ground and up to three things on it.
+
+    Some images are hard, and so are some things for all networks. Of what is missed more than half is said to be
+    ground.
+    """
+    there = np.zeros((images, classes), dtype=bool)
+    there[:, 0] = True
+    for _ in range(3):
+        there[np.arange(images), (g.random(images) ** 1.5 * classes).astype(int)] = True
+    area = np.where(there, np.exp(g.normal(size=there.shape)), 0.0)
+    truth = np.round(10_000 * area / area.sum(1, keepdims=True))
+    hard, common = g.normal(size=(images, 1)), g.normal(size=there.shape)
+    found = []
+    for level in skill:
+        logit = level - 0.7 * hard + 0.7 * common + 0.7 * g.normal(size=there.shape)
+        hits = np.round(truth / (1 + np.exp(-logit)))
+        said = np.where(g.random(there.shape) < 0.6, 0, g.integers(0, classes, there.shape))
+        said = np.where(said == np.arange(classes), (said + 1) % classes, said)
+        guessed = hits.copy()
+        np.add.at(guessed, (np.repeat(np.arange(images), classes), said.ravel()), (truth - hits).ravel())
+        found.append(segmentation.Sums(hits, truth, guessed))
+    return found
+
+
+def masks() -> Iterator[Setting]:
+    """Mean IoU, mean and pixel accuracy, with images as clusters; and differences of mean IoU."""
+    for name, metric in segmentation.METRICS.items():
+        for n, draws in ((20, 300), (100, 300), (1000, 100)):
+            for classes in (2, 20):
+                for level in (-2.0, 0.0, 2.5, 4.5):
+
+                    def draw(
+                        g: np.random.Generator,
+                        name: str = name,
+                        metric: Any = metric,
+                        n: int = n,
+                        classes: int = classes,
+                        level: float = level,
+                    ) -> Any:
+                        (sums,) = _masks(g, n, classes, np.array([level]))
+                        counts = g.multinomial(n, np.full(n, 1 / n), size=RESAMPLES).astype(np.float64)
+                        value = float(metric(sums.total()))
+                        lacking = segmentation.lacking(name, sums)
+                        return value, intervals.over_images(value, metric(sums.weighted(counts)), n, lacking)
+
+                    yield Setting(MASKS[name], n, f"C = {classes}, skill {level}", draws, draw)
+    for n, draws in ((20, 300), (100, 300), (1000, 100)):
+        for classes in (2, 20):
+            for one, two in ((-2.0, -2.0), (0.0, 0.0), (1.0, 0.0), (4.5, 4.5)):
+
+                def compare(
+                    g: np.random.Generator,
+                    n: int = n,
+                    classes: int = classes,
+                    skill: tuple[float, float] = (one, two),
+                ) -> Paired:
+                    sums = _masks(g, n, classes, np.array(skill))
+                    counts = g.multinomial(n, np.full(n, 1 / n), size=RESAMPLES).astype(np.float64)
+                    ours, theirs = (segmentation.miou(part.weighted(counts)) for part in sums)
+                    gain = float(segmentation.miou(sums[0].total()) - segmentation.miou(sums[1].total()))
+                    lacking = segmentation.lacking("miou", sums[0])
+                    return tests.resampled([gain], ours - theirs, n, lacking, kind="paired")
+
+                label = f"C = {classes}, skill {one} and {two}"
+                yield Setting("difference of mean IoU", n, label, draws, compare)
+
+
+MASKS = {"miou": "mean IoU", "mean_accuracy": "mean accuracy of pixels", "pixel_accuracy": "pixel accuracy"}
+
+
+def depths() -> Iterator[Setting]:
+    """Depth's delta1, a share of each image's pixels, and its root mean squared error; and differences."""
+    for n in SIZES:
+        for mean in (0.02, 0.5, 0.9, 0.98):
+            for alike in (1, 8):
+                shape = alike * mean, alike * (1 - mean)
+
+                def draw(g: np.random.Generator, n: int = n, shape: tuple[float, float] = shape) -> Any:
+                    values = g.beta(*shape, size=n)
+                    return float(values.mean()), intervals.mean_share(values)
+
+                def compare(g: np.random.Generator, n: int = n, shape: tuple[float, float] = shape) -> Paired:
+                    common, own = g.random(n), g.random((2, n))
+                    place = np.where(g.random((2, n)) < 0.7, common, own)  # most images are as hard for both
+                    values = scipy.stats.beta.ppf(place, *shape)
+                    return tests.means(values[0] - values[1])
+
+                label = f"delta1 {mean}, images {'differ much' if alike == 1 else 'differ little'}"
+                yield Setting("depth, delta1", n, label, 3000, draw, mean)
+                yield Setting(
+                    "difference of depth, delta1", n, label, 1000 if n < 1000 else 200, compare, 0.0
+                )
+        for spread in (0.3, 0.7):
+
+            def error(g: np.random.Generator, n: int = n, spread: float = spread) -> Any:
+                values = np.exp(spread * g.normal(size=n))
+                return float(values.mean()), intervals.t_interval(values)
+
+            label = f"lognormal, {spread}"
+            yield Setting("depth, error in metres", n, label, 3000, error, float(np.exp(spread**2 / 2)))
 
 
 # -- calibration -----------------------------------------------------------------------------------------------
@@ -471,8 +577,8 @@ def few_shot() -> Iterator[Setting]:
                 return tests.pooled(float((one - two).mean()), ours - theirs, one - two)
 
             label = f"{classes} classes, {way}-way {shots}-shot, {level}"
-            yield Setting("few-shot accuracy", n, label, 400 if n < 1000 else 150, draw)
-            yield Setting("difference of few-shot accuracy", n, label, 400 if n < 1000 else 150, compare, 0.0)
+            yield Setting("few-shot accuracy", n, label, 1000, draw)
+            yield Setting("difference of few-shot accuracy", n, label, 1000, compare, 0.0)
 
 
 # -- families of tests, ranks, seeds ---------------------------------------------------------------------------
@@ -573,7 +679,8 @@ def ranks() -> Iterator[Setting]:
 
 
 GROUPS = (
-    proportions, paired_proportions, per_class, families, ranks, average_precisions, detection, calibration, few_shot
+    proportions, paired_proportions, per_class, families, ranks, average_precisions, detection, masks, depths,
+    calibration, few_shot,
 )  # fmt: skip
 
 

@@ -1,10 +1,14 @@
-"""Networks with stages (ConvNeXt, Swin) as detectors' backbones, under Detectron2's feature pyramid."""
+"""Networks with stages (ConvNeXt, Swin) as detectors' backbones, under Detectron2's feature pyramid.
+
+Frozen, any network with maps at strides of 4 to 32 pixels is taken, ResNets and EfficientNets included.
+"""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
@@ -30,41 +34,59 @@ def stages(network: Any) -> list[nn.Module]:
     return []
 
 
-def describe(backbone: Any) -> Network:
-    """What a checkpoint's network with stages is.
+def describe(backbone: Any, *, frozen: bool = False) -> Network:
+    """What a checkpoint's network is, of which maps at four strides are wanted.
 
     Args:
         backbone: A backbone of the loader's.
+        frozen: Whether nothing of it will train. If not, its stages have to be known, for their learning rates.
 
     Raises:
-        UserError: If it is none, takes images of one size, or has BatchNorm, whose statistics a few images spoil.
+        UserError: If it has no such maps or takes images of one size; if it is to train, also if it has no four
+            stages, or has BatchNorm, whose statistics a few images spoil.
     """
     network: Any = getattr(backbone, "network", None)
     found = stages(network)
-    if not found:
+    if not found and not frozen:
         raise UserError(
             "this protocol is for ConvNeXt, Swin and other networks with four stages, and the checkpoint is none",
-            remedy="ResNets and vision transformers have their own protocols: `mast list protocols`",
+            remedy="ResNets and vision transformers have their own protocols, coco-frozen-fpn takes every network "
+            "with maps",
             code=2,
         )
-    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in backbone.modules()):
+    normed = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in backbone.modules())
+    if normed and not frozen:
         raise UserError(
             f"{backbone.arch} has BatchNorm, whose statistics would follow a few images",
-            remedy="this protocol takes networks with LayerNorm",
+            remedy="this protocol takes networks with LayerNorm; coco-frozen-fpn leaves the statistics alone",
             code=2,
         )
     networks.refuse_one_size(backbone)
-    channels = [int(stage["num_chs"]) for stage in network.feature_info][-len(MAPS) :]
     return Network(
         kind="maps",
-        name=backbone.arch,
-        channels=tuple(channels),
+        name=str(getattr(backbone.arch, "name", backbone.arch)),
+        channels=_channels(backbone),
         depths=tuple(len(stage.blocks) for stage in found),  # type: ignore[arg-type]
     )
 
 
+def _channels(backbone: Any) -> tuple[int, ...]:
+    """Of res2 to res5, by a look at them.
+
+    Raises:
+        UserError: If the backbone has no such maps.
+    """
+    side = math.lcm(MAPS["res5"], getattr(backbone, "multiple", 1))
+    parameter = next(backbone.parameters())
+    trains = backbone.training
+    with torch.no_grad():
+        maps = backbone.eval().feature_maps(parameter.new_zeros(1, 3, side, side))
+    backbone.train(trains)
+    return tuple(int(maps[name].shape[1]) for name in MAPS)
+
+
 class MapsBackbone(LoadedBackbone):
-    """res2 to res5 of a network with stages; with ``MODEL.NETWORK.OUT_NORM`` each through a new norm.
+    """res2 to res5 of a network; with ``MODEL.NETWORK.OUT_NORM`` each through a new norm.
 
     Args:
         inner: A backbone of the loader's, which is this module's own from here on.
@@ -72,18 +94,20 @@ class MapsBackbone(LoadedBackbone):
     """
 
     def __init__(self, inner: Any, cfg: CfgNode) -> None:
-        network = inner.network
-        everything = set(inner.state_dict())
-        network.prune_intermediate_layers(list(range(len(MAPS))), prune_norm=True, prune_head=True)
-        dropped = dict.fromkeys(
-            everything - set(inner.state_dict()), "the stages' maps do not pass through it"
-        )
+        found = stages(getattr(inner, "network", None))
+        dropped: dict[str, str] = {}
+        if found:
+            everything = set(inner.state_dict())
+            inner.network.prune_intermediate_layers(list(range(len(MAPS))), prune_norm=True, prune_head=True)
+            dropped = dict.fromkeys(
+                everything - set(inner.state_dict()), "the stages' maps do not pass through it"
+            )
         super().__init__(inner, cfg, dropped)
-        found = stages(network)
-        blocks: list[nn.Module] = [block for stage in found for block in stage.blocks]  # type: ignore[union-attr]
-        networks.set_drop_path(blocks, cfg.MODEL.NETWORK.DROP_PATH)
-        if cfg.MODEL.NETWORK.CHECKPOINTING:
-            network.set_grad_checkpointing(True)
+        if not self.frozen:  # such a network has stages, see `describe`; frozen it skips and keeps nothing
+            blocks: list[nn.Module] = [block for stage in found for block in stage.blocks]  # type: ignore[union-attr]
+            networks.set_drop_path(blocks, cfg.MODEL.NETWORK.DROP_PATH)
+            if cfg.MODEL.NETWORK.CHECKPOINTING:
+                inner.network.set_grad_checkpointing(True)
         channels = dict(zip(MAPS, cfg.MODEL.NETWORK.CHANNELS, strict=True))
         normalised = channels if _normalises(cfg) else {}
         self.norms = nn.ModuleDict({name: LayerNorm2d(size) for name, size in normalised.items()})

@@ -102,7 +102,7 @@ def refuse_one_size(backbone: Any) -> None:
     Raises:
         UserError: If it is one.
     """
-    embed = getattr(backbone.network, "patch_embed", None)
+    embed = getattr(getattr(backbone, "network", None), "patch_embed", None)
     if getattr(embed, "strict_img_size", False):
         sides = "x".join(map(str, embed.img_size))  # type: ignore[union-attr]
         raise UserError(

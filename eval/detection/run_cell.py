@@ -417,13 +417,15 @@ def _arch(loaded: Loaded, protocol: Protocol) -> Any:
                     remedy="pip install 'mast-transfer[detection]'",
                     code=2,
                 )
-            return room.describe(loaded.backbone)
+            if room is vit:
+                return vit.describe(loaded.backbone)
+            return hierarchy.describe(loaded.backbone, frozen=protocol.params["freeze"] == "all")
     arch = getattr(loaded.backbone, "arch", None)
     if not hasattr(arch, "stage_channels"):
         raise UserError(
             f"{loaded.passport.name} ({loaded.passport.arch}) has no feature maps that {protocol.name} can use",
             remedy="it takes ResNets; coco-vitdet and coco-vit-frozen-pyramid take ViTs, coco-convnext-fpn takes "
-            "ConvNeXt and Swin",
+            "ConvNeXt and Swin, coco-frozen-fpn every network with maps",
             code=2,
         )
     return arch

@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
-NAMES = ("delta1", "delta2", "delta3", "abs_rel", "rmse")
+SHARES = ("delta1", "delta2", "delta3")
+NAMES = (*SHARES, "abs_rel", "rmse")
 
 
 def of_image(truth: Array, predicted: Array, valid: Array) -> npt.NDArray[np.float64]:

@@ -214,20 +214,42 @@ ELEVEN_POINTS = NoInterval(
 MIN_IMAGES = 20
 
 
-def over_images(value: float, drawn: Array, images: int, level: float = 0.95) -> Interval | NoInterval:
+def over_images(
+    value: float, drawn: Array, images: int, lacking: float = 1.0, level: float = 0.95
+) -> Interval | NoInterval:
     """Interval for a metric of all pixels of a test set, such as mean IoU: `effective` with images as clusters.
+
+    Where nothing is known the variance is half the binomial one of the images, as for `average_precision`.
 
     Args:
         value: Of all images.
         drawn: (R,) of resamples of the images; undefined ones (NaN) are left out.
         images: How many there are.
+        lacking: What the bootstrap's variance is to be multiplied with, see `few`.
         level: Confidence level.
     """
     defined = np.asarray(drawn, dtype=np.float64)
     defined = defined[~np.isnan(defined)]
     if images < MIN_IMAGES or len(defined) < 2:
         return NoInterval(f"{images} test images say too little, {MIN_IMAGES} are needed")
-    return effective(value, float(defined.var(ddof=1)), images, "wilson-bootstrap over test images", level)
+    variance, kind = float(defined.var(ddof=1)) * lacking, "wilson-bootstrap over test images"
+    return effective(value, variance, images, kind, level, prior=0.5, events=1.0)
+
+
+def mean_share(values: Array, level: float = 0.95) -> Interval | NoInterval:
+    """Interval for the mean over images of a share in [0, 1], such as depth's delta1: `effective` with its variance.
+
+    Near 0 and 1 Student's covers too little, and nothing where all images have the same share.
+
+    Args:
+        values: (N,) of each image.
+        level: Confidence level.
+    """
+    images = len(values)
+    if images < MIN_IMAGES:
+        return NoInterval(f"{images} test images say too little, {MIN_IMAGES} are needed")
+    variance = float(np.var(values, ddof=1)) / images
+    return effective(float(np.mean(values)), variance, images, "wilson-images", level, prior=0.5, events=1.0)
 
 
 MIN_CALIBRATION = 100

@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from . import intervals, metrics, pool
+from . import depth, intervals, metrics, pool, segmentation
 from .intervals import Array, Interval, NoInterval
 
 RESAMPLES: Final = 1000
@@ -22,7 +22,8 @@ def interval(metric: str, value: float, arrays: Mapping[str, Array]) -> Interval
         metric: Its name.
         value: What was measured.
         arrays: ``correct``, ``among5`` (N,) bool, ``labels`` (N,) int, ``confidence`` (N,); ``scores`` and ``labels``
-            (N, C); or ``episodes`` (E,) and ``contributions`` (2, images).
+            (N, C); ``episodes`` (E,) and ``contributions`` (2, images); ``confusions`` (K, 4) and ``shape`` (2,), see
+            `segmentation.sums`; or ``depth`` (images, 5), see `depth.of_image`.
 
     Returns:
         None if the arrays do not tell.
@@ -41,7 +42,28 @@ def interval(metric: str, value: float, arrays: Mapping[str, Array]) -> Interval
         return intervals.average_precision(value, drawn, (labels > 0).sum(0))
     if metric == "top1" and "contributions" in arrays:
         return pool.interval(arrays["contributions"], arrays["episodes"])
+    if metric in segmentation.METRICS and "confusions" in arrays:
+        drawn, lacking = of_masks(metric, arrays)
+        return intervals.over_images(value, drawn, int(arrays["shape"][0]), lacking)
+    if metric in depth.SHARES and "depth" in arrays:
+        return intervals.mean_share(arrays["depth"][:, depth.NAMES.index(metric)].astype(np.float64))
     return None
+
+
+def of_masks(metric: str, arrays: Mapping[str, Array]) -> tuple[Array, float]:
+    """A metric of segmentation on resamples of the test images, always the same ones.
+
+    Args:
+        metric: A key of `segmentation.METRICS`.
+        arrays: ``confusions`` and ``shape``.
+
+    Returns:
+        (1000,) values, and what their variance lacks where few images hold a class.
+    """
+    images, classes = arrays["shape"].tolist()
+    sums = segmentation.sums(arrays["confusions"], images, classes)
+    drawn = segmentation.METRICS[metric](sums.weighted(_counts(images, RESAMPLES, 0)))
+    return drawn, segmentation.lacking(metric, sums)
 
 
 def resampled(metric: str, scores: Array, labels: Array) -> Array:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy  # loads its rooms when they are first used
 
+from . import pool
 from .intervals import Array
 from .tests import holm
 
@@ -123,9 +124,9 @@ def pooled(
         power: Of the detectable differences.
         level: Of the intervals that the p values belong to.
     """
-    gram = contributed[:, 0] @ contributed[:, 1].T
-    own = np.diag(gram)
-    images = np.maximum(own[:, None] + own[None, :] - gram - gram.T, 0.0)
+    exact = np.asarray(contributed, dtype=np.float64)
+    deltas = (one - exact for one in exact)  # (R, 2, N) each
+    images = np.stack([pool.of_images(delta[:, 0] * delta[:, 1]) for delta in deltas])
     error = np.sqrt(images + _variance(episodes) / episodes.shape[1])
     df = contributed.shape[2] - 1.0
     return _student(values[:, None] - values[None, :], error, df, power, level)

@@ -71,15 +71,19 @@ def variance(contributed: Array, episodes: Array) -> float:
     Args:
         contributed: (2, N) from `contributions`, or the difference of two.
         episodes: (E,) accuracies, or their differences.
-
-    Returns:
-        The images' part is a sum of products, unbiased but noisy where an image is in support often and its lift is
-        lost among the others': it may be near zero or below by luck. It is taken as no less than its own standard
-        error.
     """
-    monte_carlo = float(np.var(episodes, ddof=1)) / len(episodes)
     products = np.asarray(contributed[0], dtype=np.float64) * contributed[1]
-    return max(float(products.sum()), float(np.sqrt((products**2).sum()))) + monte_carlo
+    return float(of_images(products)) + float(np.var(episodes, ddof=1)) / len(episodes)
+
+
+def of_images(products: Array) -> Floats:
+    """The images' part of the variance, from the products of the two halves' contributions: (..., N) -> (...).
+
+    Their sum is unbiased but noisy where an image is in support often and its lift is lost among the others': it may
+    be near zero or below by luck. It is taken as no less than its own standard error.
+    """
+    found: Floats = np.maximum(products.sum(-1), np.sqrt((products**2).sum(-1)))
+    return found
 
 
 def interval(contributed: Array, episodes: Array, level: float = 0.95) -> Interval:

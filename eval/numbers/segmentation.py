@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .intervals import few
+
 Array = npt.NDArray[Any]
 IGNORED = -1  # in a mask: counts for nothing
 
@@ -119,3 +121,17 @@ def _mean(values: Array) -> npt.NDArray[np.float64]:
 
 
 METRICS = {"miou": miou, "mean_accuracy": mean_accuracy, "pixel_accuracy": pixel_accuracy}
+
+
+def lacking(metric: str, parts: Sums) -> float:
+    """What a bootstrap's variance over images is to be multiplied with, see `intervals.few`.
+
+    A mean over classes rests on the images that hold each class, the share of all pixels on all images.
+
+    Args:
+        metric: A key of `METRICS`.
+        parts: Of every image, (N, C).
+    """
+    if metric == "pixel_accuracy":
+        return few(np.array([len(parts.truth)]))[1]
+    return few((parts.truth > 0).sum(0))[1]

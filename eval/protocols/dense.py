@@ -15,7 +15,7 @@ from ..errors import UserError
 from ..features import Preprocess
 from ..features.maps import MAPS_GB, Layers, Maps, extract, label_entry, labels, planned
 from ..features.views import Views
-from ..numbers import intervals, segmentation
+from ..numbers import kept, segmentation
 from ..numbers.segmentation import IGNORED
 from . import base
 from .base import Array, Context, Count, Estimate, Listed, Measured, Positive
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from ..features.store import Entry
     from ..features.views import View
 
-RESAMPLES = 1000
 Scores = Callable[["torch.Tensor"], "torch.Tensor"]
 
 
@@ -361,11 +360,13 @@ def measured(confusions: Array, images: int, classes: Sequence[str], counts: Map
     sums = segmentation.sums(confusions, images, len(classes))
     if not sums.truth.any():
         raise UserError("no pixel of the test masks has a class", remedy="check the masks' ignored value")
-    drawn = sums.weighted(intervals.resample_counts(images, RESAMPLES, 0))
+    arrays = {"confusions": confusions, "shape": np.array([images, len(classes)], dtype=np.int32)}
     metrics = {}
     for name, metric in segmentation.METRICS.items():
         value = float(metric(sums.total()))
-        metrics[name] = Estimate(value, intervals.over_images(value, metric(drawn), images))
+        span = kept.interval(name, value, arrays)
+        assert span is not None
+        metrics[name] = Estimate(value, span)
     each = segmentation.ious(sums.total())
     absent = [str(name) for name, value in zip(classes, each, strict=True) if np.isnan(value)]
     warnings: tuple[str, ...] = ()
@@ -380,7 +381,7 @@ def measured(confusions: Array, images: int, classes: Sequence[str], counts: Map
         dict(counts),
         certificate={"iou": told},
         warnings=warnings,
-        arrays={"confusions": confusions, "shape": np.array([images, len(classes)], dtype=np.int32)},
+        arrays=arrays,
     )
 
 

@@ -166,9 +166,9 @@ def measure(context: Context) -> Measured:
 
 
 def numbers(table: np.ndarray[Any, Any], counts: dict[str, int]) -> Measured:
-    """Means over images with Student's intervals.
+    """Means over images with their intervals.
 
-    Errors in metres are no fractions: they stand in the certificate, with their intervals.
+    Errors in metres are no fractions: they stand in the certificate, with Student's intervals.
 
     Args:
         table: (N, 5) `numbers.depth.NAMES` of every test image, NaN where it has no valid pixel.
@@ -184,16 +184,23 @@ def numbers(table: np.ndarray[Any, Any], counts: dict[str, int]) -> Measured:
         )
     metrics, errors = {}, {}
     for name, values in zip(depth.NAMES, kept.T, strict=True):
-        interval, value = intervals.t_interval(values), float(values.mean())
-        if name.startswith("delta"):
-            interval = replace(interval, low=max(0.0, interval.low), high=min(1.0, interval.high))
-            metrics[name] = Estimate(value, interval)
+        if name in depth.SHARES:
+            value = float(values.mean())
+            metrics[name] = Estimate(value, intervals.mean_share(values))
         else:
-            unit = "m" if name == "rmse" else "share of the truth"
-            errors[name] = {"value": value, "low": interval.low, "high": interval.high, "unit": unit}
+            errors[name] = _error(values) | {"unit": "m" if name == "rmse" else "share of the truth"}
     lost = len(table) - len(kept)
     warnings = (f"{lost} test images have no valid depth and are left out",) if lost else ()
     return Measured(metrics, dict(counts), certificate=errors, warnings=warnings, arrays={"depth": kept})
+
+
+def _error(values: np.ndarray[Any, Any]) -> dict[str, Any]:
+    """The mean of an error over images, with Student's interval where the images differ."""
+    found: dict[str, Any] = {"value": float(values.mean())}
+    span = intervals.t_interval(values)
+    if span.low == span.high:
+        return found | {"interval": "none: all images have the same error"}
+    return found | {"low": max(0.0, span.low), "high": span.high}
 
 
 def _side(context: Context) -> int:

@@ -109,12 +109,8 @@ def _evidence(arrays: Mapping[str, Any], metric: str, value: float) -> Evidence 
         drawn = metrics.calibration_error(confidence, hits, weights=counts)
         return Evidence("resamples", "test examples", value, drawn, len(hits), len(hits))
     if "confusions" in arrays and metric in segmentation.METRICS:
-        images, classes = arrays["shape"].tolist()
-        sums = segmentation.sums(arrays["confusions"], images, classes)
-        resampled = sums.weighted(intervals.resample_counts(images, kept.RESAMPLES, 0))
-        return Evidence(
-            "resamples", "test images", value, segmentation.METRICS[metric](resampled), images, images
-        )
+        images, (drawn, lacking) = int(arrays["shape"][0]), kept.of_masks(metric, arrays)
+        return Evidence("resamples", "test images", value, drawn, images, images, lacking)
     if "depth" in arrays and metric in depth.NAMES:
         values = arrays["depth"][:, depth.NAMES.index(metric)].astype(np.float64)
         return Evidence("means", "test images", value, values, len(values))

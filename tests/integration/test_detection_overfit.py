@@ -155,6 +155,7 @@ def of_timm(folder: Path, name: str, **arguments: Any) -> Path:
 NETWORKS: dict[str, dict[str, Any]] = {
     "vit_small_patch14_reg4_dinov2": {"depth": 4, "embed_dim": 64, "num_heads": 2, "img_size": 112},
     "vit_small_patch16_dinov3": {"depth": 4, "embed_dim": 64, "num_heads": 2},
+    "efficientnet_lite0": {},
     "convnext_atto": {"depths": (1, 1, 2, 1), "dims": (16, 32, 64, 128)},
     "swin_tiny_patch4_window7_224": {
         "depths": (1, 1, 2, 1), "embed_dim": 16, "num_heads": (1, 2, 2, 4), "window_size": 4, "img_size": 128,
@@ -169,6 +170,8 @@ NETWORKS: dict[str, dict[str, Any]] = {
         ("vit_small_patch14_reg4_dinov2", "coco-vit-frozen-pyramid"),
         ("vit_small_patch16_dinov3", "coco-vitdet"),
         ("convnext_atto", "coco-convnext-fpn"),
+        ("convnext_atto", "coco-frozen-fpn"),
+        ("efficientnet_lite0", "coco-frozen-fpn"),
         ("swin_tiny_patch4_window7_224", "coco-swin-fpn"),
     ],
 )
@@ -179,7 +182,7 @@ def test_networks_of_timm_learn_four_scenes_by_heart(
     result = run(four, tmp_path / "run", file, "scenes-coco", protocol, iterations=400)
     for metric in ("box_ap50", "mask_ap50"):
         assert result.metrics[metric] > 0.8, result.metrics
-    frozen = protocol == "coco-vit-frozen-pyramid"
+    frozen = "frozen" in protocol
     assert result.certificate["backbone"]["frozen"] is frozen
     assert (result.certificate["frozen_unchanged"] > 0) is frozen
 

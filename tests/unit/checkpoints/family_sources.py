@@ -6,7 +6,10 @@ The networks are timm's own; the names are written out here once more, away from
 from __future__ import annotations
 
 import argparse
+import copy
+import inspect
 import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -40,6 +43,8 @@ class Family:
         sizes: Two sides in pixels.
         pooling: The name of that feature.
         options: What a user must say.
+        positions: How the authors' code resizes positions, where that is not timm's way: DINO's ``offset``, which
+            goes into the scale, and torch's ``antialias``.
     """
 
     layout: str
@@ -49,6 +54,30 @@ class Family:
     sizes: tuple[int, int]
     pooling: str = "cls"
     options: dict[str, Any] = field(default_factory=dict)
+    positions: dict[str, Any] | None = None
+
+    def sized(self, height: int, width: int) -> Any:
+        """The network with positions for images of these sides."""
+        patch = self.network.patch_embed.patch_size[0] if self.positions is not None else 1
+        now = height // patch, width // patch
+        if self.positions is None or now == tuple(self.network.patch_embed.grid_size):
+            return self.network
+        network = copy.deepcopy(self.network)
+        before = network.patch_embed.grid_size
+        kept, places = network.pos_embed.split(
+            (network.pos_embed.shape[1] - math.prod(before), math.prod(before)), 1
+        )
+        offset = self.positions.get("offset", 0.0)
+        size: dict[str, Any] = {"size": now}
+        if offset:
+            size = {"scale_factor": tuple((a + offset) / b for a, b in zip(now, before, strict=True))}
+        square = places.transpose(1, 2).unflatten(2, before)
+        square = nn.functional.interpolate(
+            square, mode="bicubic", antialias=self.positions.get("antialias", False), **size
+        )
+        network.patch_embed.grid_size = now
+        network.pos_embed = nn.Parameter(torch.cat([kept, square.flatten(2).transpose(1, 2)], 1))
+        return network
 
 
 def perturbed(network: Any, seed: int = 0) -> Any:
@@ -206,7 +235,9 @@ def franca(path: Path) -> Family:
     state = renamed(network.state_dict(), [(r"mlp\.fc1\.", "mlp.w12."), (r"mlp\.fc2\.", "mlp.w3."),
                                            (r"^blocks\.1\.", "blocks.1.1."), (r"^blocks\.0\.", "blocks.0.0.")],
                     "module.backbone.")  # fmt: skip
-    return Family("dinov2-training", saved(path, {"teacher": state}), network, cls, (32, 32))
+    return Family(
+        "dinov2-training", saved(path, {"teacher": state}), network, cls, (32, 48), positions={"offset": 0.1}
+    )
 
 
 def dinov3_training(path: Path) -> Family:
@@ -220,7 +251,8 @@ def dinov3_training(path: Path) -> Family:
 def dinov2_giant(path: Path) -> Family:
     network = plain(init_values=1.0, mlp_layer=SwiGLUPacked, act_layer=nn.SiLU, mlp_ratio=2.75)
     state = renamed(network.state_dict(), [(r"mlp\.fc1\.", "mlp.w12."), (r"mlp\.fc2\.", "mlp.w3.")])
-    return Family("dinov2", saved(path, state | {"mask_token": torch.zeros(1, 128)}), network, cls, (32, 32))
+    place = saved(path, state | {"mask_token": torch.zeros(1, 128)})
+    return Family("dinov2", place, network, cls, (32, 48), positions={"offset": 0.1})
 
 
 def ijepa(path: Path) -> Family:
@@ -363,7 +395,9 @@ def huggingface_ijepa(path: Path) -> Family:
                     norm_layer=partial(nn.LayerNorm, eps=1e-5))  # fmt: skip
     state = renamed(split_qkv(network.state_dict(), "attention.attention."), _VIT)
     config = {"model_type": "ijepa", "hidden_size": 128, "num_attention_heads": 4, "layer_norm_eps": 1e-5}
-    return Family("huggingface-ijepa", in_folder(path, state, config), network, mean, (32, 32), "mean")
+    return Family(
+        "huggingface-ijepa", in_folder(path, state, config), network, mean, (32, 48), "mean", positions={}
+    )
 
 
 def huggingface_dinov3(path: Path) -> Family:
@@ -462,7 +496,7 @@ def siglip(path: Path) -> Family:
         "vision_config": vision,
         "text_config": {"hidden_size": 99, "num_attention_heads": 9},
     }
-    return Family("siglip", in_folder(path, state, config), network, own, (32, 32), "map")
+    return Family("siglip", in_folder(path, state, config), network, own, (32, 48), "map", positions={})
 
 
 # --- timm's --------------------------------------------------------------------------------------------------
@@ -473,7 +507,8 @@ def _of_timm(name: str, sizes: tuple[int, int], pooling: str, **arguments: Any) 
         network = perturbed(timm.create_model(name, num_classes=3, **arguments))
         folder = path.with_suffix("")
         _hub.save_for_hf(network, folder, model_args=arguments or None, safe_serialization=True)
-        other = {"dynamic_img_size": True} if sizes[0] != sizes[1] and pooling != "avg" else {}
+        takes = "dynamic_img_size" in inspect.signature(type(network).__init__).parameters
+        other = {"dynamic_img_size": True} if sizes[0] != sizes[1] and takes else {}
         fresh = timm.create_model(name, num_classes=0, **arguments, **other).eval()
         fresh.load_state_dict(network.state_dict(), strict=False)
         return Family("timm", folder / "model.safetensors", fresh, own, sizes, pooling)
@@ -515,7 +550,7 @@ FAMILIES: dict[str, Callable[[Path], Family]] = {
     for name, sizes, pooling, arguments in (
         ("convnext_atto", (64, 96), "avg", _ATTO),
         ("convnextv2_atto", (64, 96), "avg", _ATTO),
-        ("swin_tiny_patch4_window7_224", (224, 224), "avg",
+        ("swin_tiny_patch4_window7_224", (224, 448), "avg",
          {"depths": (1, 1, 1, 1), "embed_dim": 8, "num_heads": (1, 1, 2, 2)}),
         ("efficientnet_b0", (64, 96), "avg", {}),
         ("regnety_002", (64, 96), "avg", {}),

@@ -74,7 +74,7 @@ def make_config(
     cfg = config.resolve(
         params,
         {"tiny": True, **options},
-        arch=parse_arch(arch) if isinstance(arch, str) else describe(arch),
+        arch=parse_arch(arch) if isinstance(arch, str) else describe(arch, protocol),
         normalization=norm,
         stride_in_1x1=bool(options.pop("stride_in_1x1", False)),
         num_classes=classes,
@@ -93,6 +93,8 @@ def make_detector(protocol: str, arch: str | Any, **options: Any) -> tuple[Any, 
         return build_model(cfg), cfg
 
 
-def describe(backbone: Any) -> networks.Network:
+def describe(backbone: Any, protocol: str) -> networks.Network:
     """What a config says of a backbone of the loader's."""
-    return (hierarchy if hierarchy.stages(backbone.network) else vit).describe(backbone)
+    if "vit" in protocol:
+        return vit.describe(backbone)
+    return hierarchy.describe(backbone, frozen=protocols.get(protocol).params["freeze"] == "all")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import describe, make_config, make_detector, registered
+from conftest import make_config, make_detector, registered
 from detectron2.data import build_detection_test_loader
 from timm.models.convnext import ConvNeXt
 from torch import nn
@@ -28,7 +28,6 @@ sys.path.append(str(Path(__file__).parents[1] / "checkpoints"))
 from family_sources import FAMILIES
 
 PASSPORT: Any = SimpleNamespace(normalization=Normalization())
-PROTOCOL = {"tokens": "coco-vit-frozen-pyramid", "maps": "coco-convnext-fpn"}
 
 
 @pytest.fixture(scope="module")
@@ -51,34 +50,43 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
 def test_files_of_every_family_in_a_detector(name: str, load: Callable[[str], Any]) -> None:
     """The detector's tokens or maps are those of the network that wrote the file, by the library's own code."""
     backbone, written = load(name)
-    network = written.network
-    refused = {
-        "BatchNorm|four stages": any(isinstance(module, nn.BatchNorm2d) for module in backbone.modules()),
-        "images of 64x64 pixels and no others": "beit" in name,
-    }
-    for message in (message for message, is_so in refused.items() if is_so):
-        with pytest.raises(UserError, match=message):
-            (hierarchy if "BatchNorm" in message else vit).describe(backbone)
+    if "beit" in name:
+        with pytest.raises(UserError, match="images of 64x64 pixels and no others"):
+            vit.describe(backbone)
         return
-    kind = describe(backbone).kind
-    model, cfg = make_detector(PROTOCOL[kind], backbone)
-    load_backbone(model, backbone.state_dict())
-    found = certify_features(model, backbone, PASSPORT, cfg)
-    assert max(found["float64"].values()) < 1e-9
-    net: Any = loaded_network(model)
-    patch = net.patch if kind == "tokens" else 16
-    height, width = (size // patch * 16 for size in written.sizes)
-    images = torch.randn(1, 3, height, width)
-    with torch.no_grad():
-        if kind == "tokens":
-            tokens = network.forward_features(net.resized(images))[:, network.num_prefix_tokens :]
-            expected = [tokens.transpose(1, 2).unflatten(2, (height // 16, width // 16))]
-            ours = [net(images)["last_feat"]]
+    protocol = "coco-frozen-fpn" if isinstance(backbone, Hierarchy) else "coco-vit-frozen-pyramid"
+    protocols = [protocol]
+    if protocol == "coco-frozen-fpn":
+        if any(isinstance(module, nn.BatchNorm2d) for module in backbone.modules()):
+            with pytest.raises(UserError, match=r"BatchNorm|four stages"):
+                hierarchy.describe(backbone)
         else:
-            expected = network.forward_intermediates(images, intermediates_only=True)[-4:]
-            ours = list(net.maps(images).values())
-    for one, other in zip(ours, expected, strict=True):
-        assert (one - other).abs().max() < 1e-4 * other.abs().max()
+            protocols.append("coco-convnext-fpn")
+    for protocol in protocols:
+        model, cfg = make_detector(protocol, backbone)
+        load_backbone(model, backbone.state_dict())
+        found = certify_features(model, backbone, PASSPORT, cfg)
+        assert max(found["float64"].values()) < 1e-9
+        net: Any = loaded_network(model)
+        patch = 16 if isinstance(backbone, Hierarchy) else net.patch
+        height, width = (size // patch * 16 for size in written.sizes)
+        images = torch.randn(1, 3, height, width)
+        with torch.no_grad():
+            if isinstance(backbone, Hierarchy):
+                network = written.network
+                strides = [stage["reduction"] for stage in network.feature_info]
+                places = [strides.index(stride) for stride in (4, 8, 16, 32)]
+                expected = network.forward_intermediates(images, indices=places, intermediates_only=True)
+                ours = list(net.train().maps(images).values())
+            else:
+                shown = net.resized(images)
+                network = written.sized(*shown.shape[-2:])
+                tokens = network.forward_features(shown)[:, network.num_prefix_tokens :]
+                expected = [tokens.transpose(1, 2).unflatten(2, (height // 16, width // 16))]
+                ours = [net(images)["last_feat"]]
+        assert len(ours) == len(expected)
+        for one, other in zip(ours, expected, strict=True):
+            assert (one - other).abs().max() < 1e-4 * other.abs().max()
 
 
 def rates(model: Any, cfg: Any) -> dict[str, Any]:
@@ -171,6 +179,28 @@ def test_what_is_frozen_rests(
     assert certify_rest(model, backbone.state_dict(), conversion, freeze) == report["frozen_tensors"]
 
 
+@pytest.mark.parametrize("name", ["random:mobilenet_v2@0", "random:resnet18-c8@0", "timm-efficientnet_b0"])
+def test_networks_with_batchnorm_rest_with_their_statistics(
+    name: str, load: Callable[[str], Any], scenes_root: Any, tmp_path: Any
+) -> None:
+    """Frozen, they are taken: the detector's maps are the checkpoint's while it trains, and nothing moves."""
+    found = registered("scenes-coco", scenes_root, tmp_path, masks=True)
+    backbone = checkpoints.load(name).backbone if name.startswith("random:") else load(name)[0]
+    model, cfg = make_detector("coco-frozen-fpn", backbone, classes=len(found.classes), masks=True)
+    conversion = load_backbone(model, backbone.state_dict())
+    assert conversion.dropped == {}
+    images = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        theirs, ours = backbone.feature_maps(images), loaded_network(model.train()).maps(images)
+    assert list(ours) == ["res2", "res3", "res4", "res5"]
+    assert all(torch.equal(ours[place], theirs[place]) for place in theirs)
+    report = certify_training(model, cfg, "all")
+    assert report["frozen_tensors"] == len(conversion.mapped) == len(backbone.state_dict())
+    assert report["moving_statistics"] == 0
+    assert certify_rest(model, backbone.state_dict(), conversion, "all") == report["frozen_tensors"]
+    assert described(model, cfg)["frozen"]
+
+
 def test_a_wrong_map_is_found(load: Callable[[str], Any]) -> None:
     backbone, _ = load("convnextv2")
     model, cfg = make_detector("coco-convnext-fpn", backbone)
@@ -237,6 +267,8 @@ def test_other_networks_are_refused() -> None:
     for name in ("random:vit_w64_patch16_d2@0", "random:resnet10-c8-half@0"):
         with pytest.raises(UserError, match="four stages"):
             hierarchy.describe(checkpoints.load(name).backbone)
+    with pytest.raises(UserError, match="no feature maps"):
+        hierarchy.describe(checkpoints.load("random:vit_w64_patch16_d2@0").backbone, frozen=True)
     small = Hierarchy(ConvNeXt(depths=(1, 1, 1, 1), dims=(8, 16, 32, 64), num_classes=0), "small")
     with pytest.raises(UserError, match="OUT_NORM"):
         make_detector("coco-convnext-fpn", small, MODEL__NETWORK__OUT_NORM="BN")

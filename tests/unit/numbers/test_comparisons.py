@@ -147,12 +147,16 @@ def test_all_pairs_at_once_are_the_tests_one_by_one() -> None:
         generator.normal(size=(4, 1, 40)) + generator.normal(size=(4, 2, 40)),
         generator.random((4, 50)),
     )
+    noise = generator.normal(
+        size=(4, 2, 40)
+    )  # halves that agree on nothing: their products sum to about zero
     whole = {
         "proportions": pairs.proportions(right),
         "means": pairs.means(means),
         "crossed": pairs.means(means, values),
         "resampled": pairs.resampled(values, drawn, 12.0, 1.2),
         "pooled": pairs.pooled(episodes.mean(1), added, episodes),
+        "pooled noise": pairs.pooled(episodes.mean(1), noise, episodes),
     }
     for i, j in ((0, 1), (2, 0), (3, 2)):
         single = {
@@ -162,6 +166,9 @@ def test_all_pairs_at_once_are_the_tests_one_by_one() -> None:
             "resampled": tests.resampled(values[i] - values[j], drawn[i] - drawn[j], 12.0, 1.2, kind="x"),
             "pooled": tests.pooled(
                 float((episodes[i] - episodes[j]).mean()), added[i] - added[j], episodes[i] - episodes[j]
+            ),
+            "pooled noise": tests.pooled(
+                float((episodes[i] - episodes[j]).mean()), noise[i] - noise[j], episodes[i] - episodes[j]
             ),
         }
         for name, one in single.items():

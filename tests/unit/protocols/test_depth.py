@@ -12,7 +12,9 @@ from torch.nn import functional as F
 
 from eval import checkpoints, protocols, tasks
 from eval.errors import UserError
+from eval.numbers import kept
 from eval.numbers.depth import NAMES, of_image
+from eval.numbers.intervals import Interval, NoInterval
 from eval.protocols import depthlinear
 from eval.results.evidence import _evidence
 from eval.running.cell import measure
@@ -33,10 +35,25 @@ def test_metrics_by_hand() -> None:
     assert np.isnan(of_image(truth, found, truth > 9)).all()
 
 
+def test_no_interval_has_no_width() -> None:
+    """Twenty images that are all alike, and all perfect: other images need not be."""
+    found = depthlinear.numbers(np.array([[1.0, 1.0, 1.0, 0.1, 0.5]] * 20), {"test": 20})
+    span = found.metrics["delta1"].interval
+    assert isinstance(span, Interval)
+    assert (span.kind, span.high) == ("wilson-images", 1.0)
+    assert span.low < 0.95
+    assert found.certificate is not None
+    assert found.certificate["rmse"] == {
+        "value": 0.5, "interval": "none: all images have the same error", "unit": "m"
+    }  # fmt: skip
+    assert kept.interval("delta1", 1.0, found.arrays) == span
+
+
 def test_means_over_images_and_errors_with_their_unit() -> None:
     table = np.array([[0.5, 0.6, 0.7, 0.2, 1.5], [0.7, 0.8, 0.9, 0.1, 0.5], [np.nan] * 5])
     found = depthlinear.numbers(table, {"test": 3})
     assert found.metrics["delta1"].value == pytest.approx(0.6)
+    assert found.metrics["delta1"].interval == NoInterval("2 test images say too little, 20 are needed")
     assert found.certificate is not None
     assert found.certificate["rmse"]["value"] == pytest.approx(1.0)
     assert found.certificate["rmse"]["unit"] == "m"
