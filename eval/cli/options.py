@@ -192,7 +192,10 @@ def scaling(parser: Parser) -> None:
         help="run the I-th of N parts of the checkpoints, each with its own --out",
     )
     parser.add_argument(
-        "--jobs", type=count, help="cells at a time, each in a process (default: one a GPU, one on a CPU)"
+        "--jobs",
+        type=count,
+        help="cells at a time, each in a process (default: one a GPU; on a CPU, where all cells are on frozen "
+        "features, as many as fit)",
     )
     parser.add_argument(
         "--store",
