@@ -113,7 +113,14 @@ def test_an_interrupted_run_loses_and_doubles_nothing(
     command = [sys.executable, "-m", "eval.cli", "run", str(place / "grid.yaml"), "--jobs", "2", "--quiet"]
     command += ["--data-root", str(place / "data"), "--out", str(out)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        # A shell's background jobs ignore it, and so would what the tests start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     file, end = out / "records" / "grid.jsonl", time.monotonic() + 120
     while not file.is_file() and process.poll() is None and time.monotonic() < end:
         time.sleep(0.02)
