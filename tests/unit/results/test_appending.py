@@ -62,7 +62,8 @@ def _append_missing(path: str, given: list[Record], dies: tuple[int, float] | No
 def _stress(path: Path, make_record: Make, count: int, kills: int) -> int:
     """Eight processes append ``count`` records; the first is killed again and again, then left alone.
 
-    Half of the kills come from outside at any moment, half fall inside the writing of a line.
+    The first half of the kills fall inside the writing of a line; the others come from outside at any moment, as long
+    as the process has not written all of its records.
 
     Returns:
         How many pieces of lines the killed process left.
@@ -82,7 +83,7 @@ def _stress(path: Path, make_record: Make, count: int, kills: int) -> int:
     chance = random.Random(0)
     for number in range(kills):
         shares = (0.5, 0.9999, 0.01, 1.0, 0.0, chance.random())
-        dies = (chance.randrange(3), shares[number // 2 % len(shares)]) if number % 2 else None
+        dies = (chance.randrange(3), shares[number % len(shares)]) if number < kills // 2 else None
         victim = started(parts[0], dies)
         victim.join(None if dies else chance.uniform(0.02, 0.1))
         if victim.exitcode is None:
