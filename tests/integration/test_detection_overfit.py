@@ -105,7 +105,7 @@ def load(file: Path | str) -> checkpoints.Loaded:
 
 def run(four: Path, work: Path, file: Path | str, task: str, protocol: str, **overrides: Any) -> Any:
     what, how = tasks.resolve(task, protocol, {**TINY, **overrides})
-    return detection.run(load(file), what, how, what.open(four), seed=0, work_dir=work)
+    return detection.run(load(file), what, how, what.open(four), seed=0, work_dir=work, store=work / "store")
 
 
 def test_the_two_files_hold_one_network(files: dict[str, Path]) -> None:
