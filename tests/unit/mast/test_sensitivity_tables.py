@@ -9,8 +9,9 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 TABLES = {
-    "search": ("sensitivity-search", "tables/sensitivity-search.md"),
-    "confirm": ("sensitivity", "comparisons/sensitivity.md"),
+    "search": (["sensitivity-search"], "tables/sensitivity-search.md"),
+    "confirm": (["sensitivity"], "comparisons/sensitivity.md"),
+    "certainty": (["sensitivity", "sensitivity-certainty"], "tables/sensitivity-certainty.md"),
 }
 
 
@@ -23,7 +24,8 @@ def _call(*arguments: str | Path, program: str = "sensitivity") -> subprocess.Co
 @pytest.mark.parametrize("table", TABLES)
 def test_records_give_the_table(table):
     records, file = TABLES[table]
-    called = _call(table, ROOT / "results" / "records" / records, "--check", ROOT / "results" / file)
+    places = [ROOT / "results" / "records" / name for name in records]
+    called = _call(table, *places, "--check", ROOT / "results" / file)
     assert called.returncode == 0, called.stdout + called.stderr
 
 
@@ -31,7 +33,7 @@ def test_a_difference_is_told(tmp_path):
     records, file = TABLES["search"]
     other = tmp_path / "other.md"
     other.write_text((ROOT / "results" / file).read_text().replace("hinge-weak", "hinge-week"))
-    called = _call("search", ROOT / "results" / "records" / records, "--check", other)
+    called = _call("search", ROOT / "results" / "records" / records[0], "--check", other)
     assert called.returncode == 1
     assert "-| hinge-week" in called.stdout
     assert "+| hinge-weak" in called.stdout
