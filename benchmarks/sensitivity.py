@@ -15,13 +15,13 @@ has them for MAST-5 with certainty weights against MAST-5 without, on the seeds 
 from __future__ import annotations
 
 import argparse
-import difflib
 import statistics
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from eval.cli.output import deliver
 from eval.numbers.tests import holm, paired
 from eval.results.records import Record, read
 
@@ -186,17 +186,7 @@ def main() -> int:
     args = parser.parse_args()
     found = whole(values(read(args.place).counting()))
     text = {"search": search, "confirm": confirm, "certainty": certainty}[args.table](found)
-    if args.check:
-        want = args.check.read_text(encoding="utf-8")
-        sys.stdout.writelines(
-            difflib.unified_diff(want.splitlines(True), text.splitlines(True), str(args.check), "records")
-        )
-        return int(want != text)
-    if args.out:
-        args.out.write_text(text, encoding="utf-8")
-    else:
-        print(text, end="")
-    return 0
+    return deliver(text, args.out, args.check)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import difflib
 import statistics
 import sys
 from collections import Counter, defaultdict
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from eval import protocols
+from eval.cli.output import deliver
 from eval.numbers.intervals import t_interval
 from eval.numbers.tests import paired
 from mast.analysis import closed_parts, examples
@@ -324,17 +324,7 @@ def main() -> int:
         args.function(args)
         return 0
     text = table(whole(load(args.readings, Reading)), load(args.relations, Relation))
-    if args.check:
-        want = args.check.read_text(encoding="utf-8")
-        sys.stdout.writelines(
-            difflib.unified_diff(want.splitlines(True), text.splitlines(True), str(args.check), "readings")
-        )
-        return int(want != text)
-    if args.out:
-        args.out.write_text(text, encoding="utf-8")
-    else:
-        print(text, end="")
-    return 0
+    return deliver(text, args.out, args.check)
 
 
 if __name__ == "__main__":
