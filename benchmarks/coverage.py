@@ -1,20 +1,24 @@
 """Do the intervals and tests of eval.numbers hold? Simulated coverage and family-wise error, as a table.
 
-    OMP_NUM_THREADS=1 nice python -m benchmarks.coverage [--only WORD] [--share 0.2]   # goes on where it stopped
+    OMP_NUM_THREADS=1 nice python -m benchmarks.coverage [--only WORD] [--minutes 9]   # goes on where it stopped
     python -m benchmarks.coverage --table           # the file as Markdown, into docs/statistics.md
 
 Every setting draws many data sets from a population that is known, and asks how often the interval covers what such
-data sets give on average. Two checkpoints are compared likewise. Results are appended to benchmarks/coverage.csv,
-a line a setting, as soon as they are there; a setting that is in the file is not run again.
+data sets give on average. Two checkpoints are compared likewise; all that one data set can tell is asked of the same
+draws. Results go to benchmarks/coverage.csv, a line a statistic, as soon as a setting is done. A setting that is in
+the file with its number of draws is not run again: delete its lines to have it anew.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import io
+import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +26,9 @@ import numpy as np
 import scipy.optimize
 import scipy.stats
 
-from eval.detection.average_precision import COCO_POINTS, VOC_POINTS, Curve, Matches, Recall
+from eval.detection.average_precision import COCO_POINTS, VOC_POINTS, Curve, Matches, Recall, precisions
 from eval.numbers import intervals, metrics, pairs, pool, segmentation, tests
-from eval.numbers.intervals import Interval, NoInterval
+from eval.numbers.intervals import Interval
 from eval.numbers.tests import Paired
 
 FILE = Path(__file__).with_suffix(".csv")
@@ -37,40 +41,40 @@ Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
-class Setting:
+class Line:
     """One line of the table.
 
     Attributes:
         statistic: What is measured.
         n: Examples, images or seeds.
         label: The population.
-        draws: Data sets.
-        draw: From a generator to a value with its interval, or a comparison of two.
         truth: What is covered; None for the mean over draws.
-        family: Whether ``draw`` tells of a family of tests without any difference whether one of them is found.
     """
 
     statistic: str
     n: int
     label: str
-    draws: int
-    draw: Callable[[np.random.Generator], Any]
     truth: float | None = None
-    family: bool = False
 
     @property
     def key(self) -> tuple[str, str, str]:
         """What the file knows it by."""
         return self.statistic, str(self.n), self.label
 
-    def run(self) -> dict[str, Any]:
+    @property
+    def family(self) -> bool:
+        """Whether a draw tells of a family of tests without any difference whether one of them is found."""
+        return self.statistic.startswith("any ")
+
+    def told(self, found: list[Any]) -> dict[str, Any]:
         """How often the interval covers, of the draws that have one."""
-        generator = np.random.default_rng(zlib.crc32(" ".join(self.key).encode()))
-        found = [self.draw(generator) for _ in range(self.draws)]
-        line: dict[str, Any] = dict(zip(FIELDS, (*self.key, self.draws), strict=False))
+        line: dict[str, Any] = dict(zip(FIELDS, (*self.key, len(found)), strict=False))
         if self.family:
             return line | {"rate": f"{np.mean(found):.4f}", "without": "0", "width": ""}
-        spans = [(item.difference if isinstance(item, Paired) else item[0], _span(item)) for item in found]
+        spans = [
+            (item.difference, item.interval) if isinstance(item, Paired) else (item[0], item[1])
+            for item in found
+        ]
         truth = self.truth if self.truth is not None else float(np.mean([value for value, _ in spans]))
         kept = [span for _, span in spans if isinstance(span, Interval)]
         covered = [span.low - 1e-9 <= truth <= span.high + 1e-9 for span in kept]
@@ -81,12 +85,40 @@ class Setting:
         }
 
 
-def _span(item: Any) -> Interval | NoInterval:
-    found: Interval | NoInterval = item.interval if isinstance(item, Paired) else item[1]
-    return found
+@dataclass(frozen=True)
+class Setting:
+    """A population, and what is measured on every data set that is drawn from it.
+
+    Attributes:
+        draws: Data sets.
+        draw: From a generator to an item for each line: a value with its interval, a comparison of two, or whether
+            anything is found.
+        lines: What the items are.
+    """
+
+    draws: int
+    draw: Callable[[np.random.Generator], Sequence[Any]]
+    lines: tuple[Line, ...]
+
+    def run(self, draws: int, told: str = "") -> list[dict[str, Any]]:
+        """The lines of so many draws; other text gives other draws."""
+        generator = np.random.default_rng(zlib.crc32((" ".join(self.lines[0].key) + told).encode()))
+        found = [self.draw(generator) for _ in range(draws)]
+        return [line.told([items[at] for items in found]) for at, line in enumerate(self.lines)]
+
+
+def _counts(g: np.random.Generator, n: int) -> Array:
+    """How often each of n is in each resample."""
+    rows = g.integers(n, size=(RESAMPLES, n)) + n * np.arange(RESAMPLES)[:, None]
+    return np.bincount(rows.ravel(), minlength=RESAMPLES * n).reshape(RESAMPLES, n).astype(np.float64)
 
 
 # -- shares of right answers -----------------------------------------------------------------------------------
+
+
+def _share(g: np.random.Generator, n: int, rate: float, spans: list[Interval]) -> list[Any]:
+    right = int(g.binomial(n, rate))
+    return [(right / n, spans[right])]
 
 
 def proportions() -> Iterator[Setting]:
@@ -94,14 +126,18 @@ def proportions() -> Iterator[Setting]:
     for n in SIZES:
         spans = [intervals.wilson(k, n) for k in range(n + 1)]
         for rate in (0.02, 0.1, 0.5, 0.9, 0.98):
+            line = Line("top-1, top-5", n, f"rate {rate}", rate)
+            yield Setting(20000, partial(_share, n=n, rate=rate, spans=spans), (line,))
 
-            def draw(
-                g: np.random.Generator, n: int = n, rate: float = rate, spans: list[Interval] = spans
-            ) -> Any:
-                right = int(g.binomial(n, rate))
-                return right / n, spans[right]
 
-            yield Setting("top-1, top-5", n, f"rate {rate}", 20000, draw, rate)
+@cache
+def _tango(wins: int, losses: int, n: int) -> Paired:
+    return tests.proportions(wins, losses, n)
+
+
+def _paired_shares(g: np.random.Generator, n: int, shares: list[float]) -> list[Paired]:
+    wins, losses, _ = g.multinomial(n, shares)
+    return [_tango(int(wins), int(losses), n)]
 
 
 def paired_proportions() -> Iterator[Setting]:
@@ -109,25 +145,11 @@ def paired_proportions() -> Iterator[Setting]:
     for n in SIZES:
         for discordant in (0.02, 0.1, 0.3, 0.6):
             for part in (0.0, 0.5):
-                difference = discordant * part
-                shares = [(discordant + difference) / 2, (discordant - difference) / 2, 1 - discordant]
-
-                def draw(g: np.random.Generator, n: int = n, shares: list[float] = shares) -> Paired:
-                    wins, losses, _ = g.multinomial(n, shares)
-                    return _tango(int(wins), int(losses), n)
-
-                label = f"{discordant:.0%} differ, difference {difference:.2f}"
-                yield Setting("difference of top-1", n, label, 4000, draw, difference)
-
-
-_TANGO: dict[tuple[int, int, int], Paired] = {}
-
-
-def _tango(wins: int, losses: int, n: int) -> Paired:
-    key = wins, losses, n
-    if key not in _TANGO:
-        _TANGO[key] = tests.proportions(*key)
-    return _TANGO[key]
+                gain = discordant * part
+                shares = [(discordant + gain) / 2, (discordant - gain) / 2, 1 - discordant]
+                label = f"{discordant:.0%} differ, difference {gain:.2f}"
+                line = Line("difference of top-1", n, label, gain)
+                yield Setting(4000, partial(_paired_shares, n=n, shares=shares), (line,))
 
 
 def _classes(n: int, classes: int, balanced: bool) -> Array:
@@ -147,39 +169,35 @@ def _class_means(hits: Array, labels: Array) -> float:
     return float(np.mean(np.bincount(labels, hits) / np.bincount(labels)))
 
 
+def _per_class(g: np.random.Generator, rates: Array, labels: Array) -> list[Any]:
+    hits = g.random(len(rates)) < rates
+    return [(_class_means(hits, labels), intervals.mean_per_class(hits, labels))]
+
+
+def _per_class_pair(g: np.random.Generator, rates: Array, labels: Array) -> list[Paired]:
+    one, two = _correlated(g, rates, len(labels))
+    return [tests.means(_linear(one, labels) - _linear(two, labels), size=metrics.class_size(labels))]
+
+
 def per_class() -> Iterator[Setting]:
     """Mean per class, and differences of it."""
     for n in SIZES:
         for classes, balanced in ((1, True), (20, True), (20, False)):
             labels = _classes(n, classes, balanced)
+            told = f"C = {classes}, {'equal' if balanced else 'unequal'} sizes"
             for mean in (0.02, 0.5, 0.98):
                 for spread in (False, True) if classes > 1 else (False,):
-                    rates = _rates(classes, mean, spread)[labels]
-
-                    def draw(g: np.random.Generator, rates: Array = rates, labels: Array = labels) -> Any:
-                        hits = g.random(len(rates)) < rates
-                        return _class_means(hits, labels), intervals.mean_per_class(hits, labels)
-
-                    label = f"C = {classes}, {'equal' if balanced else 'unequal'} sizes, rate {mean}"
-                    label += ", classes differ" if spread else ""
-                    truth = float(np.mean(_rates(classes, mean, spread)))
-                    yield Setting("mean per class", n, label, 3000, draw, truth)
+                    rates = _rates(classes, mean, spread)
+                    label = f"{told}, rate {mean}" + (", classes differ" if spread else "")
+                    line = Line("mean per class", n, label, float(np.mean(rates)))
+                    yield Setting(3000, partial(_per_class, rates=rates[labels], labels=labels), (line,))
         for classes, balanced in ((1, True), (20, True), (20, False)):
             labels = _classes(n, classes, balanced)
+            told = f"C = {classes}, {'equal' if balanced else 'unequal'} sizes"
             for mean, gain in ((0.5, 0.0), (0.5, 0.1), (0.9, 0.0), (0.9, 0.05)):
-
-                def compare(
-                    g: np.random.Generator, labels: Array = labels, mean: float = mean, gain: float = gain
-                ) -> Paired:
-                    hits = _correlated(g, np.array([mean + gain, mean]), len(labels))
-                    return tests.means(
-                        _linear(hits[0], labels) - _linear(hits[1], labels), size=metrics.class_size(labels)
-                    )
-
-                label = (
-                    f"C = {classes}, {'equal' if balanced else 'unequal'} sizes, {mean} and {mean + gain:.2f}"
-                )
-                yield Setting("difference of mean per class", n, label, 2000, compare, gain)
+                line = Line("difference of mean per class", n, f"{told}, {mean} and {mean + gain:.2f}", gain)
+                rates = np.array([mean + gain, mean])
+                yield Setting(2000, partial(_per_class_pair, rates=rates, labels=labels), (line,))
 
 
 def _correlated(g: np.random.Generator, rates: Array, n: int, shared: float = 0.6) -> Array:
@@ -195,6 +213,8 @@ def _linear(hits: Array, labels: Array) -> Array:
 
 
 # -- average precision -----------------------------------------------------------------------------------------
+
+AREA_AND_POINTS = {"map_area": "area", "map11": "11 points"}
 
 
 def _separation(target: float, prevalence: float) -> float:
@@ -228,54 +248,47 @@ def _ap(name: str, scores: Array, labels: Array, counts: Array) -> tuple[float, 
 
 
 def _ap_cases() -> Iterator[tuple[int, int, float, int]]:
-    yield from ((20, 1, 0.15, 600), (20, 1, 0.3, 600), (20, 1, 0.5, 600), (20, 20, 0.2, 300))
-    yield from ((100, 1, 0.05, 600), (100, 1, 0.3, 600), (100, 20, 0.1, 300))
-    yield from ((1000, 1, 0.08, 300), (1000, 20, 0.08, 60))
+    yield from ((20, 1, 0.15, 1000), (20, 1, 0.3, 1000), (20, 1, 0.5, 1000), (20, 20, 0.2, 400))
+    yield from ((100, 1, 0.05, 1000), (100, 1, 0.3, 1000), (100, 20, 0.1, 400))
+    yield from ((1000, 1, 0.08, 1000), (1000, 20, 0.08, 300))
+
+
+def _average_precisions(
+    g: np.random.Generator, n: int, classes: int, prevalence: float, shifts: Array, alone: bool
+) -> list[Any]:
+    """By area and by points: the first alone, and against the second where there is one."""
+    scores, labels = _scored(g, n, classes, prevalence, shifts)
+    counts = _counts(g, n)
+    items: list[Any] = []
+    for name in AREA_AND_POINTS:
+        found = [_ap(name, part, labels, counts) for part in scores]
+        if alone:
+            items.append((found[0][0], intervals.average_precision(*found[0], labels.sum(0))))
+        if len(found) == 2:
+            (one, ours), (two, theirs) = found
+            size, lacking = intervals.few(labels.sum(0))
+            items.append(tests.resampled([one - two], ours - theirs, size, lacking, kind="paired"))
+    return items
 
 
 def average_precisions() -> Iterator[Setting]:
     """One class and the mean over classes, by eleven points and by area, and differences."""
-    for name in ("map_area", "map11"):
-        told = "area" if name == "map_area" else "11 points"
-        for n, classes, prevalence, draws in _ap_cases():
-            for level, target in (("low", prevalence + 0.08), ("middle", 0.6), ("high", 0.96)):
-                shift = np.array([_separation(target, prevalence)])
-
-                def draw(
-                    g: np.random.Generator,
-                    name: str = name,
-                    n: int = n,
-                    classes: int = classes,
-                    prevalence: float = prevalence,
-                    shift: Array = shift,
-                ) -> Any:
-                    scores, labels = _scored(g, n, classes, prevalence, shift)
-                    counts = g.multinomial(n, np.full(n, 1 / n), size=RESAMPLES).astype(np.float64)
-                    value, drawn = _ap(name, scores[0], labels, counts)
-                    return value, intervals.average_precision(value, drawn, labels.sum(0))
-
-                label = f"C = {classes}, {prevalence:.0%} positive, {level} AP"
-                yield Setting(f"average precision, {told}", n, label, draws, draw)
-        for n, classes, prevalence, draws in _ap_cases():
-            for first, second in ((0.6, 0.6), (0.7, 0.5), (0.96, 0.96)):
-                shifts = np.array([_separation(first, prevalence), _separation(second, prevalence)])
-
-                def compare(
-                    g: np.random.Generator,
-                    name: str = name,
-                    n: int = n,
-                    classes: int = classes,
-                    prevalence: float = prevalence,
-                    shifts: Array = shifts,
-                ) -> Paired:
-                    scores, labels = _scored(g, n, classes, prevalence, shifts)
-                    counts = g.multinomial(n, np.full(n, 1 / n), size=RESAMPLES).astype(np.float64)
-                    (one, ours), (two, theirs) = (_ap(name, part, labels, counts) for part in scores)
-                    size, lacking = intervals.few(labels.sum(0))
-                    return tests.resampled([one - two], ours - theirs, size, lacking, kind="paired")
-
-                label = f"C = {classes}, {prevalence:.0%} positive, AP {first} and {second}"
-                yield Setting(f"difference of average precision, {told}", n, label, draws // 2, compare)
+    for n, classes, prevalence, draws in _ap_cases():
+        cases = (("low", prevalence + 0.08, None), ("middle", 0.6, 0.6), ("", 0.7, 0.5), ("high", 0.96, 0.96))
+        for level, one, two in cases:
+            told, lines = f"C = {classes}, {prevalence:.0%} positive", []
+            for how in AREA_AND_POINTS.values():
+                if level:
+                    lines.append(Line(f"average precision, {how}", n, f"{told}, {level} AP"))
+                if two is not None:
+                    label = f"{told}, AP {one} and {two}"
+                    lines.append(Line(f"difference of average precision, {how}", n, label))
+            skills = [one] if two is None else [one, two]
+            draw = partial(
+                _average_precisions, n=n, classes=classes, prevalence=prevalence, alone=bool(level),
+                shifts=np.array([_separation(skill, prevalence) for skill in skills]),
+            )  # fmt: skip
+            yield Setting(draws, draw, tuple(lines))
 
 
 # -- detection -------------------------------------------------------------------------------------------------
@@ -313,55 +326,58 @@ def _detections(
     ]
 
 
-def _curve(kind: str, matches: list[Matches], recall: Recall) -> Curve | Recall:
-    if kind == "AR":
-        return recall
-    return Curve(
-        matches, tuple(range(10)) if kind == "AP" else (0,), VOC_POINTS if "11" in kind else COCO_POINTS
-    )
+def _measured(matches: list[Matches], recall: Recall, weights: Array) -> dict[str, Array]:
+    """Each metric of a detector under weightings of the images."""
+    curve = Curve(matches, tuple(range(10)), COCO_POINTS)
+    points = Curve(matches, (0,), VOC_POINTS)
+    by_class = precisions(curve.classes, curve.ious, curve.points, weights)
+    return {
+        "AP": curve.mean(by_class), "AP50, area": curve.mean(by_class[:, :, :1]),
+        "AP50, 11 points": points.values(weights), "AR": recall.values(weights),
+    }  # fmt: skip
+
+
+def _detection(g: np.random.Generator, n: int, classes: int, skill: Array, alone: bool) -> list[Any]:
+    """Each metric: the first detector alone, and against the second where there is one."""
+    detectors = _detections(g, n, classes, skill)
+    weights = np.vstack([np.ones(n), _counts(g, n)])
+    found = [_measured(*detector, weights) for detector in detectors]
+    positives = (detectors[0][1].positives > 0).sum(1)
+    items: list[Any] = []
+    for kind, values in found[0].items():
+        if alone:
+            items.append((values[0], intervals.average_precision(values[0], values[1:], positives)))
+        if len(found) == 2:
+            delta = values - found[1][kind]
+            size, lacking = intervals.few(positives)
+            items.append(tests.resampled([delta[0]], delta[1:], size, lacking, kind="paired"))
+    return items
+
+
+KINDS = ("AP", "AP50, area", "AP50, 11 points", "AR")
 
 
 def detection() -> Iterator[Setting]:
     """AP, AP50 by area and by 11 points, and average recall, with images as clusters; and differences."""
-    for kind in ("AP", "AP50, area", "AP50, 11 points", "AR"):
-        for n, classes, draws in ((20, 1, 400), (20, 5, 200), (100, 1, 300), (100, 5, 150), (1000, 1, 60)):
-            for level, skill in (("low", -1.5), ("middle", 0.5), ("high", 3.0)):
-
-                def draw(
-                    g: np.random.Generator, kind: str = kind, n: int = n, c: int = classes, s: float = skill
-                ) -> Any:
-                    ((matches, recall),) = _detections(g, n, c, np.array([s]))
-                    curve = _curve(kind, matches, recall)
-                    drawn = _redrawn(g, [curve], n)[0]
-                    value = curve.value()
-                    return value, intervals.average_precision(value, drawn, (curve.positives > 0).sum(1))
-
-                yield Setting(f"detection {kind}", n, f"C = {classes}, {level}", draws, draw)
-            for level, one, two in (("equal", 0.5, 0.5), ("apart", 0.9, 0.4), ("equal, high", 3.0, 3.0)):
-
-                def compare(
-                    g: np.random.Generator,
-                    kind: str = kind,
-                    n: int = n,
-                    c: int = classes,
-                    one: float = one,
-                    two: float = two,
-                ) -> Paired:
-                    curves = [_curve(kind, *item) for item in _detections(g, n, c, np.array([one, two]))]
-                    ours, theirs = _redrawn(g, curves, n)
-                    size, lacking = intervals.few((curves[0].positives > 0).sum(1))
-                    gain = curves[0].value() - curves[1].value()
-                    return tests.resampled([gain], ours - theirs, size, lacking, kind="paired")
-
-                yield Setting(f"difference of detection {kind}", n, f"C = {classes}, {level}", draws, compare)
-
-
-def _redrawn(g: np.random.Generator, curves: list[Curve | Recall], n: int) -> list[Array]:
-    counts = g.multinomial(n, np.full(n, 1 / n), size=RESAMPLES).astype(np.float64)
-    return [curve.values(counts) for curve in curves]
+    cases = (
+        ("low", "", (-1.5,)), ("middle", "equal", (0.5, 0.5)), ("", "apart", (0.9, 0.4)),
+        ("high", "equal, high", (3.0, 3.0)),
+    )  # fmt: skip
+    for n, classes, draws in ((20, 1, 400), (20, 20, 200), (100, 1, 1000), (100, 20, 300), (1000, 1, 600)):
+        for level, pair, skill in cases:
+            lines = []
+            for kind in KINDS:
+                if level:
+                    lines.append(Line(f"detection {kind}", n, f"C = {classes}, {level}"))
+                if pair:
+                    lines.append(Line(f"difference of detection {kind}", n, f"C = {classes}, {pair}"))
+            draw = partial(_detection, n=n, classes=classes, skill=np.array(skill), alone=bool(level))
+            yield Setting(draws, draw, tuple(lines))
 
 
 # -- segmentation and depth ------------------------------------------------------------------------------------
+
+MASKS = {"miou": "mean IoU", "mean_accuracy": "mean accuracy of pixels", "pixel_accuracy": "pixel accuracy"}
 
 
 def _masks(g: np.random.Generator, images: int, classes: int, skill: Array) -> list[segmentation.Sums]:
@@ -389,50 +405,52 @@ def _masks(g: np.random.Generator, images: int, classes: int, skill: Array) -> l
     return found
 
 
+def _segmented(g: np.random.Generator, n: int, classes: int, skill: Array, alone: bool) -> list[Any]:
+    """Every metric of the first network, and the difference of mean IoU where there is a second."""
+    networks = _masks(g, n, classes, skill)
+    counts = np.vstack([np.ones(n), _counts(g, n)])
+    weighted = [network.weighted(counts) for network in networks]
+    items: list[Any] = []
+    for name in MASKS if alone else ():
+        values = segmentation.METRICS[name](weighted[0])
+        lacking = segmentation.lacking(name, networks[0])
+        items.append((values[0], intervals.over_images(values[0], values[1:], n, lacking)))
+    if len(networks) == 2:
+        delta = segmentation.miou(weighted[0]) - segmentation.miou(weighted[1])
+        lacking = segmentation.lacking("miou", networks[0])
+        items.append(tests.resampled([delta[0]], delta[1:], n, lacking, kind="paired"))
+    return items
+
+
 def masks() -> Iterator[Setting]:
     """Mean IoU, mean and pixel accuracy, with images as clusters; and differences of mean IoU."""
-    for name, metric in segmentation.METRICS.items():
-        for n, draws in ((20, 300), (100, 300), (1000, 100)):
-            for classes in (2, 20):
-                for level in (-2.0, 0.0, 2.5, 4.5):
-
-                    def draw(
-                        g: np.random.Generator,
-                        name: str = name,
-                        metric: Any = metric,
-                        n: int = n,
-                        classes: int = classes,
-                        level: float = level,
-                    ) -> Any:
-                        (sums,) = _masks(g, n, classes, np.array([level]))
-                        counts = g.multinomial(n, np.full(n, 1 / n), size=RESAMPLES).astype(np.float64)
-                        value = float(metric(sums.total()))
-                        lacking = segmentation.lacking(name, sums)
-                        return value, intervals.over_images(value, metric(sums.weighted(counts)), n, lacking)
-
-                    yield Setting(MASKS[name], n, f"C = {classes}, skill {level}", draws, draw)
-    for n, draws in ((20, 300), (100, 300), (1000, 100)):
+    for n in SIZES:
         for classes in (2, 20):
-            for one, two in ((-2.0, -2.0), (0.0, 0.0), (1.0, 0.0), (4.5, 4.5)):
-
-                def compare(
-                    g: np.random.Generator,
-                    n: int = n,
-                    classes: int = classes,
-                    skill: tuple[float, float] = (one, two),
-                ) -> Paired:
-                    sums = _masks(g, n, classes, np.array(skill))
-                    counts = g.multinomial(n, np.full(n, 1 / n), size=RESAMPLES).astype(np.float64)
-                    ours, theirs = (segmentation.miou(part.weighted(counts)) for part in sums)
-                    gain = float(segmentation.miou(sums[0].total()) - segmentation.miou(sums[1].total()))
-                    lacking = segmentation.lacking("miou", sums[0])
-                    return tests.resampled([gain], ours - theirs, n, lacking, kind="paired")
-
-                label = f"C = {classes}, skill {one} and {two}"
-                yield Setting("difference of mean IoU", n, label, draws, compare)
+            for skill in ((-2.0, -2.0), (0.0, 0.0), (1.0, 0.0), (2.5,), (4.5, 4.5)):
+                alone = len(set(skill)) == 1
+                label = f"C = {classes}, skill {skill[0]}"
+                lines = [Line(name, n, label) for name in MASKS.values() if alone]
+                if len(skill) == 2:
+                    lines.append(Line("difference of mean IoU", n, f"{label} and {skill[1]}"))
+                draw = partial(_segmented, n=n, classes=classes, skill=np.array(skill), alone=alone)
+                yield Setting(1000, draw, tuple(lines))
 
 
-MASKS = {"miou": "mean IoU", "mean_accuracy": "mean accuracy of pixels", "pixel_accuracy": "pixel accuracy"}
+def _depth_share(g: np.random.Generator, n: int, shape: tuple[float, float]) -> list[Any]:
+    values = g.beta(*shape, size=n)
+    return [(float(values.mean()), intervals.mean_share(values))]
+
+
+def _depth_pair(g: np.random.Generator, n: int, shape: tuple[float, float]) -> list[Paired]:
+    common, own = g.random(n), g.random((2, n))
+    place = np.where(g.random((2, n)) < 0.7, common, own)  # most images are as hard for both
+    one, two = scipy.stats.beta.ppf(place, *shape)
+    return [tests.means(one - two)]
+
+
+def _depth_error(g: np.random.Generator, n: int, spread: float) -> list[Any]:
+    values = np.exp(spread * g.normal(size=n))
+    return [(float(values.mean()), intervals.t_interval(values))]
 
 
 def depths() -> Iterator[Setting]:
@@ -441,30 +459,16 @@ def depths() -> Iterator[Setting]:
         for mean in (0.02, 0.5, 0.9, 0.98):
             for alike in (1, 8):
                 shape = alike * mean, alike * (1 - mean)
-
-                def draw(g: np.random.Generator, n: int = n, shape: tuple[float, float] = shape) -> Any:
-                    values = g.beta(*shape, size=n)
-                    return float(values.mean()), intervals.mean_share(values)
-
-                def compare(g: np.random.Generator, n: int = n, shape: tuple[float, float] = shape) -> Paired:
-                    common, own = g.random(n), g.random((2, n))
-                    place = np.where(g.random((2, n)) < 0.7, common, own)  # most images are as hard for both
-                    values = scipy.stats.beta.ppf(place, *shape)
-                    return tests.means(values[0] - values[1])
-
                 label = f"delta1 {mean}, images {'differ much' if alike == 1 else 'differ little'}"
-                yield Setting("depth, delta1", n, label, 3000, draw, mean)
-                yield Setting(
-                    "difference of depth, delta1", n, label, 1000 if n < 1000 else 200, compare, 0.0
+                single, pair = (
+                    Line("depth, delta1", n, label, mean),
+                    Line("difference of depth, delta1", n, label, 0.0),
                 )
+                yield Setting(3000, partial(_depth_share, n=n, shape=shape), (single,))
+                yield Setting(1000, partial(_depth_pair, n=n, shape=shape), (pair,))
         for spread in (0.3, 0.7):
-
-            def error(g: np.random.Generator, n: int = n, spread: float = spread) -> Any:
-                values = np.exp(spread * g.normal(size=n))
-                return float(values.mean()), intervals.t_interval(values)
-
-            label = f"lognormal, {spread}"
-            yield Setting("depth, error in metres", n, label, 3000, error, float(np.exp(spread**2 / 2)))
+            line = Line("depth, error in metres", n, f"lognormal, {spread}", float(np.exp(spread**2 / 2)))
+            yield Setting(3000, partial(_depth_error, n=n, spread=spread), (line,))
 
 
 # -- calibration -----------------------------------------------------------------------------------------------
@@ -478,48 +482,41 @@ def _calibrated(g: np.random.Generator, n: int, accuracy: float, over: Array) ->
     return confidence, g.random((len(over), n)) < rate
 
 
+def _calibration(g: np.random.Generator, n: int, accuracy: float, over: float) -> list[Any]:
+    confidence, hits = _calibrated(g, n, accuracy, np.array([over]))
+    value = float(metrics.calibration_error(confidence[0], hits[0]))
+    return [(value, intervals.calibration(confidence[0], hits[0]))]
+
+
+def _calibration_pair(
+    g: np.random.Generator, n: int, accuracy: float, over: tuple[float, float]
+) -> list[Paired]:
+    confidence, hits = _calibrated(g, n, accuracy, np.array(over))
+    weights = np.vstack([np.ones(n), _counts(g, n)])
+    one, two = (
+        metrics.calibration_error(c, h, weights=weights) for c, h in zip(confidence, hits, strict=True)
+    )
+    return [tests.resampled([float(one[0] - two[0])], one[1:] - two[1:], n, kind="paired")]
+
+
 def calibration() -> Iterator[Setting]:
     """Expected calibration error, and differences of it."""
     for n in SIZES:
         for accuracy in (0.1, 0.5, 0.95, 0.98):
             for over in (0.0, 0.05, 0.15, 0.3):
-
-                def draw(
-                    g: np.random.Generator, n: int = n, accuracy: float = accuracy, over: float = over
-                ) -> Any:
-                    confidence, hits = _calibrated(g, n, accuracy, np.array([over]))
-                    value = float(metrics.calibration_error(confidence[0], hits[0]))
-                    return value, intervals.calibration(confidence[0], hits[0])
-
-                yield Setting(
-                    "calibration error", n, f"confidence {accuracy}, too sure by {over}", 1000, draw
-                )
+                line = Line("calibration error", n, f"confidence {accuracy}, too sure by {over}")
+                yield Setting(2000, partial(_calibration, n=n, accuracy=accuracy, over=over), (line,))
         if n < intervals.MIN_CALIBRATION:
             continue
         for accuracy, ours, theirs in ((0.5, 0.1, 0.1), (0.5, 0.2, 0.05), (0.95, 0.1, 0.1), (0.95, 0.3, 0.1)):
-
-            def compare(
-                g: np.random.Generator,
-                n: int = n,
-                accuracy: float = accuracy,
-                over: tuple[float, float] = (ours, theirs),
-            ) -> Paired:
-                confidence, hits = _calibrated(g, n, accuracy, np.array(over))
-                counts = g.multinomial(n, np.full(n, 1 / n), size=RESAMPLES).astype(np.float64)
-                values = [metrics.calibration_error(c, h) for c, h in zip(confidence, hits, strict=True)]
-                drawn = [
-                    metrics.calibration_error(c, h, weights=counts)
-                    for c, h in zip(confidence, hits, strict=True)
-                ]
-                gain = float(values[0] - values[1])
-                return tests.resampled([gain], drawn[0] - drawn[1], n, kind="paired")
-
             label = f"confidence {accuracy}, too sure by {ours} and {theirs}"
-            yield Setting("difference of calibration error", n, label, 400 if n < 1000 else 200, compare)
+            draw = partial(_calibration_pair, n=n, accuracy=accuracy, over=(ours, theirs))
+            yield Setting(1000, draw, (Line("difference of calibration error", n, label),))
 
 
 # -- few-shot --------------------------------------------------------------------------------------------------
 
+EPISODES = 600
 SHAPES = (
     (20, 4, 2, 1, 2),
     (20, 2, 2, 3, 5),
@@ -533,11 +530,10 @@ SHAPES = (
 def _episodes(
     g: np.random.Generator, n: int, classes: int, way: int, shots: int, queries: int
 ) -> tuple[Array, Array]:
-    size, number = n // classes, 400
-    chosen = np.argsort(g.random((number, classes)), axis=1)[:, :way]
-    rows = (
-        np.argsort(g.random((number, way, size)), axis=2)[:, :, : shots + queries] + chosen[..., None] * size
-    )
+    size = n // classes
+    chosen = np.argsort(g.random((EPISODES, classes)), axis=1)[:, :way]
+    rows = np.argsort(g.random((EPISODES, way, size)), axis=2)[:, :, : shots + queries]
+    rows = rows + chosen[..., None] * size
     return rows[..., :shots], rows[..., shots:]
 
 
@@ -548,37 +544,32 @@ def _prototypes(features: Array, support: Array, query: Array) -> Array:
     return found
 
 
+def _few_shot(g: np.random.Generator, centres: Array, shape: tuple[int, ...]) -> list[Any]:
+    """Accuracy of the first of two networks, and their difference."""
+    n, classes = shape[:2]
+    labels = np.repeat(np.arange(classes), n // classes)
+    scale = np.linspace(2, 0.3, 16)
+    image = centres[labels] + scale * g.normal(size=(n, 16))
+    support, query = _episodes(g, *shape)
+    found = []
+    for _ in range(2):
+        right = _prototypes(image + 0.5 * scale * g.normal(size=image.shape), support, query)
+        found.append((pool.contributions(right, support, query, labels), right.mean((1, 2))))
+    (ours, one), (theirs, two) = found
+    single = float(one.mean()), pool.interval(ours, one)
+    return [single, tests.pooled(float((one - two).mean()), ours - theirs, one - two)]
+
+
 def few_shot() -> Iterator[Setting]:
     """Few-shot accuracy over the images of a pool, and differences of two networks."""
     for n, classes, way, shots, queries in SHAPES:
         for level, strength in (("near chance", 0.15), ("middle", 0.8), ("high", 1.6)):
             centres = strength * np.random.default_rng(3).normal(size=(classes, 16))
-            shape = (n, classes, way, shots, queries)
-
-            def made(
-                g: np.random.Generator, count: int, centres: Array = centres, shape: Any = shape
-            ) -> list[Any]:
-                labels = np.repeat(np.arange(shape[1]), shape[0] // shape[1])
-                image = g.normal(size=(shape[0], 16)) * np.linspace(2, 0.3, 16)
-                support, query = _episodes(g, *shape)
-                found = []
-                for _ in range(count):
-                    noise = 0.5 * g.normal(size=image.shape) * np.linspace(2, 0.3, 16)
-                    right = _prototypes(centres[labels] + image + (noise if count > 1 else 0), support, query)
-                    found.append((pool.contributions(right, support, query, labels), right.mean((1, 2))))
-                return found
-
-            def draw(g: np.random.Generator, made: Any = made) -> Any:
-                ((added, accuracies),) = made(g, 1)
-                return float(accuracies.mean()), pool.interval(added, accuracies)
-
-            def compare(g: np.random.Generator, made: Any = made) -> Paired:
-                (ours, one), (theirs, two) = made(g, 2)
-                return tests.pooled(float((one - two).mean()), ours - theirs, one - two)
-
+            draw = partial(_few_shot, centres=centres, shape=(n, classes, way, shots, queries))
             label = f"{classes} classes, {way}-way {shots}-shot, {level}"
-            yield Setting("few-shot accuracy", n, label, 1000, draw)
-            yield Setting("difference of few-shot accuracy", n, label, 1000, compare, 0.0)
+            single = Line("few-shot accuracy", n, label)
+            draws = 1000 if n < 1000 else 400
+            yield Setting(draws, draw, (single, Line("difference of few-shot accuracy", n, label, 0.0)))
 
 
 # -- families of tests, ranks, seeds ---------------------------------------------------------------------------
@@ -586,96 +577,90 @@ def few_shot() -> Iterator[Setting]:
 CHECKPOINTS = 5
 
 
+def _any(found: pairs.Pairs) -> list[bool]:
+    return [bool(np.nanmin(found.adjusted(), initial=1.0) < 0.05)]
+
+
+def _any_share(g: np.random.Generator, n: int, rate: float, shared: float) -> list[bool]:
+    return _any(pairs.proportions(_correlated(g, np.full(CHECKPOINTS, rate), n, shared)))
+
+
+def _any_per_class(g: np.random.Generator, labels: Array) -> list[bool]:
+    right = _correlated(g, np.full(CHECKPOINTS, 0.8), len(labels))
+    linear = np.stack([_linear(row, labels) for row in right])
+    return _any(pairs.means(linear, size=metrics.class_size(labels)))
+
+
+def _any_precision(
+    g: np.random.Generator, n: int, classes: int, prevalence: float, shift: Array
+) -> list[bool]:
+    scores, labels = _scored(g, n, classes, prevalence, shift)
+    counts = _counts(g, n)
+    found = [_ap("map_area", part, labels, counts) for part in scores]
+    values, drawn = np.array([[value] for value, _ in found]), np.stack([drawn for _, drawn in found])
+    return _any(pairs.resampled(values, drawn, *intervals.few(labels.sum(0))))
+
+
+def _any_seeds(g: np.random.Generator, seeds: int) -> list[bool]:
+    return _any(pairs.means(0.7 + 0.01 * g.normal(size=(CHECKPOINTS, seeds))))
+
+
+def _seeds(g: np.random.Generator, seeds: int) -> list[Any]:
+    values = 0.7 + 0.01 * g.normal(size=seeds)
+    return [(float(values.mean()), intervals.t_interval(values))]
+
+
+def _crossed(g: np.random.Generator, seeds: int) -> list[Paired]:
+    rate = 0.1 + 0.02 * g.normal(size=(seeds, 1)) + 0.3 * g.normal(size=100)
+    delta = rate + 0.5 * g.normal(size=(seeds, 100))
+    return [tests.crossed(delta.mean(0), delta.mean(1))]
+
+
 def families() -> Iterator[Setting]:
     """How often Holm finds any difference among equal checkpoints: all pairs of five."""
-
-    def any_found(found: pairs.Pairs) -> bool:
-        return bool(np.nanmin(found.adjusted(), initial=1.0) < 0.05)
-
+    cases = {
+        20: ((1, 0.5, 600), (20, 0.2, 200)),
+        100: ((1, 0.1, 600), (20, 0.1, 150)),
+        1000: ((1, 0.08, 200),),
+    }
     for n in SIZES:
         for rate in (0.5, 0.9, 0.98):
             for shared in (0.2, 0.9):
-
-                def hits(
-                    g: np.random.Generator, n: int = n, rate: float = rate, shared: float = shared
-                ) -> bool:
-                    right = _correlated(g, np.full(CHECKPOINTS, rate), n, shared)
-                    return any_found(pairs.proportions(right))
-
-                label = f"rate {rate}, examples share {shared}"
-                yield Setting("any false find, top-1", n, label, 4000, hits, family=True)
+                line = Line("any false find, top-1", n, f"rate {rate}, examples share {shared}")
+                yield Setting(4000, partial(_any_share, n=n, rate=rate, shared=shared), (line,))
         for balanced in (True, False):
-            labels = _classes(n, 20, balanced)
-
-            def by_class(g: np.random.Generator, labels: Array = labels) -> bool:
-                right = _correlated(g, np.full(CHECKPOINTS, 0.8), len(labels))
-                linear = np.stack([_linear(row, labels) for row in right])
-                return any_found(pairs.means(linear, size=metrics.class_size(labels)))
-
             label = f"20 classes, {'equal' if balanced else 'unequal'} sizes"
-            yield Setting("any false find, mean per class", n, label, 2000, by_class, family=True)
-        cases = {
-            20: ((1, 0.5, 600), (20, 0.2, 200)),
-            100: ((1, 0.1, 600), (20, 0.1, 150)),
-            1000: ((1, 0.08, 200),),
-        }
+            line = Line("any false find, mean per class", n, label)
+            yield Setting(2000, partial(_any_per_class, labels=_classes(n, 20, balanced)), (line,))
         for classes, prevalence, draws in cases[n]:
             for target in (0.6, 0.96):
                 shift = np.full(CHECKPOINTS, _separation(target, prevalence))
-
-                def precision(
-                    g: np.random.Generator,
-                    n: int = n,
-                    c: int = classes,
-                    p: float = prevalence,
-                    shift: Array = shift,
-                ) -> bool:
-                    scores, labels = _scored(g, n, c, p, shift)
-                    counts = g.multinomial(n, np.full(n, 1 / n), size=RESAMPLES).astype(np.float64)
-                    found = [_ap("map_area", part, labels, counts) for part in scores]
-                    values = np.array([[value] for value, _ in found])
-                    return any_found(
-                        pairs.resampled(
-                            values, np.stack([drawn for _, drawn in found]), *intervals.few(labels.sum(0))
-                        )
-                    )
-
                 label = f"C = {classes}, {prevalence:.0%} positive, AP {target}"
-                yield Setting("any false find, average precision", n, label, draws, precision, family=True)
+                line = Line("any false find, average precision", n, label)
+                draw = partial(_any_precision, n=n, classes=classes, prevalence=prevalence, shift=shift)
+                yield Setting(draws, draw, (line,))
     for seeds in (3, 5, 8):
+        line = Line("any false find, means over seeds", seeds, "normal")
+        yield Setting(4000, partial(_any_seeds, seeds=seeds), (line,))
+        yield Setting(4000, partial(_seeds, seeds=seeds), (Line("mean over seeds", seeds, "normal", 0.7),))
+        line = Line("difference over examples and seeds", seeds, "100 examples", 0.1)
+        yield Setting(4000, partial(_crossed, seeds=seeds), (line,))
 
-        def over_seeds(g: np.random.Generator, seeds: int = seeds) -> bool:
-            return any_found(pairs.means(0.7 + 0.01 * g.normal(size=(CHECKPOINTS, seeds))))
 
-        yield Setting("any false find, means over seeds", seeds, "normal", 4000, over_seeds, family=True)
-
-        def mean(g: np.random.Generator, seeds: int = seeds) -> Any:
-            values = 0.7 + 0.01 * g.normal(size=seeds)
-            return float(values.mean()), intervals.t_interval(values)
-
-        yield Setting("mean over seeds", seeds, "normal", 4000, mean, 0.7)
-
-        def crossed(g: np.random.Generator, seeds: int = seeds) -> Paired:
-            rate = 0.1 + 0.02 * g.normal(size=(seeds, 1)) + 0.3 * g.normal(size=100)
-            delta = rate + 0.5 * g.normal(size=(seeds, 100))
-            return tests.crossed(delta.mean(0), delta.mean(1))
-
-        yield Setting("difference over examples and seeds", seeds, "100 examples", 4000, crossed, 0.1)
+def _any_rank(g: np.random.Generator, n: int, rates: tuple[float, ...]) -> list[bool]:
+    right = _correlated(g, np.array(rates), n)
+    adjusted = pairs.proportions(right).adjusted()
+    mean, true = right.mean(1), np.array(rates)
+    ahead = (adjusted < 0.05) & (mean[:, None] > mean[None, :])
+    return [bool((ahead & (true[:, None] <= true[None, :])).any())]
 
 
 def ranks() -> Iterator[Setting]:
     """Whether all ranks of five checkpoints hold at once; the rate is that of a rank outside its range."""
     for n in SIZES:
         for rates in ((0.5, 0.5, 0.6, 0.7, 0.8), (0.9, 0.9, 0.92, 0.94, 0.99)):
-
-            def wrong(g: np.random.Generator, n: int = n, rates: tuple[float, ...] = rates) -> bool:
-                right = _correlated(g, np.array(rates), n)
-                adjusted = pairs.proportions(right).adjusted()
-                mean, true = right.mean(1), np.array(rates)
-                ahead = (adjusted < 0.05) & (mean[:, None] > mean[None, :])
-                return bool((ahead & (true[:, None] <= true[None, :])).any())
-
-            yield Setting("any rank outside its range", n, f"rates {rates}", 4000, wrong, family=True)
+            line = Line("any rank outside its range", n, f"rates {rates}")
+            yield Setting(4000, partial(_any_rank, n=n, rates=rates), (line,))
 
 
 GROUPS = (
@@ -684,37 +669,65 @@ GROUPS = (
 )  # fmt: skip
 
 
+def read() -> dict[tuple[str, str, str], dict[str, str]]:
+    """The lines of the file by what it knows them by."""
+    if not FILE.exists():
+        return {}
+    with FILE.open(encoding="utf-8", newline="") as file:
+        return {(line["statistic"], line["n"], line["setting"]): line for line in csv.DictReader(file)}
+
+
+def write(known: dict[tuple[str, str, str], dict[str, str]]) -> None:
+    """The file, in the order of the script."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
+    writer.writeheader()
+    keys = (line.key for group in GROUPS for setting in group() for line in setting.lines)
+    writer.writerows(known[key] for key in keys if key in known)
+    FILE.write_text(text.getvalue(), encoding="utf-8")
+
+
+def outside(line: dict[str, str]) -> bool:
+    """Whether a coverage lies outside what is asked for by more than two of its Monte Carlo errors.
+
+    Asked for are 93 to 97 %, and 90 % at least below 100 examples.
+    """
+    rate, number = float(line["rate"]), int(line["draws"]) * (1 - float(line["without"]))
+    low, high = (0.93, 0.97) if int(line["n"]) >= 100 else (0.90, 1.0)
+    bound = min(max(rate, low), high)
+    return bool(abs(rate - bound) > 2 * (bound * (1 - bound) / number) ** 0.5)
+
+
 def table() -> str:
     """The file as Markdown: for each statistic and size the lowest, mean and highest rate over its settings.
 
-    In percent. "Error of one" is the Monte Carlo standard error of one setting at 95 %.
+    In percent. "Draws" are those of the setting with the fewest data sets; bold is `outside`.
     """
-    with FILE.open(encoding="utf-8", newline="") as file:
-        lines = list(csv.DictReader(file))
     parts = []
     for title, family in (("coverage of 95 % intervals", False), ("family-wise error at 5 %", True)):
         rows = [
-            f"| {title} | n | settings | lowest | mean | highest | error of one | without interval |",
+            f"| {title} | n | settings | lowest | mean | highest | draws | without interval |",
             "|:--|--:|--:|--:|--:|--:|--:|--:|",
         ]
         groups: dict[tuple[str, int], list[dict[str, str]]] = {}
-        for line in lines:
+        for line in read().values():
             if line["statistic"].startswith("any ") == family:
                 groups.setdefault((line["statistic"], int(line["n"])), []).append(line)
         for (statistic, n), found in sorted(groups.items()):
-            rates = [100 * float(line["rate"]) for line in found if line["rate"]]
-            told = (
-                [f"{value:.1f}" for value in (min(rates), float(np.mean(rates)), max(rates))]
-                if rates
-                else ["–"] * 3
-            )
+            lines = sorted((line for line in found if line["rate"]), key=lambda line: float(line["rate"]))
+            told = ["–"] * 3
+            if lines:
+                mean = 100 * float(np.mean([float(line["rate"]) for line in lines]))
+                low, high = (
+                    f"**{rate:.1f}**" if not family and outside(line) else f"{rate:.1f}"
+                    for line in (lines[0], lines[-1])
+                    for rate in [100 * float(line["rate"])]
+                )
+                told = [low, f"{mean:.1f}", high]
             without = 100 * float(np.mean([float(line["without"]) for line in found]))
             least = min(int(line["draws"]) for line in found)
-            error = (
-                100 * (0.05 * 0.95 / least) ** 0.5
-            )  # Monte Carlo, of the setting with the fewest data sets
             rows.append(
-                f"| {statistic} | {n} | {len(found)} | {' | '.join(told)} | {error:.1f} | {without:.0f} |"
+                f"| {statistic} | {n} | {len(found)} | {' | '.join(told)} | {least:,} | {without:.0f} |"
             )
         parts.append("\n".join(rows) + "\n")
     return "\n".join(parts)
@@ -724,8 +737,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", default="", help="statistics that hold this word")
-    parser.add_argument("--share", type=float, default=1.0, help="share of the draws, for a quick look")
+    parser.add_argument(
+        "--only", default="", help="settings with a line that holds these words: statistic, n and population"
+    )
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no setting after so many")
     parser.add_argument(
         "--table", action="store_true", help="write the file into docs/statistics.md and stop"
     )
@@ -735,22 +750,19 @@ def main() -> None:
         before, _, rest = page.partition(BEGIN)
         PAGE.write_text(f"{before}{BEGIN}{table()}{END}{rest.partition(END)[2]}", encoding="utf-8")
         return
-    known = set()
-    if FILE.exists():
-        with FILE.open(encoding="utf-8", newline="") as file:
-            known = {(line["statistic"], line["n"], line["setting"]) for line in csv.DictReader(file)}
+    until = time.monotonic() + 60 * args.minutes
     for setting in (setting for group in GROUPS for setting in group()):
-        if setting.key in known or args.only not in setting.statistic:
+        known = read()
+        done = all(int(known.get(line.key, {"draws": 0})["draws"]) >= setting.draws for line in setting.lines)
+        if done or not any(args.only in " ".join(line.key) for line in setting.lines):
             continue
-        new = not FILE.exists()
-        draws = max(20, round(args.share * setting.draws))
-        line = Setting(**{**setting.__dict__, "draws": draws}).run()
-        with FILE.open("a", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
-            if new:
-                writer.writeheader()
-            writer.writerow(line)
-        print(*(line[name] for name in FIELDS), sep="  ", flush=True)
+        if time.monotonic() > until:
+            print("not done yet: start it again")
+            break
+        for found in setting.run(setting.draws):
+            known[found["statistic"], str(found["n"]), found["setting"]] = found
+            print(*found.values(), sep="  ", flush=True)
+        write(known)
 
 
 if __name__ == "__main__":

@@ -126,11 +126,14 @@ def precisions(classes: list[Matches], ious: tuple[int, ...], points: Floats, we
     for k, matches in enumerate(classes):
         positives = weights @ matches.positives  # (R,)
         at_image = weights[:, matches.image]  # (R, n)
+        counted, seen = None, at_image
         for column, t in enumerate(ious):
-            hits = np.flatnonzero(matches.hit[t] & ~matches.ignored[t])
+            if counted is None or (counted == matches.ignored[t]).any():
+                counted = ~matches.ignored[t]  # the same at most thresholds, if not at all
+                seen = np.cumsum(at_image * counted, axis=1)  # (R, n)
+            hits = np.flatnonzero(matches.hit[t] & counted)
             true = np.cumsum(at_image[:, hits], axis=1)  # (R, hits)
-            false = np.cumsum(at_image * (~matches.hit[t] & ~matches.ignored[t]), axis=1)[:, hits]
-            precision = true / np.maximum(true + false, np.spacing(1))
+            precision = true / np.maximum(seen[:, hits], np.spacing(1))
             best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
             recall = true / np.maximum(positives, 1)[:, None]
             if len(points):  # the share of points between each hit's recall and the one's before

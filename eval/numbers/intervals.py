@@ -99,6 +99,7 @@ def effective(
     *,
     prior: float = 1.0,
     events: float = 2.0,
+    seen: float | None = None,
 ) -> Interval:
     """Wilson's interval with an effective number of examples, for a value in [0, 1] that is no plain proportion.
 
@@ -117,13 +118,14 @@ def effective(
         level: Confidence level.
         prior: Design effect that is expected where nothing is known.
         events: How many rare events, right or wrong answers, the prior is worth.
+        seen: How many there were; without it the share of ``size`` that is right or wrong, whichever is less.
     """
     check_level(level)
     value = min(max(value, 0.0), 1.0) if -1e-9 < value < 1 + 1e-9 else value  # rounding of a mean
     if not 0 <= value <= 1 or variance < 0 or size <= 0:
         raise ValueError(f"value {value} in [0, 1], variance {variance} >= 0 and size {size} > 0 are needed")
     binomial = value * (1 - value) / size
-    seen = size * min(value, 1 - value)
+    seen = size * min(value, 1 - value) if seen is None else seen
     ratio = variance / binomial if binomial > 0 else prior
     number = size * (seen + events) / (seen * ratio + events * prior)
     low, high = _wilson(value, number, float(scipy.stats.norm.ppf(0.5 + level / 2)))
@@ -214,12 +216,21 @@ ELEVEN_POINTS = NoInterval(
 MIN_IMAGES = 20
 
 
+def of_shares(value: float, variance: float, images: int, kind: str, level: float = 0.95) -> Interval:
+    """`effective` where an image is no right or wrong answer, but has a share.
+
+    Shares y of what is rare, seen in n images, say as much as (sum y)^2 / sum y^2 rare events (Kish 1965): as many as
+    there are images where all have the same share, and as many as are wrong where each is right or wrong.
+    """
+    rare = min(max(value, 0.0), max(1 - value, 0.0))
+    seen = images * rare**2 / (rare**2 + images * variance) if rare > 0 else 0.0
+    return effective(value, variance, images, kind, level, events=1.0, seen=seen)
+
+
 def over_images(
     value: float, drawn: Array, images: int, lacking: float = 1.0, level: float = 0.95
 ) -> Interval | NoInterval:
     """Interval for a metric of all pixels of a test set, such as mean IoU: `effective` with images as clusters.
-
-    Where nothing is known the variance is half the binomial one of the images, as for `average_precision`.
 
     Args:
         value: Of all images.
@@ -233,7 +244,7 @@ def over_images(
     if images < MIN_IMAGES or len(defined) < 2:
         return NoInterval(f"{images} test images say too little, {MIN_IMAGES} are needed")
     variance, kind = float(defined.var(ddof=1)) * lacking, "wilson-bootstrap over test images"
-    return effective(value, variance, images, kind, level, prior=0.5, events=1.0)
+    return of_shares(value, variance, images, kind, level)
 
 
 def mean_share(values: Array, level: float = 0.95) -> Interval | NoInterval:
@@ -249,7 +260,7 @@ def mean_share(values: Array, level: float = 0.95) -> Interval | NoInterval:
     if images < MIN_IMAGES:
         return NoInterval(f"{images} test images say too little, {MIN_IMAGES} are needed")
     variance = float(np.var(values, ddof=1)) / images
-    return effective(float(np.mean(values)), variance, images, "wilson-images", level, prior=0.5, events=1.0)
+    return of_shares(float(np.mean(values)), variance, images, "wilson-images", level)
 
 
 MIN_CALIBRATION = 100

@@ -120,21 +120,26 @@ def class_size(labels: Array) -> float:
 def _precision_recall(
     scores: Array, positive: Array, weights: Array | None = None, ties: str = "together"
 ) -> tuple[Array, Array]:
-    """Precision and recall at every threshold, descending. With weights (..., N), one curve a row."""
+    """Precision and recall at every threshold that adds a positive, descending; with weights (..., N), one curve a row.
+
+    At all others recall stays and precision falls.
+    """
     if ties not in ("together", "devkit", "vissl"):
         raise ValueError(f"ties is '{ties}', it can be 'together', 'devkit' or 'vissl'")
     # VISSL reverses numpy's ascending order, which is another order of equal scores than a descending one.
     order = np.argsort(scores)[::-1] if ties == "vissl" else np.argsort(-scores, kind="stable")
-    last = np.ones(len(scores), dtype=bool)
-    if ties == "together":
-        last[:-1] = np.diff(scores[order]) != 0
+    found = np.flatnonzero(positive[order])
+    last = found
+    if ties == "together":  # the last of all that have the same score
+        last = np.searchsorted(-scores[order], -scores[order][found], side="right") - 1
     weight = np.ones(len(scores)) if weights is None else weights[..., order]
-    hits = np.cumsum(weight * positive[order], axis=-1)
-    seen = np.cumsum(weight, axis=-1)
+    seen = np.cumsum(weight, axis=-1)[..., last]
+    # All positives down to that threshold, also those that come after this one with the same score.
+    hits = np.cumsum(weight[..., found], axis=-1)[..., np.searchsorted(found, last, side="right") - 1]
     with np.errstate(invalid="ignore", divide="ignore"):
         recall = hits / hits[..., -1:]
         precision = np.where(seen > 0, hits / seen, 0.0)
-    return precision[..., last], recall[..., last]
+    return precision, recall
 
 
 def _interpolated(scores: Array, positive: Array, weights: Array | None, ties: str) -> tuple[Array, Array]:
