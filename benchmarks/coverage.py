@@ -363,7 +363,7 @@ def detection() -> Iterator[Setting]:
         ("low", "", (-1.5,)), ("middle", "equal", (0.5, 0.5)), ("", "apart", (0.9, 0.4)),
         ("high", "equal, high", (3.0, 3.0)),
     )  # fmt: skip
-    for n, classes, draws in ((20, 1, 400), (20, 20, 200), (100, 1, 1000), (100, 20, 300), (1000, 1, 600)):
+    for n, classes, draws in ((20, 1, 400), (20, 5, 400), (100, 1, 1000), (100, 5, 600), (1000, 1, 600)):
         for level, pair, skill in cases:
             lines = []
             for kind in KINDS:
@@ -505,7 +505,7 @@ def calibration() -> Iterator[Setting]:
         for accuracy in (0.1, 0.5, 0.95, 0.98):
             for over in (0.0, 0.05, 0.15, 0.3):
                 line = Line("calibration error", n, f"confidence {accuracy}, too sure by {over}")
-                yield Setting(2000, partial(_calibration, n=n, accuracy=accuracy, over=over), (line,))
+                yield Setting(1000, partial(_calibration, n=n, accuracy=accuracy, over=over), (line,))
         if n < intervals.MIN_CALIBRATION:
             continue
         for accuracy, ours, theirs in ((0.5, 0.1, 0.1), (0.5, 0.2, 0.05), (0.95, 0.1, 0.1), (0.95, 0.3, 0.1)):
@@ -568,7 +568,7 @@ def few_shot() -> Iterator[Setting]:
             draw = partial(_few_shot, centres=centres, shape=(n, classes, way, shots, queries))
             label = f"{classes} classes, {way}-way {shots}-shot, {level}"
             single = Line("few-shot accuracy", n, label)
-            draws = 1000 if n < 1000 else 400
+            draws = 400 if n < 1000 else 200
             yield Setting(draws, draw, (single, Line("difference of few-shot accuracy", n, label, 0.0)))
 
 
