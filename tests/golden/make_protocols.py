@@ -2,9 +2,10 @@
 
     MAST_PEERS=DIR python tests/golden/make_protocols.py
 
-DIR holds clones of facebookresearch/vissl, facebookresearch/dinov2, linusericsson/ssl-transfer, hankook/AugSelf and
-lightly-ai/lightly under their repositories' names. Classes and functions are taken out of the peers' files by name
-and run as they stand, with stand-ins for files, logging and data loaders. ``protocols.json`` keeps the numbers.
+DIR holds clones of facebookresearch/vissl, facebookresearch/dinov2, facebookresearch/moco (132aea9, the last commit
+with files), facebookresearch/detectron2, linusericsson/ssl-transfer, hankook/AugSelf and lightly-ai/lightly under
+their repositories' names. Classes and functions are taken out of the files by name and run as they stand, with
+stand-ins for files, logging and data loaders. ``protocols.json`` keeps the numbers.
 """
 
 from __future__ import annotations
@@ -299,6 +300,44 @@ def augself_sampler(root: Path) -> dict[str, Any]:
     }
 
 
+def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    """A config of Detectron2 by dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in node.items():
+        inner = isinstance(value, dict)
+        found |= _flat(value, f"{prefix}{key}.") if inner else {prefix + key: value}
+    return found
+
+
+def _configs(paths: list[Path]) -> dict[str, Any]:
+    """What configs, read by Detectron2 itself, set alike that is not its default; and what they do not set alike."""
+    from detectron2.config import get_cfg
+
+    read = []
+    for path in paths:
+        cfg = get_cfg()
+        cfg.merge_from_file(str(path))
+        read.append(_flat(cfg))
+    defaults = _flat(get_cfg())
+    unlike = sorted(key for key in defaults if any(one[key] != read[0][key] for one in read))
+    alike = {key: value for key, value in read[0].items() if key not in unlike and value != defaults[key]}
+    listed = json.loads(json.dumps(alike))  # tuples as lists
+    return {"set": dict(sorted(listed.items())), "unlike": unlike}
+
+
+def moco_detection(root: Path) -> dict[str, Any]:
+    """MoCo's two configs of detection."""
+    folder = root / "detection" / "configs"
+    names = ("pascal_voc_R_50_C4_24k_moco", "coco_R_50_C4_2x_moco")
+    return {name: _configs([folder / f"{name}.yaml"]) for name in names}
+
+
+def ssl_transfer_detection(root: Path) -> dict[str, Any]:
+    """ssl-transfer's configs of fourteen networks; their base is that of a clone of detectron2 beside it."""
+    folder = root / "detectron2-configs"
+    return {kind: _configs(sorted((folder / kind).glob("*.yaml"))) for kind in ("finetune", "frozen")}
+
+
 MADE: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "vissl ties": ("vissl", vissl_ties),
     "vissl svm": ("vissl", vissl_svm),
@@ -309,6 +348,8 @@ MADE: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "dinov2 split": ("dinov2", dinov2_split),
     "augself split": ("AugSelf", augself_split),
     "augself sampler": ("AugSelf", augself_sampler),
+    "moco detection": ("moco", moco_detection),
+    "ssl-transfer detection": ("ssl-transfer", ssl_transfer_detection),
 }
 
 

@@ -16,8 +16,8 @@ SHOWN = ("top-1", "mean per class", "average precision, area", "detection AP", "
          "calibration", "seeds", "IoU", "accuracy of pixels", "pixel accuracy", "depth")  # fmt: skip
 
 
-def _script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("coverage_script", BENCHMARKS / "coverage.py")
+def _script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"{name}_script", BENCHMARKS / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -26,7 +26,7 @@ def _script() -> ModuleType:
     return module
 
 
-COVERAGE = _script()
+COVERAGE = _script("coverage")
 with open(COVERAGE.FILE, encoding="utf-8", newline="") as _file:
     LINES = list(csv.DictReader(_file))
 FAMILIES = [s for group in (COVERAGE.families, COVERAGE.ranks) for s in group() if s.lines[0].family]
@@ -37,11 +37,21 @@ def test_the_table_in_the_documentation_is_that_of_the_file() -> None:
     assert page.partition(COVERAGE.BEGIN)[2].partition(COVERAGE.END)[0] == COVERAGE.table()
 
 
+def test_exact_coverage_is_in_the_documentation() -> None:
+    exact = _script("exact")
+    for n, rate in exact.SHARES:
+        found = exact.shares(n, rate)
+        row = f"| n = {n}, rate {rate} | {' | '.join(f'{100 * value:.1f}' for value in found.values())} |"
+        assert row in COVERAGE.PAGE.read_text(encoding="utf-8")
+        assert 0.93 < found["Wilson"] < 0.97
+
+
 def test_every_setting_of_the_script_was_run() -> None:
     settings = [setting for group in COVERAGE.GROUPS for setting in group()]
     keys = [line.key for setting in settings for line in setting.lines]
-    assert keys == [(line["statistic"], line["n"], line["setting"]) for line in LINES]  # none twice, in its order
-
+    assert keys == [
+        (line["statistic"], line["n"], line["setting"]) for line in LINES
+    ]  # none twice, in its order
 
 
 def test_what_lies_outside_is_told_by_two_monte_carlo_errors() -> None:
