@@ -120,7 +120,7 @@ def class_size(labels: Array) -> float:
 def _precision_recall(
     scores: Array, positive: Array, weights: Array | None = None, ties: str = "together"
 ) -> tuple[Array, Array]:
-    """Precision and recall at every threshold that adds a positive, descending; with weights (..., N), one curve a row.
+    """Precision and recall at every threshold that adds a positive, descending; with weights (..., N), one a row.
 
     At all others recall stays and precision falls.
     """

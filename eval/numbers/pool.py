@@ -28,8 +28,8 @@ def contributions(
     queries lie above what these queries get on average, so that the mix of queries does not count; a class of n
     images with S in support has the factor n / (n - S), since an image in support keeps others out.
 
-    What a query and an image in support do together is in the products of both, so that it would count twice, and with
-    k images in support k + 1 times. `_together` tells how much that is too much, and all contributions are made
+    What a query and an image in support do together is in the products of both, so that it would count twice, and
+    with k images in support k + 1 times. `_together` tells how much that is too much, and all contributions are made
     smaller by the same factor, until their products have what is right as their sum.
 
     Args:
@@ -79,7 +79,7 @@ def _half(
 def _together(
     right: Array, support: npt.NDArray[np.int64], query: npt.NDArray[np.int64], place: Array
 ) -> Any:
-    """(N, N) sparse and symmetric: what two images add together, one as a query and one in support, in either role."""
+    """(N, N) sparse and symmetric: what two images add together, one as a query and one in support, either way."""
     episodes, way, queries = query.shape
     number, hits = len(place), np.asarray(right, dtype=np.float64)
     asked = np.bincount(query.ravel(), minlength=number)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import msgspec
 import numpy as np
 import pytest
 import scipy.stats
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from eval.analysis import write as analysis
 from eval.cli.entry import main
@@ -95,6 +100,40 @@ def test_two_checkpoints_are_paired_over_the_examples(
     assert found.units["a", "b"] == "test examples or episodes"
     result = found.lines[0].results["a", "b"]
     assert (result.difference, result.wins, result.losses) == (0.5, 2, 0)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.tuples(st.booleans(), st.booleans()), min_size=2, max_size=40),
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=2, max_size=6),
+)
+def test_bold_and_p_always_decide_alike(
+    make_record: Callable[..., Record], outcomes: list[tuple[bool, bool]], seeds: list[tuple[int, int]]
+) -> None:
+    """Paired right and wrong answers with ties, and few pretraining seeds whose values are often the same."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        for which in (0, 1):
+            right = np.array([pair[which] for pair in outcomes])
+            kept = records.write_arrays(folder, correct=right)
+            made = make_record(
+                name="ab"[which], weights="ab"[which], value=float(right.mean()), outcomes=kept
+            )
+            records.append(folder / "records" / "x.jsonl", made)
+        examples = compare.build(records.read([folder]), [("a", "b")])
+    made_seeds = [
+        make_record(name=f"{'cd'[which]}-{seed}", weights=f"{which}{seed}", value=pair[which] / 10)
+        for seed, pair in enumerate(seeds)
+        for which in (0, 1)
+    ]
+    for found in (examples, compare.build(Book(made_seeds, []), [("c", "d")])):
+        (row,) = csv.DictReader(io.StringIO(compare.as_csv(found)))
+        bold = "**" in compare.markdown(found).split("|--")[-1]
+        assert bold == (row["p"] != "" and float(row["p"]) < 0.05) or abs(float(row["p"]) - 0.05) < 2e-6
+        if row["low"]:
+            assert bold == (float(row["low"]) > 0 or float(row["high"]) < 0) or 0.0 in map(
+                float, (row["low"], row["high"])
+            )
 
 
 def test_unknown_names_are_told(book: Book) -> None:
