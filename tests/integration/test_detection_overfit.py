@@ -22,7 +22,7 @@ from mast.train import PUBLISHED, pretrain
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 ARCH = "resnet18-c16-half"
-RECIPE = ["method=mast", "uncertainty=true", "views.single_fraction=0.25", f"arch={ARCH}", "batch_size=60", "epochs=4"]
+RECIPE = ["method=mast", "views.single_fraction=0.25", f"arch={ARCH}", "batch_size=60", "epochs=4"]
 TINY = {"tiny": True, "device": "cpu", "SOLVER.IMS_PER_BATCH": 4, "SOLVER.CHECKPOINT_PERIOD": 100}
 
 

@@ -54,31 +54,32 @@ torch.distributed.destroy_process_group()
 """
 EXACT = ["precision=fp64", "optimizer={name: sgd, base_lr: 0.5, weight_decay: 1.0e-4, warmup_epochs: 0}"]
 STEP = ["batch_size=48", "epochs=1", *EXACT]
+CERTAIN = ["method=mast", "uncertainty=true"]
 CASES = {
     "vicreg": [*STEP, "method=vicreg"],
-    "mast": [*STEP, "method=mast", "uncertainty=true", "views.single_fraction=0.5", "weights.overlap=1"],
+    "mast": [*STEP, *CERTAIN, "views.single_fraction=0.5", "weights.overlap=1"],
     "features": [
-        *[*STEP, "method=mast", "uncertainty=true", "views.single_fraction=0.5"],
+        *[*STEP, *CERTAIN, "views.single_fraction=0.5"],
         *["masks.level=features", "accumulate=2"],
     ],
     "sensitive": [
-        *[*STEP, "method=mast", "uncertainty=true", "views.single_fraction=0.5", "masks.layout=own-closed", "masks.spread=1"],
+        *[*STEP, *CERTAIN, "views.single_fraction=0.5", "masks.layout=own-closed", "masks.spread=1"],
         *["weights.sensitivity=5", "weights.decorrelation=1", "weights.prediction=5"],
     ],
     "third": [
-        *[*STEP, "method=mast", "uncertainty=true", "views.third_every=3", "masks.layout=own-closed", "masks.lr=0"],
+        *[*STEP, *CERTAIN, "views.third_every=3", "masks.layout=own-closed", "masks.lr=0"],
         *["weights.sensitivity=5", "weights.decorrelation=1"],
     ],
     "contrast": [
-        *[*STEP, "method=mast", "uncertainty=true", "views.third_every=3", "views.all_but_fraction=0.8", "weights.contrast=2"],
+        *[*STEP, *CERTAIN, "views.third_every=3", "views.all_but_fraction=0.8", "weights.contrast=2"],
         *["masks.layout=own-closed", "weights.prediction=5", "masks.predict=true"],
     ],
     "changes": [
-        *[*STEP, "method=mast", "uncertainty=true", "views.single_fraction=0.5", "masks={layout: own-closed, changes: features}"],
+        *[*STEP, *CERTAIN, "views.single_fraction=0.5", "masks={layout: own-closed, changes: features}"],
         *["weights.sensitivity=5", "weights.decorrelation=1"],
     ],
-    "whole": ["save_minutes=0", "epochs=2", "method=mast", "uncertainty=true", "views.single_fraction=0.5"],
-    "broken": ["save_minutes=0", "epochs=2", "method=mast", "uncertainty=true", "views.single_fraction=0.5"],
+    "whole": ["save_minutes=0", "epochs=2", *CERTAIN, "views.single_fraction=0.5"],
+    "broken": ["save_minutes=0", "epochs=2", *CERTAIN, "views.single_fraction=0.5"],
 }
 Job = tuple[Recipe, Path, int]
 

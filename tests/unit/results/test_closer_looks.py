@@ -45,7 +45,7 @@ def write_records(place: Path, made: list[Record]) -> None:
 def write_run(folder: Path) -> Learner:
     """A pretraining run's recipe and state, with masks of known values."""
     recipe = load_recipe(
-        "demo", ["method=mast", "uncertainty=true", "views.single_fraction=0.5", "expander=[8, 8]", "arch=resnet10-c16-half"]
+        "demo", ["method=mast", "views.single_fraction=0.5", "expander=[8, 8]", "arch=resnet10-c16-half"]
     )
     parts = recipe.views.build(recipe.seed)
     learner = Learner(recipe, parts.names, parts.widths)
