@@ -120,6 +120,7 @@ def write(table: Table, place: Path, path: Path, *, data_root: Path | None = Non
 
 def _write(table: Table, place: Path, path: Path, drawn: _Figures, data_root: Path | None) -> None:
     book = table.book
+    done = book.counting()
     gains = pages.render("gains.html") + _grid(drawn.gains[:MANY]) if drawn.gains else Markup()
     sections = sum(bool(section.headline) for section in table.sections)
     left_out = (
@@ -139,12 +140,12 @@ def _write(table: Table, place: Path, path: Path, drawn: _Figures, data_root: Pa
         Part("labelfree", "Without labels", _labelfree(table, place)),
         Part("pretraining", "Pretraining", _grid(drawn.pretraining)),
         Part("detections", "Detections", _detections(book, data_root) if data_root else Markup()),
-        Part("provenance", "Provenance", _provenance(place, book, drawn.passports)),
+        Part("provenance", "Provenance", _provenance(place, book, done, drawn.passports)),
     ]
     body = pages.render(
         "report.html",
         title=table.title,
-        lead=_lead(book),
+        lead=_lead(done),
         notices=[*_notices(book), *drawn.problems, *problems],
         parts=[part for part in parts if part.html],
     )
@@ -398,8 +399,7 @@ def _grid(drawn: Sequence[Drawn]) -> Markup:
 # --------------------------------------------------------------------------------------------------- provenance
 
 
-def _lead(book: Book) -> str:
-    done = book.counting()
+def _lead(done: Sequence[Record]) -> str:
     kinds: dict[str, set[Any]] = {
         "checkpoint": {(record.checkpoint.name, record.checkpoint.identity) for record in done},
         "task": {record.task.name for record in done},
@@ -418,8 +418,9 @@ def _notices(book: Book) -> list[str]:
     return told + book.problems
 
 
-def _provenance(place: Path, book: Book, passports: Sequence[dict[str, Any]]) -> Markup:
-    done = book.counting()
+def _provenance(
+    place: Path, book: Book, done: Sequence[Record], passports: Sequence[dict[str, Any]]
+) -> Markup:
     latest = {(r.checkpoint.name, r.checkpoint.identity): r.checkpoint for r in done}.values()
     listings = [
         Listing(

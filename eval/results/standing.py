@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import Final
 
 import numpy as np
-import scipy  # loads its rooms when they are first used
 
 from ..numbers.intervals import EPISODE_KINDS, Array
 from . import evidence
@@ -117,7 +116,7 @@ class Standings:
             found = self.of(section, column)
             at = [found.places[row] for row in ranked]
             ahead = found.ahead(1 - (1 - LEVEL) / len(columns))[np.ix_(at, at)]
-            places.append(scipy.stats.rankdata(-found.values[at], method="average"))
+            places.append(_ranks(found.values[at]))
             lows.append(1 + ahead.sum(0))
             highs.append(len(ranked) - ahead.sum(1))
         rank, low, high = (
@@ -129,6 +128,13 @@ class Standings:
             else Summary(mean)
             for row, mean in means.items()
         }
+
+
+def _ranks(values: Array) -> Array:
+    """(R,) the rank of each value, the highest has 1; equal ones share the mean of theirs."""
+    higher, equal = values[None, :] > values[:, None], values[None, :] == values[:, None]
+    ranks: Array = higher.sum(1) + (1 + equal.sum(1)) / 2
+    return ranks
 
 
 def standing(section: Section, column: Column, witness: Witness) -> Standing:
