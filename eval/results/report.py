@@ -19,7 +19,7 @@ from mast.files import atomic_write, canonical_json, sha256_file
 
 from ..errors import UserError
 from ..numbers.intervals import Interval
-from . import explorer, figures, measures, pages, passports, render, reproduction, views
+from . import controls, explorer, figures, measures, pages, passports, render, reproduction, views
 from .pages import Listing
 from .parts import Column, Row, Section
 from .records import Book, Record
@@ -137,6 +137,7 @@ def _write(table: Table, place: Path, path: Path, drawn: _Figures, data_root: Pa
         Part("comparison", "Comparison", _grid(drawn.scores[:MANY]) + left_out + gains),
         Part("labels", "Label efficiency", _grid(drawn.curves[:MANY])),
         Part("tables", "Tables", _explorer(table, drawn.passports, masks, data_root)),
+        Part("controls", "Above random controls?", _controls(table)),
         Part("labelfree", "Without labels", _labelfree(table, place)),
         Part("pretraining", "Pretraining", _grid(drawn.pretraining)),
         Part("detections", "Detections", _detections(book, data_root) if data_root else Markup()),
@@ -374,6 +375,17 @@ def _explorer(
         looks=looks,
         looked=explorer.compressed(looks) if looks else "",
     )
+
+
+def _controls(table: Table) -> Markup:
+    """Where checkpoints are surely above random weights, and where they are not."""
+    listings = [
+        pages.render("listing.html", listing=Listing(section.title, controls.HEADS, rows))
+        for section, rows in controls.sections(table)
+    ]
+    if not listings:
+        return Markup()
+    return Markup("<p><small>{}</small></p>").format(controls.NOTE) + Markup().join(listings)
 
 
 def _labelfree(table: Table, place: Path) -> Markup:

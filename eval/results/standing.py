@@ -149,9 +149,9 @@ def standing(section: Section, column: Column, witness: Witness) -> Standing:
         if not row.control and not row.published and (row, column) in section.cells
     }
     rows = list(cells)
-    kept, reasons = _evidence(cells, column, witness)
+    kept, reasons = paired_evidence(cells, column, witness)
     tested = evidence.compare(list(kept.values()))
-    spans = np.array([_span(cell) for cell in cells.values()]).reshape(-1, 2)
+    spans = np.array([span(cell) for cell in cells.values()]).reshape(-1, 2)
     apart = spans[:, None, 0] > spans[None, :, 1]
     adjusted = np.full(apart.shape, np.nan)
     detectable, unit = None, ""
@@ -168,14 +168,14 @@ def standing(section: Section, column: Column, witness: Witness) -> Standing:
     return Standing(rows, values, adjusted, apart, detectable, unit, reasons)
 
 
-def _span(cell: Cell) -> tuple[float, float]:
+def span(cell: Cell) -> tuple[float, float]:
     """The ends of an interval; those over few-shot episodes of one pool, and values without one, separate nothing."""
     if cell.low is None or cell.high is None or cell.interval in EPISODE_KINDS:
         return -np.inf, np.inf
     return cell.low, cell.high
 
 
-def _evidence(
+def paired_evidence(
     cells: Mapping[Row, Cell], column: Column, witness: Witness
 ) -> tuple[dict[Row, list[Evidence]], dict[str, list[Row]]]:
     """What pairs, on the seeds that all of it has; and why the rest does not."""
