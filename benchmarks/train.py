@@ -55,7 +55,7 @@ def recipes(args: argparse.Namespace) -> dict[str, Recipe]:
     side = load_recipe(args.recipe, common).data.store_size or 64
     common.append(f"data={{folder: images, format: folders, store_size: {side}}}")
     ten = [f"views.augmentations.{name}={{}}" for name in list(MAST15)[5:]]
-    masks = ["method=mast", "views.single_fraction=0.25"]
+    masks = ["method=mast", "uncertainty=true", "views.single_fraction=0.25"]
     blocks = [
         "method=mast",
         "uncertainty=false",

@@ -164,7 +164,8 @@ class Recipe(Strict):
         name: Its name, which stands in the passport.
         description: One line for ``mast list recipes``.
         source: Where its numbers come from.
-        method: ``vicreg``, or ``mast`` (masks, and uncertainty unless switched off).
+        method: ``vicreg``, or ``mast``, which has masks.
+        uncertainty: Give ``mast`` the variance head, whose certainty weights pairs of views.
         expander: Widths of the expander's layers.
         accumulate: Parts of a batch that are forwarded one after another before a step. Gradients are averaged,
             but variance, covariance, BatchNorm and the certainty weights see one part at a time: the loss is that
@@ -187,7 +188,7 @@ class Recipe(Strict):
     expander: tuple[Positive, ...]
     weights: Weights = Weights()
     masks: Masks = Masks()
-    uncertainty: bool = True
+    uncertainty: bool = False
     optimizer: Optimizer
     batch_size: Annotated[int, Field(ge=2)]
     epochs: Positive
