@@ -29,11 +29,12 @@ import torch
 from PIL import Image
 
 from mast.config import Recipe, load_recipe
-from mast.data import decode_all, list_images, on_device
+from mast.data import decode_all, on_device
 from mast.learner import Learner
 from mast.optim import build_optimizer
 from mast.randaugment import MAST15
 from mast.rundir import Log
+from mast.sources import list_images
 from mast.train import pretrain
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
