@@ -157,3 +157,21 @@ def test_nonsense_is_refused(call: object) -> None:
     assert callable(call)
     with pytest.raises(ValueError, match=r"successes|level"):
         call()
+
+
+def test_a_share_of_images_counts_as_many_events_as_it_says() -> None:
+    """Right or wrong images are Wilson's with one pseudo event; equal shares are one event an image."""
+    wrong = np.repeat([0.0, 1.0], [5, 95])
+    plain = intervals.effective(0.95, 0.95 * 0.05 / 100, 100, "x", events=1.0)
+    found = intervals.of_shares(0.95, float(wrong.var()) / 100, 100, "x")
+    assert (found.low, found.high) == pytest.approx((plain.low, plain.high))
+    # 100 images that nearly all miss a twentieth say nearly 100 events: the design effect is hardly shrunk towards 1.
+    variance = 0.01**2 / 100
+    effect = variance / (0.95 * 0.05 / 100)
+    seen = 100 * 0.05**2 / (0.05**2 + 0.01**2)
+    shrunk = (seen * effect + 1) / (seen + 1)
+    assert seen == pytest.approx(96.15, abs=0.01)
+    found = intervals.of_shares(0.95, variance, 100, "x")
+    low, high = intervals._wilson(0.95, 100 / shrunk, 1.959964)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-6)
+    assert intervals.of_shares(1.0, 0.0, 100, "x").low == pytest.approx(intervals.wilson(100, 100).low)
