@@ -30,7 +30,7 @@ NOT_THE_PROTOCOLS = (
     "INPUT.MASK_FORMAT", "MODEL.RETINANET.NUM_CLASSES",
 )  # fmt: skip
 # Under names of this project: the same backbone with any stem and width, and MoCo's head with a norm after res5.
-OURS = {
+OURS: dict[str, dict[str | None, str]] = {
     "MODEL.RESNETS.NORM": {"naiveSyncBN": "SyncBN"},
     "MODEL.ROI_HEADS.NAME": {"Res5ROIHeadsExtraNorm": "MastRes5ROIHeads"},
     "MODEL.BACKBONE.NAME": {
