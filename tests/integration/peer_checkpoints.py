@@ -357,8 +357,8 @@ def augself() -> Written:  # utils.py Logger.save
 
 @method("byol-pytorch", "byol-pytorch", "byol-lucidrains", "resnet18")
 def byol_pytorch() -> Written:  # the README's example, with the learner saved whole
-    stand_in("accelerate", "accelerate.utils")  # of its trainer
-    from byol_pytorch import BYOL
+    package("byol_pytorch", Path(sys.path[0]) / "byol_pytorch")  # without its trainer
+    from byol_pytorch.byol_pytorch import BYOL
 
     learner = BYOL(torchvision.models.resnet18(), image_size=SIZE, hidden_layer="avgpool", use_momentum=True)
     trained(learner)
