@@ -2,8 +2,8 @@
 
     python benchmarks/sensitivity.py search results/records/sensitivity-search \\
         --check results/tables/sensitivity-search.md
-    python benchmarks/sensitivity.py confirm results/records/sensitivity \\
-        --check results/comparisons/sensitivity.md
+    python benchmarks/sensitivity.py confirm results/records/sensitivity results/records/sensitivity-mast15 \\
+        results/records/sensitivity-frozen --check results/comparisons/sensitivity.md
     python benchmarks/sensitivity.py certainty results/records/sensitivity results/records/sensitivity-certainty
 
 Checkpoints are called METHOD-SEED. ``search`` is the table of all variants with the score by which one was chosen
@@ -28,38 +28,46 @@ from eval.results.records import Record, read
 FACTORS = ("hue", "rotation", "scale", "position", "blur")
 BASE = "vicreg"
 LOSS = 0.5  # points of classes that a variant may lose
-Values = dict[str, dict[int, dict[str, float]]]  # method -> seed -> "task protocol" -> percent
+DETECTED = ("box_ap50", "mask_ap50")
+Cell = tuple[str, str, str]  # task, protocol, metric
+Values = dict[str, dict[int, dict[Cell, float]]]  # in percent; of a method and a seed
 
 
 def values(records: Iterable[Record]) -> Values:
-    """Headline metrics in percent."""
+    """Headline metrics; of a detector boxes and masks."""
     found: Values = defaultdict(lambda: defaultdict(dict))
     for record in records:
         method, _, seed = record.checkpoint.name.rpartition("-")
         if method and seed.isdigit():
-            key = f"{record.task.name} {record.protocol.name}"
-            found[method][int(seed)][key] = 100 * record.metrics[record.task.metric].value
+            detected = [metric for metric in DETECTED if metric in record.metrics]
+            for metric in detected or [record.task.metric]:
+                cell = record.task.name, record.protocol.name, metric
+                found[method][int(seed)][cell] = 100 * record.metrics[metric].value
     return found
 
 
-Wanted = Callable[[str, str], bool]  # of a task and a protocol
+Wanted = Callable[[str, str, str], bool]  # of a task, a protocol and a metric
 
 
-def is_class(task: str, protocol: str) -> bool:
+def is_class(task: str, protocol: str, _: str) -> bool:
     return not task.endswith(FACTORS) and protocol in ("linear", "ridge", "knn")
 
 
-def is_factor(task: str, _: str) -> bool:
+def is_factor(task: str, _: str, __: str) -> bool:
     return task.endswith(FACTORS)
 
 
 def reads(factor: str) -> Wanted:
-    return lambda task, _: task.endswith(factor)
+    return lambda task, _, __: task.endswith(factor)
 
 
-def mean(cells: Mapping[str, float], wanted: Wanted) -> float:
-    """The mean of the cells whose task and protocol are wanted."""
-    return statistics.mean(value for key, value in cells.items() if wanted(*key.split()))
+def measures(metric: str) -> Wanted:
+    return lambda _, __, measured: measured == metric
+
+
+def mean(cells: Mapping[Cell, float], wanted: Wanted) -> float:
+    """The mean of the cells that are wanted."""
+    return statistics.mean(value for cell, value in cells.items() if wanted(*cell))
 
 
 def whole(found: Values) -> Values:
@@ -110,7 +118,9 @@ def _points(differences: list[float]) -> str:
 MEANS: dict[str, Wanted] = {
     "classes, linear and k-NN": is_class,
     "factors": is_factor,
-    "few-shot": lambda _, protocol: protocol == "fewshot",
+    "few-shot": lambda _, protocol, __: protocol == "fewshot",
+    "AP50 of boxes": measures("box_ap50"),
+    "AP50 of masks": measures("mask_ap50"),
 }
 PAIRS = (
     ("mast5", "vicreg"),
@@ -118,6 +128,9 @@ PAIRS = (
     ("mast5", "no-masks"),
     ("no-sensitivity", "vicreg"),
     ("no-masks", "vicreg"),
+    ("mast15", "vicreg15"),
+    ("mast15", "mast5"),
+    ("vicreg15", "vicreg"),
 )
 
 
@@ -128,10 +141,12 @@ def confirm(
 ) -> str:
     """Headline means of every pair, then every factor."""
     names = [name for name in found if name in {part for pair in pairs for part in pair}]
+    cells_there = {cell for seeds in found.values() for cells in seeds.values() for cell in cells}
+    there = {name: wanted for name, wanted in MEANS.items() if any(wanted(*cell) for cell in cells_there)}
     lines = [f"# {title}", ""]
     counts = ", ".join(f"{name} {len(found[name])}" for name in names)
     singles = {name: reads(name) for name in FACTORS}
-    for part, means in (("Headline means", MEANS), ("Single factors, two data sets each", singles)):
+    for part, means in (("Headline means", there), ("Single factors, two data sets each", singles)):
         lines += [f"## {part}", "", "| | " + " | ".join(means) + " |", "|:--|" + "--:|" * len(means)]
         for name in names:
             percent = [statistics.mean(mean(c, w) for c in found[name].values()) for w in means.values()]

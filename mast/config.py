@@ -33,7 +33,7 @@ class Data(Strict):
     """The images to pretrain on.
 
     Attributes:
-        folder: Where they lie under the data root.
+        folder: Where they lie under the data root; or an address such as ``s3://bucket/images``, without passwords.
         format: ``images`` below a folder at any depth, without labels; ``folders`` of classes (labels are used by
             the probe only); tar ``shards`` as webdataset writes them; or the authors' files of ``cifar10``,
             ``cifar100`` (training part) or ``stl10`` (train, unlabeled).
@@ -164,7 +164,8 @@ class Recipe(Strict):
         name: Its name, which stands in the passport.
         description: One line for ``mast list recipes``.
         source: Where its numbers come from.
-        method: ``vicreg``, or ``mast`` (masks, and uncertainty unless switched off).
+        method: ``vicreg``, or ``mast``, which has masks.
+        uncertainty: Give ``mast`` the variance head, whose certainty weights pairs of views.
         expander: Widths of the expander's layers.
         accumulate: Parts of a batch that are forwarded one after another before a step. Gradients are averaged,
             but variance, covariance, BatchNorm and the certainty weights see one part at a time: the loss is that
@@ -187,7 +188,7 @@ class Recipe(Strict):
     expander: tuple[Positive, ...]
     weights: Weights = Weights()
     masks: Masks = Masks()
-    uncertainty: bool = True
+    uncertainty: bool = False
     optimizer: Optimizer
     batch_size: Annotated[int, Field(ge=2)]
     epochs: Positive

@@ -8,6 +8,8 @@ gradient of `gather` gives every process its own rows W times, so that the mean 
 from __future__ import annotations
 
 import os
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +21,8 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .errors import UserError
@@ -96,7 +100,15 @@ def join(device: str | None = None) -> Iterator[World]:
     ours = not dist.is_initialized()
     if ours:
         try:
-            dist.init_process_group("nccl" if kind.type == "cuda" else "gloo", timeout=TIMEOUT)
+            store, rank, size = next(rendezvous("env://", timeout=TIMEOUT))
+            store.set_timeout(TIMEOUT)
+            dist.init_process_group(
+                "nccl" if kind.type == "cuda" else "gloo",
+                store=PrefixStore(_attempt(store, rank, size), store),
+                rank=rank,
+                world_size=size,
+                timeout=TIMEOUT,
+            )
         except (dist.DistStoreError, dist.DistNetworkError) as error:
             raise UserError(
                 f"{size} processes did not come together within {TIMEOUT.total_seconds():g} s",
@@ -108,6 +120,40 @@ def join(device: str | None = None) -> Iterator[World]:
     finally:
         if ours:
             dist.destroy_process_group()
+
+
+def _attempt(store: Store, rank: int, size: int) -> str:
+    """A name that all living processes agree on and no earlier one has seen.
+
+    torchrun keeps one store over its restarts, so that a process could read the address of one that is dead. Every
+    process says that it is here with a word of its own; process 0 tells who is here, and the others confirm that they
+    were meant.
+
+    Raises:
+        dist.DistStoreError: If they do not come together within `TIMEOUT`.
+    """
+    mine, end = uuid.uuid4().hex, time.monotonic() + TIMEOUT.total_seconds()
+
+    def read(key: str, number: int) -> str:
+        key = f"mast/{key}/{number}"
+        return store.get(key).decode() if store.check([key]) else ""
+
+    if rank:
+        store.set(f"mast/here/{rank}", mine)
+    while time.monotonic() < end:
+        if rank:
+            name, _, answered = read("plan", rank).partition(" ")
+            if answered == mine:
+                store.set(f"mast/seen/{rank}", name + mine)
+                return name
+        else:
+            here = {number: read("here", number) for number in range(1, size)}
+            for number, word in here.items():
+                store.set(f"mast/plan/{number}", f"{mine} {word}")
+            if all(word and read("seen", number) == mine + word for number, word in here.items()):
+                return mine
+        time.sleep(0.02)
+    raise dist.DistStoreError(f"{size} processes, not all of them here")
 
 
 def _processes() -> int:

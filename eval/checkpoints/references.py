@@ -113,7 +113,8 @@ def _by_hand(entry: registry.Entry) -> list[Path]:
 
 
 def _registered(entry: registry.Entry, progress: bool) -> Located:
-    facts = {"method": entry.method, "licence": entry.licence, "citation": entry.citation, "url": entry.url or entry.hub}
+    facts = {"method": entry.method, "licence": entry.licence, "citation": entry.citation}
+    facts["url"] = entry.url or entry.hub
     if entry.hub:
         found = locate(entry.hub)
         return replace(

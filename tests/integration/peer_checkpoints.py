@@ -407,7 +407,7 @@ def lightly_dino() -> Written:
     return _lightly("dino", "DINO", 2, 10)
 
 
-@method("solo-learn-cifar", "solo-learn", "solo-learn", "resnet18-cifar2")
+@method("solo-learn-cifar", "solo-learn", "solo-learn", "resnet18-cifar2", said={"arch": "resnet18-cifar2"})
 def solo_learn() -> Written:  # solo/methods/simclr.py through Lightning's trainer
     import omegaconf
     from solo.methods import SimCLR

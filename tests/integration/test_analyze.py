@@ -15,7 +15,12 @@ from eval.cli import entry as cli
 
 SMALL = [
     *["arch=resnet10-c8-half", "expander=[16,16]", "batch_size=32", "epochs=1", "views.size=16"],
-    *["data={folder: images, store_size: 20}", "method=mast", "views.single_fraction=0.5"],
+    *[
+        "data={folder: images, store_size: 20}",
+        "method=mast",
+        "uncertainty=true",
+        "views.single_fraction=0.5",
+    ],
 ]
 
 

@@ -23,7 +23,7 @@ title: A tiny run
 description: for tests
 pretrain:
   - {name: mast5, recipe: demo, overrides: [epochs=1, batch_size=32, "expander=[32,32]", arch=resnet10-c8-half,
-     method=mast, views.single_fraction=0.5]}
+     method=mast, uncertainty=true, views.single_fraction=0.5]}
 checkpoints:
   - {name: random, ref: "random:resnet10-c8-half@0", like: mast5}
 cells:

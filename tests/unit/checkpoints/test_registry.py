@@ -120,7 +120,9 @@ def test_an_entry_on_a_hub_is_found_there(tmp_path: Path, monkeypatch: pytest.Mo
 def test_timm_knows_the_entries_that_it_holds() -> None:
     import timm
 
-    names = [entry.hub.removeprefix("timm:") for entry in registry.entries().values() if entry.hub[:5] == "timm:"]
+    names = [
+        entry.hub.removeprefix("timm:") for entry in registry.entries().values() if entry.hub[:5] == "timm:"
+    ]
     assert names
     assert all(timm.get_pretrained_cfg(name).hf_hub_id for name in names)
 

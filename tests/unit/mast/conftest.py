@@ -19,7 +19,7 @@ SMALL = [
     "data={folder: images, store_size: 20}",
     "views.size=16",
 ]
-MAST = ["method=mast", "views.single_fraction=0.5", "name=small-mast"]
+MAST = ["method=mast", "uncertainty=true", "views.single_fraction=0.5", "name=small-mast"]
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import pytest
 import torch
 
 from mast.config import Recipe
-from mast.distributed import GatheredBatchNorm, World, gather, join, synchronized
+from mast.distributed import GatheredBatchNorm, World, _attempt, gather, join, synchronized
 from mast.errors import UserError
 from mast.train import _train, pretrain
 
@@ -54,31 +55,32 @@ torch.distributed.destroy_process_group()
 """
 EXACT = ["precision=fp64", "optimizer={name: sgd, base_lr: 0.5, weight_decay: 1.0e-4, warmup_epochs: 0}"]
 STEP = ["batch_size=48", "epochs=1", *EXACT]
+CERTAIN = ["method=mast", "uncertainty=true"]
 CASES = {
     "vicreg": [*STEP, "method=vicreg"],
-    "mast": [*STEP, "method=mast", "views.single_fraction=0.5", "weights.overlap=1"],
+    "mast": [*STEP, *CERTAIN, "views.single_fraction=0.5", "weights.overlap=1"],
     "features": [
-        *[*STEP, "method=mast", "views.single_fraction=0.5"],
+        *[*STEP, *CERTAIN, "views.single_fraction=0.5"],
         *["masks.level=features", "accumulate=2"],
     ],
     "sensitive": [
-        *[*STEP, "method=mast", "views.single_fraction=0.5", "masks.layout=own-closed", "masks.spread=1"],
+        *[*STEP, *CERTAIN, "views.single_fraction=0.5", "masks.layout=own-closed", "masks.spread=1"],
         *["weights.sensitivity=5", "weights.decorrelation=1", "weights.prediction=5"],
     ],
     "third": [
-        *[*STEP, "method=mast", "views.third_every=3", "masks.layout=own-closed", "masks.lr=0"],
+        *[*STEP, *CERTAIN, "views.third_every=3", "masks.layout=own-closed", "masks.lr=0"],
         *["weights.sensitivity=5", "weights.decorrelation=1"],
     ],
     "contrast": [
-        *[*STEP, "method=mast", "views.third_every=3", "views.all_but_fraction=0.8", "weights.contrast=2"],
+        *[*STEP, *CERTAIN, "views.third_every=3", "views.all_but_fraction=0.8", "weights.contrast=2"],
         *["masks.layout=own-closed", "weights.prediction=5", "masks.predict=true"],
     ],
     "changes": [
-        *[*STEP, "method=mast", "views.single_fraction=0.5", "masks={layout: own-closed, changes: features}"],
+        *[*STEP, *CERTAIN, "views.single_fraction=0.5", "masks={layout: own-closed, changes: features}"],
         *["weights.sensitivity=5", "weights.decorrelation=1"],
     ],
-    "whole": ["save_minutes=0", "epochs=2", "method=mast", "views.single_fraction=0.5"],
-    "broken": ["save_minutes=0", "epochs=2", "method=mast", "views.single_fraction=0.5"],
+    "whole": ["save_minutes=0", "epochs=2", *CERTAIN, "views.single_fraction=0.5"],
+    "broken": ["save_minutes=0", "epochs=2", *CERTAIN, "views.single_fraction=0.5"],
 }
 Job = tuple[Recipe, Path, int]
 
@@ -150,6 +152,20 @@ def test_two_processes_resume_bit_for_bit(two):
         assert torch.equal(broken["learner"][name], value), name
     assert (two / "whole" / "log.jsonl").read_text() == (two / "broken" / "log.jsonl").read_text()
     assert len((two / "whole" / "log.jsonl").read_text().splitlines()) == 2
+
+
+def test_processes_do_not_meet_those_of_an_earlier_attempt() -> None:
+    """torchrun's store outlives a restart; who is late still meets the living, not the addresses of the dead."""
+    store, names = torch.distributed.HashStore(), []
+    for _ in range(3):
+        with ThreadPoolExecutor(3) as pool:
+            late = {rank: pool.submit(_attempt, store, rank, 3) for rank in (1, 2)}
+            time.sleep(0.2)
+            found = {pool.submit(_attempt, store, 0, 3).result(), *(each.result() for each in late.values())}
+        names += found
+        assert len(found) == 1
+        store.set("mast/here/1", "somebody who died before the others came")
+    assert len(set(names)) == 3
 
 
 @pytest.mark.slow

@@ -167,6 +167,17 @@ def test_a_finished_run_is_not_run_again(tmp_path, data_root, small):
     assert pretrain(small(), tmp_path, data_root=data_root, progress=False).stat().st_mtime_ns == written
 
 
+def test_keys_that_vicreg_does_not_read_make_no_other_recipe(tmp_path, data_root, small):
+    first = pretrain(small(), tmp_path, data_root=data_root, progress=False)
+    written = first.stat().st_mtime_ns
+    again = small("uncertainty=true", "masks.start=0.9")
+    assert pretrain(again, tmp_path, data_root=data_root, progress=False).stat().st_mtime_ns == written
+    with pytest.raises(UserError, match='another recipe: method is "vicreg", asked is "mast"'):
+        pretrain(
+            small("method=mast", "views.single_fraction=0.5"), tmp_path, data_root=data_root, progress=False
+        )
+
+
 def test_another_recipe_in_the_same_folder_is_refused(tmp_path, data_root, small):
     pretrain(small(), tmp_path, data_root=data_root, progress=False)
     with pytest.raises(UserError, match="another recipe"):
