@@ -406,8 +406,8 @@ def drawn(figure: Figure, name: str, form: str) -> bytes:
 def _numbered(svg: bytes) -> bytes:
     """Clip paths numbered in their order.
 
-    Matplotlib names them by a hash of the panel's place, whose last bits the layout's solver does not give the same in
-    every process.
+    Matplotlib names them by a hash of the panel's place, whose last bits the layout's solver does not give the same
+    in every process.
     """
     known: dict[bytes, bytes] = {}
 

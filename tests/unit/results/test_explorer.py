@@ -181,7 +181,8 @@ def test_two_hundred_checkpoints_on_forty_tasks_stay_below_ten_megabytes(
         TELL
         + """
 const found = {};
-const timed = async (name, act) => { const start = performance.now(); await act(); found[name] = performance.now() - start; };
+const timed = async (name, act) => {
+  const start = performance.now(); await act(); found[name] = performance.now() - start; };
 await timed('sort', () => all('table.results')[0].querySelectorAll('thead button')[1].click());
 found.first = rows()[0];
 await timed('filter', () => set('find-rows', '17')); found.rows = rows().length; set('find-rows', '');
