@@ -144,7 +144,7 @@ def _run(
     from ..results.render import render
     from ..running.costs import counted
 
-    shown = summary.done + summary.skipped > 0
+    shown = summary.done + summary.copied + summary.skipped > 0
     files = publishing.current(arguments.out, title, data_root) if shown else []
     table = tables.read([arguments.out], title=title) if files is None or not arguments.json else None
     if files is None:
@@ -157,7 +157,12 @@ def _run(
         output.as_json({**vars(summary), "files": [str(path) for path in files]})
     elif shown and table is not None:
         print(render(table, "text"))
-        print(f"{counted(summary.done, 'cell')} run, {summary.skipped} done before, {summary.failed} failed.")
+        copied = (
+            f"{summary.copied} taken from the same weights under another name, " if summary.copied else ""
+        )
+        print(
+            f"{counted(summary.done, 'cell')} run, {copied}{summary.skipped} done before, {summary.failed} failed."
+        )
         print("Open:")
         for path in files[:5]:
             print(f"  {path}")

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
+from matplotlib.textpath import text_to_path
 from matplotlib.ticker import MaxNLocator
 
 from mast.files import atomic_write
@@ -38,6 +42,7 @@ if TYPE_CHECKING:
     from .evidence import Witness
 
 WIDTH: Final = 3.6
+LONGEST: Final = 44  # letters of a name in a legend
 INK: Final = "#1f2430"
 LINE: Final = "#d5d9e0"
 DARK_INK, DARK_LINE = "#e6e9ee", "#454e5c"  # in a page that is read dark
@@ -70,6 +75,7 @@ STYLE: Final[dict[Any, Any]] = {
     "legend.frameon": False,
     "lines.linewidth": 1.6,
     "svg.fonttype": "none",
+    "text.parse_math": False,  # a name is a name, also with dollar signs
     "path.simplify": False,
 }
 
@@ -88,7 +94,7 @@ def comparison(section: Section) -> Figure:
     """Every task's headline metric with its interval, one line a task, one marker a checkpoint."""
     columns = section.headline
     with mpl.rc_context(STYLE):
-        figure, axes = _figure(len(columns), len(section.rows))
+        figure, axes = _figure(len(columns), [row.label for row in section.rows])
         style = looks(section)
         spread = np.linspace(-0.24, 0.24, len(section.rows)) if len(section.rows) > 1 else [0.0]
         for shift, row in zip(spread, section.rows, strict=True):
@@ -103,7 +109,7 @@ def comparison(section: Section) -> Figure:
         axes.set_xlabel("percent")
         axes.set_xlim(left=max(0.0, axes.get_xlim()[0]))
         _title(figure, section)
-        _legend(figure, axes, len(section.rows))
+        _legend(figure, axes)
         return figure
 
 
@@ -205,7 +211,7 @@ def differences(section: Section, witness: Witness, reference: Row) -> Figure | 
     if not found:
         return None
     with mpl.rc_context(STYLE):
-        figure, axes = _figure(len(columns), len(others))
+        figure, axes = _figure(len(columns), [row.label for row in others])
         style = looks(section)
         spread = np.linspace(-0.2, 0.2, len(others)) if len(others) > 1 else [0.0]
         axes.axvline(0, color=INK, linewidth=0.9)
@@ -219,7 +225,7 @@ def differences(section: Section, witness: Witness, reference: Row) -> Figure | 
         _tasks(axes, columns)
         axes.set_xlabel("points, paired 95 %")
         _title(figure, section)
-        _legend(figure, axes, len(others))
+        _legend(figure, axes)
         return figure
 
 
@@ -262,17 +268,18 @@ def paired_differences(comparison: Comparison) -> Figure:
                 0, 1.03, "\n".join(notes[heading]), transform=axes.transAxes, size=7, va="bottom", color=INK
             )
         panels[-1].set_xlabel("difference in points, 95 %")
+        names = [_named(" − ".join(pair)) for pair in comparison.pairs]
         handles = [
             Line2D(
                 [],
                 [],
                 color=PALETTE[n % len(PALETTE)],
                 marker=MARKERS[n % len(MARKERS)],
-                label=" − ".join(pair),
+                label=label,
             )
-            for n, pair in enumerate(comparison.pairs)
+            for n, label in enumerate(names)
         ]
-        figure.legend(handles=handles, loc="outside lower left", ncols=min(3, len(handles)))
+        figure.legend(handles=handles, loc="outside lower left", ncols=_across(names, 1.4 * WIDTH))
         return figure
 
 
@@ -281,7 +288,6 @@ def histories(curves: Mapping[str, Sequence[Mapping[str, float]]], name: str) ->
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 2.3), layout="constrained")
         axes = figure.add_subplot()
-        shown = [label for label, history in curves.items() if any(name in line for line in history)]
         for number, label in enumerate(curves):
             points = [(line["epoch"], line[name]) for line in curves[label] if name in line]
             if points:
@@ -289,7 +295,7 @@ def histories(curves: Mapping[str, Sequence[Mapping[str, float]]], name: str) ->
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         figure.suptitle(name.replace("_", " "), x=0.0, ha="left", size=9.5, weight="bold")
-        _legend(figure, axes, len(shown))
+        _legend(figure, axes)
         return figure
 
 
@@ -310,7 +316,7 @@ def masks(history: Sequence[Mapping[str, float]], label: str) -> Figure:
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         figure.suptitle(f"{label}: mean of each mask", x=0.0, ha="left", size=9.5, weight="bold")
-        _legend(figure, axes, len(names))
+        _legend(figure, axes)
         return figure
 
 
@@ -393,7 +399,22 @@ def drawn(figure: Figure, name: str, form: str) -> bytes:
     file = io.BytesIO()
     with mpl.rc_context({"svg.hashsalt": name}):
         figure.savefig(file, format=form, dpi=160, facecolor="white", metadata=metadata)
-    return file.getvalue()
+    content = file.getvalue()
+    return _numbered(content) if form == "svg" else content
+
+
+def _numbered(svg: bytes) -> bytes:
+    """Clip paths numbered in their order.
+
+    Matplotlib names them by a hash of the panel's place, whose last bits the layout's solver does not give the same
+    in every process.
+    """
+    known: dict[bytes, bytes] = {}
+
+    def number(found: re.Match[bytes]) -> bytes:
+        return known.setdefault(found[0], b"clip%d" % len(known))
+
+    return re.sub(rb'(?<=url\(#)p[0-9a-f]{10}(?=\))|(?<=id=")p[0-9a-f]{10}(?=")', number, svg)
 
 
 def in_page(content: bytes) -> bytes:
@@ -424,8 +445,8 @@ def data_uri(content: bytes, form: str = "svg") -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def _figure(tasks: int, rows: int) -> tuple[Figure, Axes]:
-    height = 0.85 + tasks * max(0.3, 0.13 * rows) + 0.2 * -(-rows // 3)
+def _figure(tasks: int, labels: Sequence[str]) -> tuple[Figure, Axes]:
+    height = 0.85 + tasks * max(0.3, 0.13 * len(labels)) + 0.2 * -(-len(labels) // _across(labels))
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     return figure, figure.add_subplot()
 
@@ -443,12 +464,38 @@ def _tasks(axes: Axes, columns: Sequence[Column]) -> None:
     axes.grid(axis="y", visible=False)
 
 
-def _legend(figure: Figure, axes: Axes, entries: int) -> None:
-    if entries:
+def _across(labels: Sequence[str], width: float = WIDTH) -> int:
+    """How many columns a legend may have: at most three, fewer where names are long."""
+    handle, gap = 2.8 * STYLE["font.size"], 2.0 * STYLE["font.size"]  # marker with its pad; between columns
+    widths = [_wide(_named(label)) for label in labels]
+    for number in range(min(3, len(labels)), 1, -1):
+        columns = np.array_split(widths, number)  # as matplotlib fills them
+        if sum(float(column.max()) + handle for column in columns) + gap * (number - 1) <= 72 * width:
+            return number
+    return 1
+
+
+@cache
+def _wide(text: str) -> float:
+    """The width of a text in points."""
+    font = FontProperties(family=STYLE["font.family"], size=STYLE["font.size"])
+    width, _, _ = text_to_path.get_text_width_height_descent(text, font, ismath=False)
+    return float(width)
+
+
+def _named(label: str) -> str:
+    """A name for a legend, its end cut off where it is wider than a figure."""
+    return label if len(label) <= LONGEST else f"{label[: LONGEST - 1]}…"
+
+
+def _legend(figure: Figure, axes: Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
         figure.legend(
-            *axes.get_legend_handles_labels(),
+            handles,
+            list(map(_named, labels)),
             loc="outside lower left",
-            ncols=min(3, entries),
+            ncols=_across(labels),
             handletextpad=0.4,
             columnspacing=1.2,
         )

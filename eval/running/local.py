@@ -55,9 +55,18 @@ if TYPE_CHECKING:
 
 @dataclass
 class Summary:
-    """How many cells were run, were done before, and failed; ``errors`` counts the cells of each message."""
+    """How many cells were run, were done before, and failed.
+
+    Attributes:
+        done: Those that were measured in this call.
+        copied: Those that took the number of the same weights under another name.
+        skipped: Those that were done before.
+        failed: Those that failed.
+        errors: How many cells each message is about.
+    """
 
     done: int = 0
+    copied: int = 0
     skipped: int = 0
     failed: int = 0
     errors: dict[str, int] = field(default_factory=dict)
@@ -72,12 +81,14 @@ class _Slot:
         job: What a worker needs, once its checkpoint and its data are known.
         record: Its record, once there is one.
         over: Nothing is left to be done.
+        copied: Its record is that of the same weights under another name.
     """
 
     cell: Cell
     job: Measuring | None = None
     record: Record | None = None
     over: bool = False
+    copied: bool = False
 
 
 @dataclass
@@ -422,6 +433,7 @@ class Runner:
             self._say(f"{slot.cell}: done before")
             return
         other, record = next(iter(known.items()))
+        slot.copied = True
         slot.record = known[entry.name] = msgspec.structs.replace(record, checkpoint=entry)
         self._say(f"{slot.cell}: the same weights as {other}, whose number it takes")
 
@@ -534,7 +546,9 @@ class Runner:
                 records.append(self.folder.records, record)
                 self.sinks.add(record)
                 self.folder.early(record.run_id).unlink(missing_ok=True)
-                if record.error is None:
+                if slots[written].copied:
+                    summary.copied += 1
+                elif record.error is None:
                     summary.done += 1
                 else:
                     summary.failed += 1

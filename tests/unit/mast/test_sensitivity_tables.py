@@ -52,3 +52,15 @@ def test_readings_give_the_table_of_subspaces(tmp_path):
     called = _call("table", other, readings[1], "--check", place / "downstream.md", program="subspaces")
     assert called.returncode == 1
     assert "-| " in called.stdout
+
+
+def test_measures_give_their_correlations_with_accuracies(tmp_path):
+    places = [ROOT / "results" / "records" / name for name in ("sensitivity", "sensitivity-search")]
+    file = ROOT / "results" / "comparisons" / "labelfree.md"
+    called = _call(*places, "--measures", ROOT / "results", "--check", file, program="labelfree")
+    assert called.returncode == 0, called.stdout + called.stderr
+    lines = (ROOT / "results" / "measures" / "sensitivity.jsonl").read_text().splitlines()
+    (tmp_path / "measures").mkdir()
+    (tmp_path / "measures" / "some.jsonl").write_text("\n".join(lines[:-40]) + "\n")
+    called = _call(*places, "--measures", tmp_path, "--check", file, program="labelfree")
+    assert called.returncode == 1

@@ -285,3 +285,20 @@ def test_one_network_with_pixels_prepared_in_two_ways_has_two_passports(
     (folder / passports.file_name(first)).rename(folder / f"vicreg-{'a' * 12}.json")  # as older runs named it
     assert [each["input_size"] for each in passports.read(tmp_path, measured)[0]] == [224, 32]
     assert problems == []
+
+
+@pytest.mark.parametrize("long", [False, True])
+def test_a_legend_stays_inside_its_figure_whatever_the_names(make_record: Make, long: bool) -> None:
+    names = [f"a name with dollars $x_{n}^$" + " and many more words to come" * long for n in range(12)]
+    made = [make_record(name=name, weights=f"{n:x}", interval=(0.4, 0.6)) for n, name in enumerate(names)]
+    figure = figures.comparison(tables.build(Book(made)).sections[0])
+    content = figures.drawn(figure, "wide", "svg").decode()
+    assert "$x_11^$" in content or long
+    (legend,) = figure.legends
+    box, page = legend.get_window_extent(), figure.bbox
+    assert 0 <= box.x0 <= box.x1 <= page.width
+    assert 0 <= box.y0 <= box.y1 <= page.height
+    assert len(legend.get_texts()) == 12
+    assert all(len(text.get_text()) <= figures.LONGEST for text in legend.get_texts())
+    assert not re.search(r"url\(#p[0-9a-f]{10}\)", content)
+    assert "url(#clip0)" in content
