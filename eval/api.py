@@ -67,6 +67,7 @@ def extract(
     squash: bool = False,
     batch_size: int = 64,
     workers: int = 2,
+    dtype: str = "float32",
     store: Place | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> npt.NDArray[np.float32]:
@@ -83,6 +84,7 @@ def extract(
         squash: Resize to a square, which changes the aspect ratio.
         batch_size: Images in one forward pass.
         workers: Threads that decode.
+        dtype: What the network computes in: "float32", or "bfloat16" where the device is quick at it.
         store: A folder that keeps the features; images in it are not forwarded again.
         progress: Called with the number of images done and in all.
 
@@ -112,6 +114,7 @@ def extract(
             store=Path(store or scratch),
             batch_size=batch_size,
             workers=workers,
+            dtype=dtype,
             progress=progress,
         )
         return np.array(found)

@@ -98,6 +98,15 @@ def test_a_store_is_read_the_second_time(pictures: np.ndarray, tmp_path: Path) -
     np.testing.assert_array_equal(first, again)
 
 
+def test_half_precision_is_near_and_kept_apart(pictures: np.ndarray, tmp_path: Path) -> None:
+    whole = extract(REF, pictures, store=tmp_path)
+    half = extract(REF, pictures, dtype="bfloat16", store=tmp_path)
+    assert 0 < np.abs(half - whole).max() < 0.05 * np.abs(whole).max()
+    np.testing.assert_array_equal(extract(REF, pictures, store=tmp_path), whole)
+    with pytest.raises(UserError, match="choose float32 or bfloat16"):
+        extract(REF, pictures, dtype="float16")
+
+
 @pytest.mark.parametrize(
     ("images", "told"),
     [
