@@ -107,8 +107,13 @@ def search(found: Values) -> str:
         "",
         "Differences to VICReg of the same pretraining seeds, in points; behind +- the standard error over "
         "seeds. Classes: mean of ridge and k-NN on two data sets; factors: mean of five. "
-        "Score: factors + 2 min(0, classes + 0.5). Scenes, which nothing was chosen by: mean IoU of shapes on the "
-        "embedded scenes, by retrieval on frozen maps.",
+        "Score: factors + 2 min(0, classes + 0.5)."
+        + (
+            " Scenes, which nothing was chosen by: mean IoU of shapes on the embedded scenes, by retrieval "
+            "on frozen maps."
+            if "scenes" in singles
+            else ""
+        ),
     ]
     return "\n".join(lines) + "\n"
 

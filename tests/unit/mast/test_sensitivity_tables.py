@@ -10,7 +10,10 @@ import pytest
 ROOT = Path(__file__).parents[3]
 TABLES = {
     "search": (["sensitivity-search"], "tables/sensitivity-search.md"),
-    "confirm": (["sensitivity"], "comparisons/sensitivity.md"),
+    "confirm": (
+        ["sensitivity", "sensitivity-mast15", "sensitivity-frozen"],
+        "comparisons/sensitivity.md",
+    ),
     "certainty": (["sensitivity", "sensitivity-certainty"], "tables/sensitivity-certainty.md"),
 }
 
