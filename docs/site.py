@@ -2,7 +2,8 @@
 
 ``make site`` calls it. The pages link to each other by their places in the repository, so they are copied to the
 same places below one folder, with the pictures they show. mkdocs builds that folder in its strict mode: a link that
-leads nowhere is an error. A link to a file that is no page becomes its name.
+leads nowhere is an error. A link to a file that is no page becomes its name. Equations become MathML, which browsers
+draw without any script.
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from latex2mathml.converter import convert
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("*.md", "docs/*.md", "mast/*.md", "pretrained/**/*.md", "results/**/*.md")
+MATH = re.compile(r"^```math\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\((?!\w+:|#)([^)\s]+)\)")
 
 
@@ -31,6 +35,10 @@ def stage(folder: Path) -> list[str]:
             shutil.copy(source, target)
         target = folder / page
         target.parent.mkdir(parents=True, exist_ok=True)
+        text = MATH.sub(
+            lambda equation: f'<div style="overflow: auto hidden; padding: 0.3em 0">{convert(equation[1], display="block")}</div>',
+            text,
+        )
         target.write_text(LINK.sub(lambda link, page=page: _link(link, page, pages), text), encoding="utf-8")
     return pages
 

@@ -52,6 +52,17 @@ def test_a_link_to_a_file_that_is_no_page_becomes_its_name(staged: Path) -> None
     assert "examples/evaluate.ipynb" in text
 
 
+def test_equations_are_drawn_by_browsers_without_a_script(staged: Path) -> None:
+    page = (staged / "docs" / "method.md").read_text(encoding="utf-8")
+    assert "```math" not in page
+    assert (
+        page.count("<math ") == (ROOT / "docs" / "method.md").read_text(encoding="utf-8").count("```math") > 3
+    )
+    assert "\\" not in "".join(
+        re.findall(r"<math .*?</math>", page)
+    )  # a command that is not known stays as it is
+
+
 def test_the_contents_name_every_page_of_docs(staged: Path) -> None:
     settings = (ROOT / "docs" / "mkdocs.yml").read_text(encoding="utf-8")
     assert yaml.safe_load(settings)["docs_dir"] == "pages"
