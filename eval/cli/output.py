@@ -9,13 +9,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from mast.errors import UserError
+from mast.errors import UserError, public
 from mast.files import atomic_write
 
 
 def failed(message: str, code: int) -> int:
     """Print an error's line and return its exit code."""
-    print(f"mast: error: {message}", file=sys.stderr)
+    print(f"mast: error: {public(message)}", file=sys.stderr)
     return code
 
 
