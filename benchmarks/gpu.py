@@ -149,7 +149,8 @@ def steps(tiny: bool) -> dict[str, Any]:
     """MAST's step over VICReg's."""
     import train
 
-    arms = _recipes(tiny, "resnet50", "fp32" if tiny else "bf16")
+    known = _recipes(tiny, "resnet50", "fp32" if tiny else "bf16")
+    arms = {name: known[name] for name in ("vicreg", "mast5", "vicreg15", "mast15")}
     with tempfile.TemporaryDirectory() as temporary:
         base = arms["vicreg"]
         images = _images(2 * base.batch_size, _sides(base), Path(temporary))

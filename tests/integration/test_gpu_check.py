@@ -80,6 +80,7 @@ def bare_python(folder: Path, names: set[str]) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_cuda_image_and_the_listed_wheels_are_enough(tmp_path: Path) -> None:
     """The list is complete: an interpreter with torch, torchvision and the list alone runs every line."""
     lines = (SCRIPT.parent / "gpu-wheels.txt").read_text(encoding="utf-8").splitlines()
