@@ -52,6 +52,13 @@ def recipes(args: argparse.Namespace) -> dict[str, Recipe]:
         "save_minutes": 1000,
     }
     common = [f"{key}={value}" for key, value in wanted.items() if value]
+    common += [
+        "method=vicreg",
+        "uncertainty=false",
+        "views.single_fraction=0",
+        "masks={}",
+        "weights.prediction=0",
+    ]
     side = load_recipe(args.recipe, common).data.store_size or 64
     common.append(f"data={{folder: images, format: folders, store_size: {side}}}")
     ten = [f"views.augmentations.{name}={{}}" for name in list(MAST15)[5:]]

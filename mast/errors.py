@@ -45,6 +45,17 @@ class Interrupted(Exception):
     """The run was asked to stop and has saved its state."""
 
 
+def printable(text: str) -> str:
+    """A text as one line for a terminal: blanks joined, words of over 400 signs cut, signs that control it escaped.
+
+    >>> printable("a\\n  b\\x1b[2J")
+    'a b\\\\x1b[2J'
+    """
+    words = (word if len(word) <= 400 else f"{word[:400]}..." for word in text.split())
+    line = " ".join(words)
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in line)
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     """Build the error for a name that does not exist, with the nearest names that do."""
     names = sorted(known)

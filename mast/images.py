@@ -36,6 +36,15 @@ SERVICE = frozenset(
 )
 DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 _ORIENTATION, _BITS, _PHOTOMETRIC = 0x0112, 258, 262  # tags of EXIF and TIFF
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, OverflowError, Image.DecompressionBombError)
 
 
@@ -66,9 +75,9 @@ class Header:
 
     @property
     def shown(self) -> tuple[int, int]:
-        """Width and height of the picture turned as its tag says, which is how Detectron2 shows it to a detector."""
+        """Width and height of the picture turned as its tag says, which is how a detector sees it."""
         width, height = self.size
-        return (height, width) if self.orientation >= 5 else (width, height)
+        return (height, width) if self.orientation >= 5 and not self.turned else (width, height)
 
 
 def header(source: Path | bytes, name: str = "") -> Header:
@@ -85,8 +94,13 @@ def header(source: Path | bytes, name: str = "") -> Header:
             _orientation(image),
             int(getattr(image, "n_frames", 1)),
             image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info,
-            hasattr(image, "tag_v2") and _orientation(image) != 1,
+            _turned(image),
         )
+
+
+def _turned(image: Image.Image) -> bool:
+    """Whether Pillow turns an image as it reads it, which it does with TIFF."""
+    return hasattr(image, "tag_v2") and _orientation(image) != 1
 
 
 def _orientation(image: Image.Image) -> int:
@@ -98,12 +112,13 @@ def _orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def decode(source: Path | bytes, name: str = "") -> Image.Image:
+def decode(source: Path | bytes, name: str = "", *, upright: bool = False) -> Image.Image:
     """Read an image as RGB; see the rules above.
 
     Args:
         source: A path, or a file's bytes.
         name: What to call it in an error; the path otherwise.
+        upright: Turn it as its orientation tag says, as Detectron2 does.
 
     Raises:
         UserError: If the file is missing, damaged, of another format, or its values have no obvious meaning as
@@ -111,9 +126,9 @@ def decode(source: Path | bytes, name: str = "") -> Image.Image:
     """
     with _opened(source, name) as image:
         _refuse(image, name or str(source))
-        if image.mode in DEEP:
-            return _eight_bits(image).convert("RGB")
-        return image.convert("RGB")
+        turn = _TURNS.get(_orientation(image)) if upright and not _turned(image) else None
+        found = (_eight_bits(image) if image.mode in DEEP else image).convert("RGB")
+    return found if turn is None else found.transpose(turn)
 
 
 @contextmanager

@@ -180,6 +180,9 @@ def undetermined(layout: Layout, family: str) -> dict[str, Fact]:
 def _entry(name: str, entry: Mapping[str, Any], renames: Mapping[str, Any], where: str) -> Layout:
     fields = {"name": name, "title": name, "source": where, **entry}
     if isinstance(rename := fields.get("rename"), str):
+        if rename not in renames:
+            wrong = unknown("list of renames", rename, renames)
+            raise UserError(f"{where}, {name}: {wrong.message}", remedy=wrong.remedy, code=2)
         fields["rename"] = renames[rename]
     constants = fields.pop("normalization", {})
     layout = build(Layout, fields, where=f"{where}, {name}")

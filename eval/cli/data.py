@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from mast.errors import UserError
@@ -70,8 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
             found["against"] = "nothing: no official numbers are known, and no list of hashes lies there"
         told = ("problems", "warnings")
         output.fields({key: value for key, value in found.items() if key not in told}, width=10)
-        for warning in found.get("warnings", ()):
-            print(f"warning: {warning}")
+        output.warned(found.get("warnings", ()), sys.stdout)
         for problem in problems:
             output.failed(problem, 1)
     return 1 if problems else 0

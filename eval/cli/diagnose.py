@@ -45,7 +45,6 @@ def add(verbs: options.Verbs) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    import sys
 
     from ..results import diagnosis
 
@@ -55,8 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     sources = _sources(arguments)
     if len(sources) > 1:
         diagnosis.check_pair(*sources)
-    for warning in sources[0].data.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+    output.warned(sources[0].data.warnings)
     one, *others = [
         diagnosis.diagnose(source, threshold=arguments.overlap, masks=arguments.masks) for source in sources
     ]

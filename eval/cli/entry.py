@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with included(getattr(parsed, "include", [])):
             return handler(parsed)
     except UserError as error:
-        return output.failed(" ".join(str(error).split()), error.code)
+        return output.failed(str(error), error.code)
     except (KeyboardInterrupt, Interrupted) as error:
         return output.failed(str(error) or "interrupted; run the same command again to continue", 130)
     except BrokenPipeError:

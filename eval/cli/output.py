@@ -6,17 +6,24 @@ import difflib
 import json
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from mast.errors import UserError, public
+from mast.errors import UserError, printable, public
 from mast.files import atomic_write
 
 
 def failed(message: str, code: int) -> int:
     """Print an error's line and return its exit code."""
-    print(f"mast: error: {public(message)}", file=sys.stderr)
+    print(f"mast: error: {printable(public(message))}", file=sys.stderr)
     return code
+
+
+def warned(warnings: Sequence[str], file: TextIO | None = None) -> None:
+    """Print a line a warning, on the error stream where no file is named."""
+    for warning in warnings:
+        print(f"warning: {printable(warning)}", file=file or sys.stderr)
 
 
 def as_json(value: Any) -> int:
@@ -56,7 +63,12 @@ def check_writable(path: Path) -> None:
 def deliver(text: str, out: Path | None, check: Path | None) -> int:
     """Print a text, or write it to ``out``, or compare it with the file ``check``."""
     if check:
-        there = check.read_text(encoding="utf-8")
+        try:
+            there = check.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{check}: is no text in UTF-8", remedy="name the file to compare with"
+            ) from error
         if there == text:
             return 0
         before, after = there.splitlines(keepends=True), text.splitlines(keepends=True)

@@ -30,8 +30,6 @@ def add(verbs: options.Verbs) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    import sys
-
     from ..detection import score as room
     from ..detection.names import PLACES, is_place
 
@@ -42,8 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
             code=2,
         )
     found = room.score(arguments.file, arguments.data, arguments.data_root or Path())
-    for warning in found.data.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+    output.warned(found.data.warnings)
     if arguments.json:
         spans = {name: dataclasses.asdict(span) for name, span in found.intervals.items()}
         values = {"metrics": found.metrics, "intervals": spans, "counts": found.data.counts}

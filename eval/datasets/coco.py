@@ -11,6 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -21,6 +22,10 @@ from .values import TOLERANCE, Tally, class_name, flag, look_alikes, number, vis
 
 MARGIN = 0.1  # share of the image's sides that a polygon may stick out
 CROWDS = 0.25  # share of crowds above which it is told
+LARGEST = 65_535  # pixels of a side; above it pycocotools counts beyond 32 bits, and ends the process
+LONGEST = (
+    200  # times width and height: how long a polygon's line may be, which pycocotools draws pixel by pixel
+)
 DISAGREES = 0.5  # intersection over union below which a box contradicts the polygon beside it
 
 
@@ -196,7 +201,7 @@ class _CocoReader:
             self.tally.add("images have no width and height, read from the pictures", name)
             return header(self.images / name).shown
         width, height = (whole(side) for side in given)
-        if width is None or height is None or width < 1 or height < 1:
+        if width is None or height is None or not 1 <= min(width, height) <= max(width, height) <= LARGEST:
             raise self._refuse(
                 where, f"its size is {given[0]!r} x {given[1]!r}", "give width and height in whole pixels"
             )
@@ -332,6 +337,12 @@ class _CocoReader:
                     raise self._refuse(where, what, "give three points or more")
                 self.tally.add("polygons of fewer than three points were left out", where)
                 continue
+            if len(points) > 2 * LONGEST and _length(points) > LONGEST * sum(size):
+                raise self._refuse(
+                    where,
+                    f"a polygon of {len(points) // 2:,} points crosses its picture to and fro",
+                    "draw it anew",
+                )
             polygons.append(list(part) if all(type(v) in (int, float) for v in part) else points)
             xs += points[0::2]
             ys += points[1::2]
@@ -476,11 +487,19 @@ def _agree(box: Sequence[float], outline: Sequence[float]) -> bool:
     return near or union <= 0 or both / union >= DISAGREES
 
 
+def _length(points: Sequence[float]) -> float:
+    """Length of the line through points, x and y of each, and back to the first."""
+    corners = [complex(x, y) for x, y in zip(points[0::2], points[1::2], strict=True)]
+    return sum(abs(b - a) for a, b in pairwise([*corners, corners[0]]))
+
+
 def _mask_area(segmentation: Any, size: tuple[int, int]) -> float:
     """Pixels of a mask, as pycocotools rasterises it."""
     from pycocotools import mask
 
     width, height = size
+    if isinstance(segmentation, dict) and isinstance(segmentation["counts"], str):  # compressed already
+        return float(mask.area({"size": [height, width], "counts": segmentation["counts"].encode("ascii")}))
     runs = mask.frPyObjects(segmentation, height, width)
     return float(mask.area(mask.merge(runs) if isinstance(runs, list) else runs))
 

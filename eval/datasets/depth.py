@@ -19,6 +19,7 @@ from mast.images import header, walk
 from ..errors import UserError, unknown
 from .base import Pool
 from .segmentation import Mask, MaskSplit, SegmentationDataset, refuse_overlap
+from .values import text_lines
 
 NYU, PLACE = "nyu", "depth:"
 UNKNOWN = -1  # a pixel whose depth was not measured, or does not count
@@ -63,15 +64,13 @@ def _nyu(folder: Path) -> DepthDataset:
     splits = {}
     for name, window in (("train", NYU_TRAIN), ("test", NYU_TEST)):
         listing = folder / f"nyu_{name}.txt"
-        try:
-            lines = [
-                line.split() for line in listing.read_text(encoding="utf-8").splitlines() if line.strip()
-            ]
-        except OSError as error:
-            raise UserError(
-                f"{listing}: cannot be read: {error.strerror}",
-                remedy="put BTS's NYU Depth v2 there, with its lists (github.com/cleinc/bts)",
-            ) from error
+        lines = [
+            line.split()
+            for line in text_lines(
+                listing, remedy="put BTS's NYU Depth v2 there, with its lists (github.com/cleinc/bts)"
+            )
+            if line
+        ]
         # Frames without a measured depth have None in the lists.
         kept = [parts for parts in lines if len(parts) >= 2 and parts[1] != "None"]
         pairs = [(folder / a.lstrip("/\\"), folder / b.lstrip("/\\")) for a, b, *_ in kept]
@@ -89,6 +88,10 @@ def _own(folder: Path) -> DepthDataset:
         pairs = [
             (path, folder / "depth" / name / path.relative_to(images).with_suffix(".png")) for path in found
         ]
+        if len({depth for _, depth in pairs}) < len(pairs):
+            raise UserError(
+                f"{images}: two pictures have one name and share a depth", remedy="name them apart"
+            )
         splits[name] = _split(name, folder, pairs, None)
     return DepthDataset(folder.name, (), splits)
 

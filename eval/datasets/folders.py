@@ -14,7 +14,7 @@ from .base import ImageDataset, Pool, Split, complete, cut_test
 from .checks import some, unread
 from .csv_manifest import csv_manifest, split_of
 from .values import class_name, flag, look_alikes, several, visible
-from .voc import parse_xml
+from .voc import image_names, parse_xml
 
 SPLITS = ("train", "val", "test")
 VOC_CLASSES = (
@@ -211,14 +211,7 @@ def voc_classification(name: str, root: Path) -> ImageDataset:
     for part, file in parts.items():
         if not file.is_file():
             raise UserError(f"{file}: the image list is missing", remedy="restore it from the VOC devkit")
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-        keys = [line.split()[0] for line in lines if line.strip()]
-        if (
-            twice := [key for key in dict.fromkeys(keys) if keys.count(key) > 1]
-            if len(set(keys)) < len(keys)
-            else []
-        ):
-            raise UserError(f"{file}: {twice[0]} is listed twice", remedy="delete one of its lines")
+        keys = image_names(file)
         paths = tuple(root / "JPEGImages" / f"{key}.jpg" for key in keys)
         for image in paths:
             if not image.is_file():

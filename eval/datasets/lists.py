@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import UserError
 from .base import Split
+from .values import text_lines
 
 
 def listed(split: Split, file: Path) -> Split:
@@ -22,21 +23,14 @@ def listed(split: Split, file: Path) -> Split:
     Raises:
         UserError: If the list cannot be read, names an image twice, one that the split lacks, or several at once.
     """
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise UserError(
-            f"{file}: cannot be read: {reason}",
-            remedy="download imagenet_subsets from google-research/simclr",
-        ) from error
+    lines = text_lines(file, remedy="download imagenet_subsets from google-research/simclr")
     by_name: dict[str, list[int]] = defaultdict(list)
     parts = [PurePosixPath(_form(path.as_posix())).parts for path in split.paths]
     for index, given in enumerate(parts):
         by_name[given[-1]].append(index)
     rows: dict[int, int] = {}
     for number, line in enumerate(lines, start=1):
-        if not (text := _form(line.strip().replace("\\", "/"))):
+        if not (text := _form(line.replace("\\", "/"))):
             continue
         wanted = tuple(part for part in PurePosixPath(text).parts if part != "/")
         found = [index for index in by_name.get(wanted[-1], ()) if parts[index][-len(wanted) :] == wanted]

@@ -26,7 +26,7 @@ from ..errors import UserError, unknown
 from ..numbers.segmentation import IGNORED
 from .base import Pool, reread
 from .coco import CocoFile, read_coco
-from .values import Tally, class_name
+from .values import Tally, class_name, text_lines
 
 Mask = npt.NDArray[np.integer[Any]]
 DECODE_ALL = 3000  # up to so many masks are decoded beforehand; beyond that their headers are read
@@ -335,7 +335,14 @@ OFFICIAL = {
 def _own(folder: Path) -> SegmentationDataset:
     """``images/{train,test}`` and ``masks/{train,test}`` with equal names; ``classes.txt``: a name a line, from 0."""
     listing = folder / "classes.txt"
-    classes = [class_name(line) for line in _lines(listing)]
+    classes = [
+        class_name(line) for line in text_lines(listing, remedy="write the names of the classes there")
+    ]
+    if "" in classes:
+        raise UserError(
+            f"{listing}, line {classes.index('') + 1}: is empty, and the place of a line is its class number",
+            remedy="name the class, or close the gap",
+        )
     if len(set(classes)) < len(classes) or len(classes) < 2:
         raise UserError(
             f"{listing}: {len(classes)} names, some twice or too few", remedy="one name a line, at least two"
@@ -498,12 +505,7 @@ def _first(root: Path, candidates: Iterable[str], inside: str) -> Path:
 
 
 def _lines(path: Path) -> list[str]:
-    try:
-        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing", remedy="put the official list there") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}", remedy="save it as UTF-8") from error
+    return list(filter(None, text_lines(path, remedy="put the official list there")))
 
 
 def _beside(name: str, root: Path, images: Path, masks: Path, values: Values) -> MaskSplit:

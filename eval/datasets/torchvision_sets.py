@@ -17,6 +17,7 @@ from mast.images import class_folders
 
 from ..errors import UserError
 from .base import ImageDataset, Pool, Split, complete, cut_test
+from .values import text_lines
 
 # How torchvision's classes call our splits.
 SPLIT_NAMES: dict[str, dict[str, str]] = {
@@ -63,8 +64,8 @@ def _make(options: dict[str, Any], root: Path, download: bool, **arguments: Any)
 
     try:
         return getattr(torchvision.datasets, options["class"])(root, download=download, **arguments)
-    except (RuntimeError, FileNotFoundError, OSError) as error:
-        reason = str(error).split("\n")[0]
+    except Exception as error:  # torchvision's classes raise errors of every kind for damaged files
+        reason = str(error).split("\n")[0] or type(error).__name__
         raise UserError(
             f"{root}: torchvision's {options['class']} cannot be read: {reason}", remedy="download it again"
         ) from error
@@ -188,26 +189,31 @@ def imagenet(name: str, root: Path, options: dict[str, Any]) -> ImageDataset:
 def cub200(name: str, root: Path, options: dict[str, Any]) -> ImageDataset:
     """CUB_200_2011 with its official images.txt, image_class_labels.txt and train_test_split.txt."""
 
+    again = "unpack CUB_200_2011.tgz again"
+
     def table(file: str) -> dict[str, str]:
         path = root / file
-        try:
-            return dict(
-                line.split(maxsplit=1) for line in path.read_text(encoding="utf-8").splitlines() if line
-            )
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"{path}: cannot be read: {error}", remedy="unpack CUB_200_2011.tgz again"
-            ) from error
+        lines = [line.split(maxsplit=1) for line in filter(None, text_lines(path, remedy=again))]
+        if odd := next((number for number, parts in enumerate(lines, start=1) if len(parts) != 2), 0):
+            raise UserError(f"{path}, line {odd}: is no number and a value", remedy=again)
+        return dict(lines)
 
     images, labels, official = (
         table(file) for file in ("images.txt", "image_class_labels.txt", "train_test_split.txt")
     )
     classes = [line.split(".", 1)[-1] for line in table("classes.txt").values()]
+    numbers = {str(number + 1): number for number in range(len(classes))}
+    if odd := next(
+        (key for key in images if labels.get(key) not in numbers or official.get(key) not in ("0", "1")), ""
+    ):
+        raise UserError(
+            f"{root}: image {odd} of images.txt has no class or no split in the lists", remedy=again
+        )
     splits = {}
     for part, flag in (("train", "1"), ("test", "0")):
         keys = [key for key in images if official.get(key) == flag]
         paths = [root / "images" / images[key] for key in keys]
-        splits[part] = _path_split(name, part, root, paths, [int(labels[key]) - 1 for key in keys])
+        splits[part] = _path_split(name, part, root, paths, [numbers[labels[key]] for key in keys])
     return complete(name, classes, splits)
 
 
@@ -223,17 +229,11 @@ def listed(name: str, root: Path, options: dict[str, Any]) -> ImageDataset:
     rows: dict[str, list[tuple[Path, str]]] = {}
     for part in ("train", "test"):
         file = root / str(options[part])
-        try:
-            lines = [
-                line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()
-            ]
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{file}: cannot be read: {error}", remedy="restore the official list") from error
         rows[part] = []
-        for line in lines:
+        for line in filter(None, text_lines(file, remedy="restore the official list")):
             path, _, label = line.rpartition(" ")
             if (
-                not path or not label.removeprefix("-").isdigit()
+                not path or not label.removeprefix("-").isdecimal()
             ):  # a list without labels: the folders are the classes
                 path, label = line, Path(line).parent.as_posix().lstrip("/")
             elif label.startswith("-"):
@@ -242,7 +242,7 @@ def listed(name: str, root: Path, options: dict[str, Any]) -> ImageDataset:
                 )
             rows[part].append((base / path.strip().lstrip("/"), label))
     classes = sorted({label for pairs in rows.values() for _, label in pairs})
-    if all(label.isdigit() for label in classes):
+    if all(label.isdecimal() for label in classes):
         classes = sorted(classes, key=int)
     where = {label: index for index, label in enumerate(classes)}
     splits = {

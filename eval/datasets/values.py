@@ -33,6 +33,30 @@ class Tally:
         ]
 
 
+def text_lines(path: Path, *, remedy: str) -> list[str]:
+    """The lines of a text file without blanks around them; the empty ones at its end are left out.
+
+    Args:
+        path: The file, in UTF-8 with or without a mark.
+        remedy: What to do where it is not there or not to be read.
+
+    Raises:
+        UserError: Then.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing", remedy=remedy) from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is no text in UTF-8: {error}", remedy="save it as UTF-8") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}", remedy=remedy) from error
+    stripped = [line.strip() for line in lines]
+    while stripped and not stripped[-1]:
+        stripped.pop()
+    return stripped
+
+
 def number(value: Any) -> float | None:
     """A finite number, given as one or as text; None for everything else, booleans included."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from mast.images import header
 
 from ..errors import UserError, unknown
-from .values import TOLERANCE, Tally, class_name, flag, look_alikes, number, whole
+from .values import TOLERANCE, Tally, class_name, flag, look_alikes, number, text_lines, whole
 
 
 @dataclass(frozen=True)
@@ -106,9 +106,19 @@ def _listed(folder: Path, split: str) -> list[str]:
             f"{listing} is missing" + (f"; there are {', '.join(beside[:6])}" if beside else ""),
             remedy="VOC lists the images of a split in that file; other lists are named as voc:DIR,TRAIN,TEST",
         )
-    names = [line.strip() for line in _text(listing).splitlines() if line.strip()]
+    names = image_names(listing)
     if len(names) < 2:
         raise UserError(f"{listing} names {len(names)} images", remedy="list at least two")
+    return names
+
+
+def image_names(listing: Path) -> list[str]:
+    """The images that a list of Pascal VOC's names, in its order.
+
+    Raises:
+        UserError: If it cannot be read, or names one twice or one that is no name.
+    """
+    names = list(filter(None, text_lines(listing, remedy="restore it from the VOC devkit")))
     for name in names:
         if not re.fullmatch(r"[^\s/\\]+", name) or name.startswith(".."):
             raise UserError(
@@ -215,13 +225,6 @@ def _xml_number(xml: Path, element: ElementTree.Element, tag: str) -> float:
     if found is None:
         raise UserError(f"{xml}: <{tag}> is {text!r}, not a number", remedy="correct the file")
     return found
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as text: {error}", remedy="save it as UTF-8") from error
 
 
 _DECLARATION = re.compile(

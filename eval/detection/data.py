@@ -28,6 +28,8 @@ from ..datasets.voc import VocObject, read_voc
 from ..errors import UserError, unknown
 from .names import PLACES, is_place, place, table
 
+COUNTED = 100  # detections of an image: Detectron2's and COCO's limit
+UNTOLD = (2, 3, 4)  # orientation tags that leave width and height as they are
 DECODE_ALL = 3000  # up to so many images are decoded whole beforehand; beyond that their headers are read
 
 
@@ -175,7 +177,7 @@ def prepare(name: str, data_root: Path, *, masks: bool, train: bool = True) -> D
     checker = _Voc(entry["classes"], parts) if entry["layout"] == "voc" else _Coco(parts, masks)
     test = checker.split("test")
     learnt = Split([], test.sources) if alone else checker.split("train")
-    _check_images(learnt.dicts + test.dicts)
+    odd = _check_images(name, learnt.dicts + test.dicts) + _check_crowded(name, test.dicts)
     _check_overlap(learnt.dicts, test.dicts)
     return DetectionData(
         name=name,
@@ -186,7 +188,7 @@ def prepare(name: str, data_root: Path, *, masks: bool, train: bool = True) -> D
         masks=masks,
         shots=entry.get("shots"),
         fraction=entry.get("fraction"),
-        warnings=checker.warnings,
+        warnings=checker.warnings + odd,
     )
 
 
@@ -422,26 +424,28 @@ def _as_file(json_file: Path, content: dict[str, Any] | None) -> Iterator[Path]:
         yield place
 
 
-_seen: set[tuple[str, int, int, int, int]] = (
-    set()
-)  # images that were found good, with size and time of change
+_seen = dict[tuple[str, int, int, int, int], int]()  # good images, by size and time of change: their tags
 
 
-def _check_images(dicts: Sequence[dict[str, Any]]) -> None:
-    """Read every image's header, and decode it whole if there are few enough to do so; once in a process."""
+def _check_images(name: str, dicts: Sequence[dict[str, Any]]) -> list[str]:
+    """Read every image's header, and decode it whole if there are few enough to do so; once in a process.
+
+    Returns:
+        A warning where a tag turns images so that their sides do not tell for which picture the boxes are.
+
+    Raises:
+        UserError: For an image that is not what its annotation says.
+    """
+    doubtful = []
     for entry in dicts:
         path = entry["file_name"]
         status = os.stat(path)
         mark = (path, status.st_size, status.st_mtime_ns, entry["width"], entry["height"])
         if mark in _seen:
+            doubtful += [Path(path).name] * (_seen[mark] in UNTOLD)
             continue
         found = header(Path(path))
         size = found.shown
-        if found.turned:
-            raise UserError(
-                f"{path}: a TIFF with an orientation tag, which Pillow and then Detectron2 apply: it is turned twice",
-                remedy="save it upright, without the tag",
-            )
         if len(dicts) <= DECODE_ALL:
             decode(Path(path))
         if size != (entry["width"], entry["height"]):
@@ -454,7 +458,26 @@ def _check_images(dicts: Sequence[dict[str, Any]]) -> None:
                 if turned
                 else "correct the annotation or restore the image",
             )
-        _seen.add(mark)
+        _seen[mark] = found.orientation
+        doubtful += [Path(path).name] * (found.orientation in UNTOLD)
+    if not doubtful:
+        return []
+    what = (
+        "images are mirrored or turned by half by a tag, as a detector sees them; boxes for the stored pixels"
+    )
+    return [f"{name}: {what} would be wrong, which nothing tells: {len(doubtful)} (such as {doubtful[0]})"]
+
+
+def _check_crowded(name: str, dicts: Sequence[dict[str, Any]]) -> list[str]:
+    """A warning for images with more objects than detections count."""
+    counts = [sum(not a.get("iscrowd", 0) for a in entry["annotations"]) for entry in dicts]
+    crowded = [Path(e["file_name"]).name for e, count in zip(dicts, counts, strict=True) if count > COUNTED]
+    if not crowded:
+        return []
+    what = (
+        f"images have more than {COUNTED} objects, and of no image more than {COUNTED} detections are counted"
+    )
+    return [f"{name} test: {what}: {len(crowded)} (such as {crowded[0]}; {max(counts)} at most)"]
 
 
 def _check_overlap(train: Sequence[dict[str, Any]], test: Sequence[dict[str, Any]]) -> None:

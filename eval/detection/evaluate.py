@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import io
 import math
+import tempfile
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -274,7 +275,14 @@ class _Voc(PascalVOCDetectionEvaluator):
         def objects_of(file: str) -> list[dict[str, Any]]:
             return truth.get(Path(file).stem, [])
 
-        with mock.patch.object(pascal_voc_evaluation, "parse_rec", objects_of):
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            mock.patch.object(pascal_voc_evaluation, "parse_rec", objects_of),
+        ):
+            # The images that were read: the folder's own list may have a mark, or more images than are measured.
+            listing = Path(folder) / "test.txt"
+            listing.write_text("\n".join(truth) + "\n")
+            base._image_set_path = str(listing)
             return super().evaluate()
 
 

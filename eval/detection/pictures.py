@@ -16,6 +16,8 @@ from detectron2.structures import Boxes, BoxMode, pairwise_iou
 from PIL import Image
 from pycocotools import mask as rle
 
+from mast.images import decode
+
 from ..numbers.tests import Paired
 from .data import DetectionData, register
 from .evaluate import Evaluation, evaluate
@@ -147,8 +149,7 @@ def _corners(box: Sequence[float], mode: BoxMode) -> list[float]:
 def _picture(
     entry: dict[str, Any], detections: list[dict[str, Any]], classes: list[str], side: int, score: float
 ) -> Picture:
-    with Image.open(entry["file_name"]) as opened:
-        image = opened.convert("RGB")
+    image = decode(Path(entry["file_name"]), upright=True)
     scale = min(1.0, side / max(image.size))
     size = (round(image.width * scale), round(image.height * scale))
     objects = [annotation for annotation in entry["annotations"] if not annotation.get("iscrowd", 0)]

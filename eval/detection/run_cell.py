@@ -29,7 +29,7 @@ from torch.multiprocessing.spawn import ProcessException
 from .. import claims
 from ..errors import UserError
 from ..features.maps import MAPS_GB
-from . import certify, config, hierarchy, networks, result, vit
+from . import certify, config, hierarchy, networks, pixels, result, vit
 from .convert import Conversion, load_backbone
 from .data import DetectionData, register
 from .evaluate import Collector, Prediction, coco_evaluator, evaluate
@@ -156,9 +156,9 @@ def predict(
         model: The detector.
         cfg: Its config.
         report: Called with ``("test", done, total)``.
-        mapper: From an entry of the data set to what the detector takes; Detectron2's own when None.
+        mapper: From an entry of the data set to what the detector takes; its picture when None.
     """
-    loader = build_detection_test_loader(cfg, "test", mapper=mapper)
+    loader = build_detection_test_loader(cfg, "test", mapper=mapper or pixels.Mapper(cfg, False))
     collector = Collector()
     inference_on_dataset(model, loader, collector, callbacks=_counter(report, len(loader)))
     return collector.predictions
@@ -220,7 +220,9 @@ def forecast(
                 batch = next(batches)
                 read = 0.0 if maps else time.monotonic() - began  # the store's maps are not decoded again
                 times.append(read + clocked(batch, train))
-        sample = itertools.islice(build_detection_test_loader(cfg, "test"), iterations + 1)
+        sample = itertools.islice(
+            build_detection_test_loader(cfg, "test", mapper=pixels.Mapper(cfg, False)), iterations + 1
+        )
         with inference_context(trainer.model), torch.no_grad():
             tested = [clocked(image, trainer.model) for image in sample]
         rows = maps.lacking_rows() if maps else 0

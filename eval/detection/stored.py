@@ -20,7 +20,6 @@ import numpy.typing as npt
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, get_detection_dataset_dicts
-from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
 from detectron2.structures import ImageList
@@ -31,6 +30,7 @@ from ..datasets import Pool
 from ..errors import UserError
 from ..features.maps import GB, Told, budget, fill_entry, rows_of
 from ..features.store import Entry
+from . import pixels
 from .hierarchy import MapsBackbone
 
 ARCHITECTURE = "StoredRCNN"
@@ -263,7 +263,7 @@ class Store:
         what = f"maps of {rows.split} images, {rows.entry.rows * self.width * 2 / GB:.2f} GB"
 
         def one(row: int) -> npt.NDArray[np.uint8]:
-            image = utils.read_image(rows.files[row // count], format=self.cfg.INPUT.FORMAT)
+            image = pixels.read(rows.files[row // count], self.cfg.INPUT.FORMAT)
             height, width = self._size(rows, row)
             found = T.ResizeTransform(*image.shape[:2], height, width).apply_image(image)
             square = np.zeros((self.cfg.INPUT.SQUARE, self.cfg.INPUT.SQUARE, 3), dtype=np.uint8)

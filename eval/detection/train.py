@@ -32,6 +32,7 @@ from torch import nn
 from mast.files import atomic_write
 
 from ..errors import UserError, unknown
+from . import pixels
 from .data_order import KeyedDataset, KeyedSampler, keyed_seed
 from .networks import parameter_groups
 
@@ -271,8 +272,8 @@ def build_mapper(cfg: CfgNode) -> DatasetMapper:
             T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TRAIN, longest, "choice"),
         ]
     else:
-        return DatasetMapper(cfg, True)
-    return DatasetMapper(cfg, True, augmentations=augmentations, recompute_boxes=cfg.MODEL.MASK_ON)
+        return pixels.Mapper(cfg, True)
+    return pixels.Mapper(cfg, True, augmentations=augmentations, recompute_boxes=cfg.MODEL.MASK_ON)
 
 
 def train_loader(cfg: CfgNode, *, start: int, mapper: Mapper | None = None) -> Iterable[list[dict[str, Any]]]:

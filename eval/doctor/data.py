@@ -18,6 +18,7 @@ from .. import datasets, scenes
 from ..datasets import ImageDataset, Pool, Split, depth, segmentation
 from ..datasets.checks import by_pool, unread
 from ..datasets.segmentation import SegmentationDataset
+from ..datasets.values import text_lines
 from ..detection.names import Named, is_place, place, table
 from ..errors import UserError
 from . import encoded
@@ -174,7 +175,7 @@ def _listed(dataset: ImageDataset, workers: int) -> list[str] | None:
     if not (root / SUMS).is_file():
         return None
     sums: dict[str, str] = {}
-    for number, line in enumerate((root / SUMS).read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(text_lines(root / SUMS, remedy="restore the file"), start=1):
         if not (match := re.fullmatch(r"([0-9a-f]{64}) [ *](?:\./)?(.+)", line)):
             raise UserError(f"{root / SUMS}:{number}: not a line of sha256sum", remedy="restore the file")
         if is_image(Path(match[2]).name) or match[2].endswith(".csv"):

@@ -126,8 +126,8 @@ class _Galleries:
         if self._root is None:
             return "detections need the data (--data-root)"
         from .. import tasks
+        from ..detection import Gallery
         from ..detection.intervals import intervals
-        from ..detection.pictures import Gallery
 
         task = record.task.name
         if task not in self._known:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mast.console import bar
-from mast.errors import Interrupted, Unwritable
+from mast.errors import Interrupted, Unwritable, printable
 
 from .. import checkpoints
 from ..checkpoints import Passport
@@ -621,7 +621,7 @@ class Runner:
 
     def _say(self, line: str) -> None:
         if self.progress:
-            print(line, file=sys.stderr, flush=True)
+            print(printable(line), file=sys.stderr, flush=True)
 
 
 def _features(job: Measuring) -> tuple[Any, ...] | None:

@@ -594,3 +594,47 @@ def test_two_pictures_of_one_name_and_names_with_an_ending_are_told(tmp_path: Pa
     write_voc(tmp_path, xml, ending=".png")
     with pytest.raises(UserError, match="could both be the picture 'a'"):
         read_voc(write_voc(tmp_path, xml), "test")
+
+
+@pytest.mark.parametrize("area", [None, 0, "many", -3.0])
+@pytest.mark.parametrize("packed", [True, False])
+def test_an_area_is_computed_from_run_lengths_of_both_kinds(
+    read: Callable[..., Any], area: Any, packed: bool
+) -> None:
+    counts = [10 * HEIGHT + 10, *[30, HEIGHT - 30] * 19, 30, HEIGHT * (WIDTH - 29) - 40]
+    lengths = {"size": [HEIGHT, WIDTH], "counts": counts}
+    if packed:
+        found = runs.frPyObjects(lengths, HEIGHT, WIDTH)
+        lengths = {"size": [HEIGHT, WIDTH], "counts": found["counts"].decode()}
+    content = read(first(segmentation=lengths, area=area)).content
+    assert content["annotations"][0]["area"] == 600
+
+
+@pytest.mark.parametrize("side", [65_536, 10**6, 10**9, 10**12, 1e300])
+@pytest.mark.parametrize("shape", ["polygon", "runs"])
+def test_a_picture_larger_than_any_is_refused_before_it_is_drawn(
+    read: Callable[..., Any], side: float, shape: str
+) -> None:
+    """pycocotools counts in 32 bits: it raised, took the memory, or ended the process."""
+    mask: Any = [[0, 0, side, 0, side, side, 0, side]]
+    if shape == "runs":
+        mask = {"size": [side, side], "counts": [0, side * side]}
+
+    def change(content: dict[str, Any]) -> None:
+        picture(width=side, height=side)(content)
+        first(segmentation=mask, bbox=[0, 0, side, side], area=None)(content)
+
+    with pytest.raises(UserError, match=r"image 7: its size is"):
+        read(change)
+
+
+@pytest.mark.parametrize(("points", "fine"), [(10, True), (300, True), (3_000, False), (300_000, False)])
+def test_a_polygon_that_would_take_the_memory_is_refused(
+    read: Callable[..., Any], points: int, fine: bool
+) -> None:
+    zigzag = [value for _ in range(points // 2) for value in (0.0, 0.0, 90.0, 70.0)]
+    if fine:
+        assert read(first(segmentation=[zigzag], area=None, bbox=[0, 0, 90, 70])).content
+    else:
+        with pytest.raises(UserError, match="crosses its picture to and fro"):
+            read(first(segmentation=[zigzag], area=None, bbox=[0, 0, 90, 70]))

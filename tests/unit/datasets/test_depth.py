@@ -88,7 +88,7 @@ def test_what_is_wrong_is_refused(tmp_path: Path, spoil: Callable[[Path], None],
 def test_unknown_names(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="did you mean nyu"):
         load("nyuu", tmp_path)
-    with pytest.raises(UserError, match=r"nyu_train.txt: cannot be read"):
+    with pytest.raises(UserError, match=r"nyu_train.txt is missing"):
         load("nyu", tmp_path)
 
 

@@ -116,3 +116,44 @@ def test_two_jobs_open_no_image_oftener_than_one(tmp_path: Path) -> None:
         found.append(Counter(log.read_text(encoding="utf-8").splitlines()))
     assert found[0]
     assert found[1] == found[0]
+
+
+@pytest.mark.parametrize("name", ["scenes-voc", "scenes-coco"])
+def test_no_check_of_detection_data_is_repeated(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Annotations are read once, and every picture once for its size, once for its pixels, once for its hash."""
+    pytest.importorskip("detectron2", reason="needs Detectron2: python -m eval.doctor.install")
+    from eval.detection import data
+
+    scenes.write(tmp_path / "data", size="test")
+    monkeypatch.setattr(data, "_seen", {})
+    times: dict[str, Counter[str]] = {}
+
+    def counted(function: Callable[..., Any], of: str) -> Callable[..., Any]:
+        def call(first: Any, *rest: Any, **more: Any) -> Any:
+            times.setdefault(of, Counter())[f"{first} {rest if of.startswith('read') else ''}"] += 1
+            return function(first, *rest, **more)
+
+        return call
+
+    layout = "voc" if name == "scenes-voc" else "coco"
+    looked = ("header", "decode", "sha256_file", f"read_{layout}", "_manifest")
+    for function in looked:
+        monkeypatch.setattr(data, function, counted(getattr(data, function), function))
+    root, out = ["--data-root", str(tmp_path / "data")], ["--out", str(tmp_path / "out")]
+    command = [
+        "eval",
+        "--checkpoint",
+        "random:resnet10-c8-half@0",
+        "random:resnet10-c8-half@1",
+        "--task",
+        name,
+    ]
+    assert cli.main([*command, "--seeds", "0", "1", *root, *out, "--dry-run"]) == 0
+    assert times["header"] == times["decode"]
+    assert len(times["header"]) > 10
+    assert set(times["header"].values()) == {1}
+    for function in (f"read_{layout}", "_manifest"):
+        assert sorted(times[function].values()) == [1] * (2 if function.startswith("read") else 1), function
+    assert set(times.get("sha256_file", Counter({"": 1})).values()) == {1}
