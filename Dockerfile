@@ -10,13 +10,14 @@ WORKDIR /build
 ARG TORCH
 ARG CONSTRAINTS=constraints.txt
 COPY pyproject.toml constraints.txt ./
-# pip's settings come as a secret and are gone after the line: --secret id=pip,src=pip.conf
+# pip's settings come as a secret and are gone after the line: --secret id=pip,src=pip.conf. It names its index in what it
+# says, so it is quiet.
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     python3 -m venv /opt/mast \
     && python3 -c 'import sys, tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
 print(*sys.argv[1:], *p["dependencies"], *p["optional-dependencies"]["detection"], sep="\n")' ${TORCH} > wanted.txt \
     && sed ${TORCH:+-e /^torch==/d -e /^torchvision==/d} -e /^#/d "${CONSTRAINTS:-/dev/null}" > exact.txt \
-    && /opt/mast/bin/python -m pip install --no-cache-dir --requirement wanted.txt --constraint exact.txt
+    && /opt/mast/bin/python -m pip install --quiet --no-cache-dir --requirement wanted.txt --constraint exact.txt
 # What Detectron2's installer consists of.
 COPY mast/__init__.py mast/errors.py mast/files.py mast/
 COPY eval/__init__.py eval/errors.py eval/
@@ -30,8 +31,8 @@ COPY . .
 # Records name the state of the code; there is no git in here, so the build says it.
 ARG REVISION
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
-    MAST_REVISION="${REVISION}" python3 -m pip wheel --no-cache-dir --no-deps --wheel-dir dist . \
-    && python3 -m pip --python /opt/mast/bin/python install --no-cache-dir --no-deps --no-index \
+    MAST_REVISION="${REVISION}" python3 -m pip wheel --quiet --no-cache-dir --no-deps --wheel-dir dist . \
+    && python3 -m pip --python /opt/mast/bin/python install --quiet --no-cache-dir --no-deps --no-index \
         --prefix /opt/code dist/*.whl
 
 FROM ${BASE}

@@ -4,7 +4,6 @@
 #   CONSTRAINTS=        install without the exact versions of constraints.txt (another torch, say)
 #   PIP_ARGS=...        further arguments for pip; its own settings (PIP_INDEX_URL ...) apply as well
 #   CONTAINER_ARGS=...  arguments of container-test, such as --base IMAGE --pip-conf FILE
-#   GPU_SCIPY=          gpu-wheels without scipy, which many CUDA images have
 #   GPU_ARGS=...        arguments of gpu-check, such as --device cpu --tiny, or --out DIR
 
 PYTHON ?= python3
@@ -14,7 +13,6 @@ PIP_ARGS ?=
 DEMO_OUT ?= demo
 CONTAINER_ARGS ?=
 GPU_ARGS ?=
-GPU_SCIPY ?= scipy==1.17.1
 GPU_SOURCES := fvcore==0.1.5.post20221221 iopath==0.1.10 antlr4-python3-runtime==4.9.3  # no wheels on the index
 PYTEST_ARGS ?= -n auto --maxprocesses 8 --dist loadfile -m "not slow and not weights and not peers and not transformers"
 
@@ -72,9 +70,11 @@ gpu-check: ## measure every claim that needs a GPU, as JSON and Markdown
 
 gpu-wheels: ## fetch what an ordinary CUDA image lacks for gpu-check, to carry along
 	$(PYTHON) -m pip download $(PIP_ARGS) --quiet --no-deps --only-binary=:all: --python-version 3.12 \
-		--dest build/gpu-wheels --requirement benchmarks/gpu-wheels.txt $(GPU_SCIPY)
+		--dest build/gpu-wheels --requirement benchmarks/gpu-wheels.txt
 	$(PYTHON) -m pip wheel $(PIP_ARGS) --quiet --no-deps --wheel-dir build/gpu-wheels $(GPU_SOURCES)
-	du -sh build/gpu-wheels
+	@du --apparent-size --block-size=MB --summarize build/gpu-wheels
+	@test $$(du --apparent-size --bytes --summarize build/gpu-wheels | cut -f1) -lt 60000000 || \
+		{ echo "error: build/gpu-wheels has 60 MB or more; delete old files in it"; exit 1; }
 
 clean: ## remove caches, builds and the demo's output
 	rm -rf build dist $(DEMO_OUT) .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -149,7 +149,8 @@ def steps(tiny: bool) -> dict[str, Any]:
     """MAST's step over VICReg's."""
     import train
 
-    arms = _recipes(tiny, "resnet50", "fp32" if tiny else "bf16")
+    known = _recipes(tiny, "resnet50", "fp32" if tiny else "bf16")
+    arms = {name: known[name] for name in ("vicreg", "mast5", "vicreg15", "mast15")}
     with tempfile.TemporaryDirectory() as temporary:
         base = arms["vicreg"]
         images = _images(2 * base.batch_size, _sides(base), Path(temporary))
@@ -288,21 +289,18 @@ def linear_grid(tiny: bool) -> dict[str, Any]:
     }
 
 
-def detector(protocol: str, task: str, iterations: int) -> Callable[[bool], dict[str, Any]]:
+def detector(protocol: str, form: str, iterations: int) -> Callable[[bool], dict[str, Any]]:
     """Our training loop against Detectron2's plain one, at the protocol's own size."""
 
     def measure(tiny: bool) -> dict[str, Any]:
         import detection
-
-        from eval import scenes
+        from made_up import boxes
 
         with tempfile.TemporaryDirectory() as temporary:
-            data = Path(temporary) / "scenes"
-            scenes.write(data, size="test")
             options = argparse.Namespace(
-                data_root=data,
-                task=task,
-                protocol=f"{task.removeprefix('scenes-')}-fpn-tiny" if tiny else protocol,
+                data_root=Path(temporary),
+                task=boxes(Path(temporary) / form, form),
+                protocol=f"{form}-fpn-tiny" if tiny else protocol,
                 arch="resnet18" if tiny else "resnet50",
                 iterations=2 if tiny else iterations,
                 block=1 if tiny else 20,
@@ -327,11 +325,9 @@ LINES = {
     "extraction": Line(extraction),
     "linear-grid": Line(linear_grid),
     "voc0712-c4-moco": Line(
-        detector("voc0712-c4-moco", "scenes-voc", 200), (("over_plain", ">=", 0.98),), seconds=400
+        detector("voc0712-c4-moco", "voc", 200), (("over_plain", ">=", 0.98),), seconds=400
     ),
-    "coco-fpn-1x": Line(
-        detector("coco-fpn-1x", "scenes-coco", 200), (("over_plain", ">=", 0.98),), seconds=400
-    ),
+    "coco-fpn-1x": Line(detector("coco-fpn-1x", "coco", 200), (("over_plain", ">=", 0.98),), seconds=400),
 }
 
 

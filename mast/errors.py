@@ -3,7 +3,22 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+_NAMES = re.compile(r"([A-Za-z][\w+.-]*:/{1,2})[^/\s@]+@(?=[^/\s])")  # a path has lost one of the strokes
+_KEYS = re.compile(
+    r"([?&][^\s&=]*(?:sig|token|key|secret|passw|credential|auth)[^\s&=]*=)[^\s&#]+", re.IGNORECASE
+)
+
+
+def public(text: str) -> str:
+    """A text whose addresses hold no user's name and password, and no signature or token behind a question mark.
+
+    >>> public("https://me:secret@host/a.tar?page=2&X-Amz-Signature=abc is gone")
+    'https://host/a.tar?page=2&X-Amz-Signature=... is gone'
+    """
+    return _KEYS.sub(r"\1...", _NAMES.sub(r"\1", text))
 
 
 class UserError(Exception):

@@ -5,32 +5,20 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any
 
-from .errors import UserError
+from .errors import UserError, public
 from .images import is_hidden
 
 BLOCK = 8 << 20  # bytes that are read at a time where a whole file is gone through
-_NAMES = re.compile(r"([A-Za-z][\w+.-]*://)[^/\s@:]*(:[^/\s@]*)?@")
-_QUERY = re.compile(r"([A-Za-z][\w+.-]*://[^\s?#]*)[?#][^\s:]*")
 
 
 def is_address(place: str) -> bool:
     """Whether a place is an address, as fsspec writes it, and not a path of this machine."""
     return "://" in place
-
-
-def public(text: str) -> str:
-    """A text whose addresses have neither a user's name and password nor what follows a question mark.
-
-    >>> public("https://me:secret@host/a.tar?signature=1 is gone")
-    'https://host/a.tar is gone'
-    """
-    return _QUERY.sub(r"\1", _NAMES.sub(r"\1", text))
 
 
 def check(address: str, where: str) -> str:
@@ -39,7 +27,8 @@ def check(address: str, where: str) -> str:
     Raises:
         UserError: If it holds a user's name, a password or a query, which is where signatures stand.
     """
-    if (clean := public(address)) != address:
+    clean = public(address).partition("?")[0]
+    if clean != address:
         raise UserError(
             f"{where}: the address {clean} was given with a name, a password or a query, which files would keep",
             remedy="leave them out; the storage's own settings hold them (AWS_ACCESS_KEY_ID, ~/.config/fsspec)",

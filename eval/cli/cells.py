@@ -72,6 +72,8 @@ def runner(todo: Plan, arguments: argparse.Namespace, data_root: Path) -> Runner
     """The runner of a plan, or of the part of it that the options ask for."""
     from ..running.local import Runner
 
+    if arguments.store is not None and arguments.store.exists() and not arguments.store.is_dir():
+        raise UserError(f"--store {arguments.store}: no folder", remedy="name a folder", code=2)
     if arguments.only:
         todo = todo.only(arguments.only)
     if arguments.part:

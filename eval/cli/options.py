@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -204,7 +205,7 @@ def scaling(parser: Parser) -> None:
         help="keep features here, for several runs (default: in --out)",
     )
     parser.add_argument(
-        "--store-gb", type=float, metavar="GB", help="delete the longest unused features beyond this size"
+        "--store-gb", type=gigabytes, metavar="GB", help="delete the longest unused features beyond this size"
     )
     parser.add_argument(
         "--engine", choices=("local", "ray"), default="local", help="this machine, or a Ray cluster"
@@ -217,6 +218,17 @@ def count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise UserError(f"'{text}' is no number of jobs", remedy="give a whole number from 1 on", code=2)
     return int(text)
+
+
+def gigabytes(text: str) -> float:
+    """A number above zero."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < math.inf:
+        raise UserError(f"'{text}' is no size in GB", remedy="give a number above 0, such as 500", code=2)
+    return value
 
 
 def part(text: str) -> tuple[int, int]:

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from mast.errors import UserError, printable
+from mast.errors import UserError, printable, public
 from mast.files import atomic_write
 
 
 def failed(message: str, code: int) -> int:
     """Print an error's line and return its exit code."""
-    print(f"mast: error: {printable(message)}", file=sys.stderr)
+    print(f"mast: error: {printable(public(message))}", file=sys.stderr)
     return code
 
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from mast.errors import public
+
 from ..checkpoints import Passport
 from ..errors import UserError
 from ..numbers.intervals import NoInterval
@@ -137,21 +139,21 @@ def headline(record: Record) -> str:
 
 
 def failure(error: Exception) -> Failure:
-    """An error for a record: where it was raised in our code, without the paths of this machine."""
+    """An error for a record: where it was raised in our code, without this machine's paths and without passwords."""
     frames = traceback.extract_tb(error.__traceback__)
     where = [
         f"{'/'.join(Path(frame.filename).parts[-2:])}:{frame.lineno} in {frame.name}" for frame in frames
     ]
     return Failure(
         type=type(error).__name__,
-        message=" ".join(str(error).split()),
+        message=public(" ".join(str(error).split())),
         traceback=[] if isinstance(error, UserError) else where[-4:],
     )
 
 
 def one_line(error: Exception) -> str:
     """An error's message on one line; its type says more where it is not meant for users."""
-    text = " ".join(str(error).split())
+    text = public(" ".join(str(error).split()))
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
 
 

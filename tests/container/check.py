@@ -99,7 +99,7 @@ def check(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     if arguments.volume:
         options += ["--volume", f"{arguments.volume}:ro"]
     start = time.monotonic()
-    _buildah("build", *options, str(clone))
+    log = _buildah("build", *options, str(clone), errors=subprocess.STDOUT)
     found: dict[str, Any] = {"revision": revision, "build_seconds": round(time.monotonic() - start)}
 
     (image,) = json.loads(_buildah("images", "--json", NAME))
@@ -118,7 +118,7 @@ def check(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     container = _buildah("from", NAME).strip()
     try:
         root = Path(_buildah("mount", container).strip())
-        _nothing_left(root, json.dumps(described), arguments)
+        _nothing_left(root, json.dumps(described), log, arguments)
         found |= _use(root, config, scratch, revision)
     finally:
         _buildah("rm", container)
@@ -185,8 +185,8 @@ def _use(root: Path, config: dict[str, Any], scratch: Path, revision: str) -> di
     return found
 
 
-def _nothing_left(root: Path, described: str, arguments: argparse.Namespace) -> None:
-    """No value of pip's settings, and no place of the index, in any file or in the image's description."""
+def _nothing_left(root: Path, described: str, log: str, arguments: argparse.Namespace) -> None:
+    """No value of pip's settings in any file, in the image's description, or in what the build said."""
     if not arguments.pip_conf:
         return
     settings = configparser.ConfigParser(interpolation=None)
@@ -201,8 +201,9 @@ def _nothing_left(root: Path, described: str, arguments: argparse.Namespace) -> 
     if not words:
         raise Failed(f"{arguments.pip_conf} sets nothing that could be looked for")
     wanted = [word.encode() for word in sorted(words)]
-    if any(word in described.encode() for word in wanted):
-        raise Failed("a pip setting stands in the image's description")
+    for text, place in ((described, "the image's description"), (log, "the build's log")):
+        if any(word in text.encode() for word in wanted):
+            raise Failed(f"a pip setting stands in {place}")
     for folder, _, names in os.walk(root):
         for name in names:
             path = Path(folder) / name
@@ -218,13 +219,15 @@ def _expect(found: Any, expected: Any, what: str) -> None:
         raise Failed(f"{what}: {found!r} instead of {expected!r}")
 
 
-def _buildah(*arguments: str) -> str:
-    return _run("buildah", *arguments)
+def _buildah(*arguments: str, errors: int | None = None) -> str:
+    return _run("buildah", *arguments, errors=errors)
 
 
-def _run(*command: str) -> str:
+def _run(*command: str, errors: int | None = None) -> str:
     environment = {"BUILDAH_ISOLATION": "chroot", "STORAGE_DRIVER": "vfs", **os.environ}
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(
+        command, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True, check=False
+    )
     if done.returncode:
         raise Failed(f"exit code {done.returncode} of {shlex.join(command)}: {done.stdout[-2000:]}")
     return done.stdout

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+import venv
+from importlib.metadata import distribution
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "gpu.py"
 sys.path.insert(0, str(SCRIPT.parent))
@@ -42,6 +48,55 @@ def test_every_other_line(tmp_path: Path, line: str) -> None:
     for goal in found["goals"]:
         assert goal["number"] in found["numbers"]
         assert "met" not in goal  # a tiny size is no measurement
+
+
+def closure(*names: str) -> set[str]:
+    """Distributions and all that they require here."""
+    found, todo = set[str](), [Requirement(name) for name in names]
+    while todo:
+        wanted = todo.pop()
+        name = canonicalize_name(wanted.name)
+        if name in found:
+            continue
+        found.add(name)
+        for text in distribution(name).requires or ():
+            needed = Requirement(text)
+            extras = [*wanted.extras] or [""]
+            if needed.marker is None or any(needed.marker.evaluate({"extra": extra}) for extra in extras):
+                todo.append(needed)
+    return found
+
+
+def bare_python(folder: Path, names: set[str]) -> Path:
+    """An interpreter that can import these distributions and no others."""
+    venv.create(folder, with_pip=False, symlinks=True)
+    (site,) = (folder / "lib").glob("python*/site-packages")
+    for name in names:
+        here = distribution(name)
+        for top in {Path(file).parts[0] for file in here.files or ()} - {"..", "__pycache__"}:
+            if not (site / top).exists():
+                (site / top).symlink_to(Path(str(here.locate_file(top))).resolve())
+    return folder / "bin" / "python"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_cuda_image_and_the_listed_wheels_are_enough(tmp_path: Path) -> None:
+    """The list is complete: an interpreter with torch, torchvision and the list alone runs every line."""
+    lines = (SCRIPT.parent / "gpu-wheels.txt").read_text(encoding="utf-8").splitlines()
+    listed = {line.partition("==")[0] for line in lines if not line.startswith("#")}
+    makefile = (SCRIPT.parents[1] / "Makefile").read_text(encoding="utf-8")
+    (sources,) = re.findall(r"^GPU_SOURCES := (.*?)  #", makefile, flags=re.MULTILINE)
+    listed |= {word.partition("==")[0] for word in sources.split()}
+    python = bare_python(tmp_path / "bare", closure("torch", "torchvision", "numpy", "pillow") | listed)
+    (site,) = (tmp_path / "bare" / "lib").glob("python*/site-packages")
+    (site / "detectron2").symlink_to(Path(str(find_spec("detectron2").origin)).parent)  # type: ignore[union-attr]
+    assert subprocess.run([python, "-c", "import skimage"], capture_output=True, check=False).returncode
+    command = [python, str(SCRIPT), "--device", "cpu", "--tiny", "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "out" / "gpu.json").read_text())["lines"]
+    assert {line["line"]: line["state"] for line in found} == dict.fromkeys(gpu.LINES, "measured")
 
 
 def test_arms_are_the_same_whatever_method_the_recipe_has() -> None:

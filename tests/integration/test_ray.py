@@ -20,7 +20,7 @@ from eval.results import records
 from eval.results.records import Record
 
 pytest.importorskip("ray")
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 ROOT = Path(__file__).resolve().parents[2]
 # 60 cells; the data of six have a broken image, which a worker meets.

@@ -16,7 +16,7 @@ from eval.doctor.encoded import shard
 from mast import remote, shards
 from mast.config import Data, load_recipe
 from mast.data import list_files
-from mast.errors import UserError
+from mast.errors import UserError, public
 from mast.remote import Remote
 from mast.sources import list_folders, list_images
 from mast.train import pretrain
@@ -279,9 +279,26 @@ def test_no_password_reaches_a_recipe(tmp_path, data_root, small, capsys):
     with pytest.raises(UserError, match="a name, a password or a query"):
         pretrain(recipe, tmp_path / "out", data_root=data_root, progress=False)
     assert not (tmp_path / "out").exists()
-    assert (
-        remote.public("GET https://host/x.tar?X-Amz-Signature=geheim: 403") == "GET https://host/x.tar: 403"
-    )
+    with pytest.raises(UserError, match="the address https://bucket/x was given with"):
+        list_files(Data(folder="https://bucket/x?a=1"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (
+            "GET https://host/x?page=1&X-Amz-Signature=a/c%3D and",
+            "GET https://host/x?page=1&X-Amz-Signature=... and",
+        ),
+        ("https://me:geheim@host/x and s3://geheim@b/y", "https://host/x and s3://b/y"),
+        ("https:/me:geheim@host: no such folder", "https:/host: no such folder"),
+        ("zip://train::https://me:geheim@host/x.zip", "zip://train::https://host/x.zip"),
+        ("hf://timm/vit@main, random:resnet10@0, a@b.c", "hf://timm/vit@main, random:resnet10@0, a@b.c"),
+        ("https://drive.example/uc?id=7#part", "https://drive.example/uc?id=7#part"),
+    ],
+)
+def test_addresses_are_shown_without_secrets(text, shown):
+    assert public(text) == shown
 
 
 def test_a_data_root_cannot_be_an_address(tmp_path):
