@@ -35,12 +35,15 @@ def stage(folder: Path) -> list[str]:
             shutil.copy(source, target)
         target = folder / page
         target.parent.mkdir(parents=True, exist_ok=True)
-        text = MATH.sub(
-            lambda equation: f'<div style="overflow: auto hidden; padding: 0.3em 0">{convert(equation[1], display="block")}</div>',
-            text,
-        )
+        text = MATH.sub(_draw, text)
         target.write_text(LINK.sub(lambda link, page=page: _link(link, page, pages), text), encoding="utf-8")
     return pages
+
+
+def _draw(equation: re.Match[str]) -> str:
+    """MathML, which scrolls by itself where a screen is narrow."""
+    drawn = convert(equation[1], display="block")
+    return f'<div style="overflow: auto hidden; padding: 0.3em 0">{drawn}</div>'
 
 
 def _link(link: re.Match[str], page: str, pages: list[str]) -> str:
