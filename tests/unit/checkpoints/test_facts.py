@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import types
 from collections.abc import Callable
@@ -446,3 +447,41 @@ def test_a_trusted_pickle_whose_package_is_missing(tmp_path: Path, monkeypatch: 
         load(ref)
     with pytest.raises(UserError, match="needs the package mmengine_of_nobody, which is not installed"):
         load(ref, trust_pickle=True)
+
+
+@pytest.mark.parametrize(
+    ("entry", "told"),
+    [
+        (
+            "options: {epsilon: 1.0e-5}",
+            "unknown key 'epsilon'",
+        ),  # would be read past, and the network another
+        ("options: {head: 12}", "unknown key 'head'"),
+        ("options: {heads: '12'}", "options: heads"),
+        ("options: {heads: -1}", "options: heads"),
+        ("options: {heads: {'384': 0}}", "options: heads"),
+        ("options: {heads: {small: 6}}", "options: heads"),
+        ("options: {head_dim: 0}", "options: head_dim"),
+        ("options: {eps: 0}", "options: eps"),
+        ("options: {eps: tiny}", "options: eps"),
+        ("options: {activation: swiglu}", "options: activation"),
+        ("options: {pooling: token}", "options: pooling"),
+        ("options: {positions: {offset: x}}", "options: positions.offset"),
+        (
+            "options: {stride_in_1x1: 'False'}",
+            "options: stride_in_1x1",
+        ),  # true for who asks whether it is empty
+        ("options: [heads]", "options"),
+        ("marks: ['(']", "no regular expression"),
+        ("absent: ['[']", "no regular expression"),
+        ("drop: {'*': head}", "no regular expression"),
+        ("archs: '('", "no regular expression"),
+        (r"rename: [['a', '\9']]", "no regular expression"),
+        ("rename: no-such", "unknown list of renames 'no-such'"),
+        ("normalization: 3", "the normalisation is no mapping"),
+    ],
+)
+def test_what_a_layouts_file_says_is_read_or_refused(tmp_path: Path, entry: str, told: str) -> None:
+    (tmp_path / "mine.yaml").write_text(f"{{title: Mine, source: here, {entry}}}")
+    with pytest.raises(UserError, match=rf"mine\.yaml.*{re.escape(told)}"):
+        layouts.get(str(tmp_path / "mine.yaml"))

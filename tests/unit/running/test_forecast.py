@@ -137,7 +137,7 @@ def context(data: Path, protocol: str, work: Path) -> Context:
 def test_a_fit_is_extrapolated_by_its_own_growth(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, growth: float, examples: int
 ) -> None:
-    """All of the data take 40 s; a quarter of them 40 / 4 ** growth. The first run, which is longer, does not count."""
+    """All data take 40 s; a quarter of them 40 / 4 ** growth. The first run, which is longer, does not count."""
     shares: list[float] = []
 
     def of_part(context: Context, share: float, width: int) -> float:
