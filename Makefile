@@ -44,7 +44,7 @@ demo: $(STAMP) ## pretrain, transfer, table, report: the whole path on embedded 
 test: $(STAMP) ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
-setup-transformers: $(STAMP) ## add transformers, which one family's networks and some tests need
+setup-transformers: $(STAMP) ## add transformers, in which copies and files in its format are checked
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -e ".[transformers]"
 
 test-transformers: setup-transformers ## compare with transformers' own networks

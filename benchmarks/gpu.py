@@ -82,7 +82,8 @@ def _images(count: int, side: int, folder: Path) -> Any:
     import torch
     import train
 
-    from mast.data import decode_all, list_images
+    from mast.data import decode_all
+    from mast.sources import list_images
 
     train.made_up_images(folder / "images", count, side)
     return torch.from_numpy(decode_all(list_images(folder / "images"), side, progress=False).images)

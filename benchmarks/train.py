@@ -29,11 +29,12 @@ import torch
 from PIL import Image
 
 from mast.config import Recipe, load_recipe
-from mast.data import decode_all, list_images, on_device
+from mast.data import decode_all, on_device
 from mast.learner import Learner
 from mast.optim import build_optimizer
 from mast.randaugment import MAST15
 from mast.rundir import Log
+from mast.sources import list_images
 from mast.train import pretrain
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -51,6 +52,13 @@ def recipes(args: argparse.Namespace) -> dict[str, Recipe]:
         "save_minutes": 1000,
     }
     common = [f"{key}={value}" for key, value in wanted.items() if value]
+    common += [
+        "method=vicreg",
+        "uncertainty=false",
+        "views.single_fraction=0",
+        "masks={}",
+        "weights.prediction=0",
+    ]
     side = load_recipe(args.recipe, common).data.store_size or 64
     common.append(f"data={{folder: images, format: folders, store_size: {side}}}")
     ten = [f"views.augmentations.{name}={{}}" for name in list(MAST15)[5:]]

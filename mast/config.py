@@ -33,7 +33,7 @@ class Data(Strict):
     """The images to pretrain on.
 
     Attributes:
-        folder: Where they lie under the data root.
+        folder: Where they lie under the data root; or an address such as ``s3://bucket/images``, without passwords.
         format: ``images`` below a folder at any depth, without labels; ``folders`` of classes (labels are used by
             the probe only); tar ``shards`` as webdataset writes them; or the authors' files of ``cifar10``,
             ``cifar100`` (training part) or ``stl10`` (train, unlabeled).

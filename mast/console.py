@@ -14,8 +14,10 @@ FORMAT = "{percentage:3.0f}% {remaining} left  {desc}{n_fmt}/{total_fmt} {rate_f
 def bar(*args: Any, **kwargs: Any) -> Any:
     """A line of ``tqdm``'s; at most one in ten seconds where standard error is not a terminal."""
     live = sys.stderr.isatty()
-    shown = {"dynamic_ncols": live, "mininterval": 0.2 if live else 10.0, "bar_format": FORMAT}
-    return tqdm(*args, **{**shown, **kwargs})
+    shown = {"dynamic_ncols": live, "mininterval": 0.2 if live else 10.0, "bar_format": FORMAT, **kwargs}
+    if "desc" in kwargs:
+        shown["desc"] += ": "  # tqdm adds it to later titles alone
+    return tqdm(*args, **shown)
 
 
 def say(line: str, on: bool) -> None:

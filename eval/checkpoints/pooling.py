@@ -75,7 +75,8 @@ def pooled(network: Any, images: Tensor, choices: Sequence[str]) -> dict[str, Te
         if choice == "last4":
             return torch.cat([finish(block[:, 0]) for block in blocks], dim=1)
         if choice == "map":
-            found = network.attn_pool(tokens)
+            every = getattr(network, "pool_include_prefix", True)  # timm's Eva has no such switch
+            found = network.attn_pool(tokens if every else tokens[:, skip:])
         else:
             found = tokens[:, 0] if choice == "cls" else tokens[:, skip:].mean(dim=1)
         result: Tensor = finish(found)

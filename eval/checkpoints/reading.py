@@ -182,7 +182,10 @@ def _random(ref: str, said: Said) -> Loaded:
     weights = architectures.target(backbone).state_dict()
     digest = published.weights_sha256(weights)
     usual = {"normalization": Normalization(), "input_size": 224, "interpolation": "bilinear"}
+    if isinstance(backbone, timm_networks.Transformer):  # the control of a file that timm describes
+        usual["pooling"] = timm_networks.stated_pooling(backbone.network) or usual_pooling
     facts = merge(_of_user(said), {key: Fact(value, "random control") for key, value in usual.items()})
+    usable(facts, ref)
     chosen = _choose(backbone, facts).value
     passport = Passport(
         name=f"random-{name}-{int(seed or 0)}",

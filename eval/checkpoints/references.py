@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlparse
@@ -90,6 +90,8 @@ def at_hand(ref: str) -> bool:
         entry = registry.get(ref)
         if entry.file:
             return (registry.path().parent / entry.file).is_file()
+        if entry.hub:
+            return False
         return _target(entry).is_file() if entry.url else len(_by_hand(entry)) == 1
     return not ref.startswith(("hf://", "timm:")) and _is_file(ref)
 
@@ -111,6 +113,13 @@ def _by_hand(entry: registry.Entry) -> list[Path]:
 
 
 def _registered(entry: registry.Entry, progress: bool) -> Located:
+    facts = {"method": entry.method, "licence": entry.licence, "citation": entry.citation}
+    facts["url"] = entry.url or entry.hub
+    if entry.hub:
+        found = locate(entry.hub)
+        return replace(
+            found, name=entry.name, layout=entry.layout, arch=entry.arch, extra=facts | found.extra
+        )
     if entry.file:
         path = registry.path().parent / entry.file
         if not path.is_file() or f"sha256:{sha256_file(path)}" != entry.checksum:
@@ -129,7 +138,6 @@ def _registered(entry: registry.Entry, progress: bool) -> Located:
                 remedy=f"fetch it from {entry.page} and put that one file into {folder}/",
             )
         path = files[0]
-    facts = {"method": entry.method, "licence": entry.licence, "citation": entry.citation, "url": entry.url}
     return Located(path, entry.name, layout=entry.layout, arch=entry.arch, extra=facts)
 
 

@@ -25,6 +25,7 @@ class Entry:
         source: Where address and numbers were read.
         url: Address of the file, or empty.
         page: Page to fetch it from by hand, where a program cannot.
+        hub: Where on a hub it lies, ``hf://...`` or ``timm:...``.
         file: The file itself, beside the registry, for those that come with this project.
         checksum: ``md5:`` or ``sha256:`` and the digest or its start, as the authors publish it.
         linear_top1: ImageNet's linear probe as the source states it, per cent; for supervised ones their top-1.
@@ -41,6 +42,7 @@ class Entry:
     source: str
     url: str = ""
     page: str = ""
+    hub: str = ""
     file: str = ""
     checksum: str = ""
     linear_top1: float | None = None

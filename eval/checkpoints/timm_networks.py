@@ -13,10 +13,13 @@ from torch.overrides import TorchFunctionMode
 from ..errors import UserError
 from . import pooling
 from .backbone import Spatial, check_layers
+from .facts import Unusable
 
 _LEVELS = {4: "res2", 8: "res3", 16: "res4", 32: "res5"}
 """Detectors' names for maps, by their stride in pixels."""
 _ANY_SIZE = {"dynamic_img_size": True}
+_ONE_SIZE = "_radio_"
+"""In names of networks whose positions timm made for one size, out of larger ones: it cannot resize them rightly."""
 _TIMMS_WORDS = {"token": "cls", "avg": "mean", "map": "map"}
 """timm's ``global_pool`` of a transformer, in our words."""
 
@@ -68,7 +71,8 @@ def create(name: str, arguments: Mapping[str, Any]) -> Any:
     try:
         network = built({})
         accepted = inspect.signature(type(network).__init__).parameters
-        if more := {key: value for key, value in _ANY_SIZE.items() if key in accepted}:
+        more = {key: value for key, value in _ANY_SIZE.items() if key in accepted and _ONE_SIZE not in name}
+        if more:
             network = built(more)
     except Exception as error:  # timm's constructors raise errors of every kind for arguments of odd types
         told = " ".join(str(error).split())[:100]
@@ -89,9 +93,21 @@ def wrap(network: Any, arch: str) -> Transformer | Hierarchy:
     return Hierarchy(network, arch)
 
 
-def stated_pooling(network: Any) -> str | None:
-    """The feature that timm's own ``global_pool`` of a transformer names, if it names one that we know."""
-    return _TIMMS_WORDS.get(str(getattr(network, "global_pool", "")))
+def stated_pooling(network: Any) -> str | Unusable | None:
+    """The feature that timm's own forward of a transformer gives.
+
+    Returns:
+        Its name here; why it has none; None where timm does not pool at all.
+    """
+    choose = f"say --features {', '.join(pooling.of_transformer(network))}"
+    if hasattr(network, "dist_token"):
+        return Unusable("timm's feature is the mean of the class and the distillation token", choose)
+    word = str(getattr(network, "global_pool", ""))
+    if word == "avg" and network.num_prefix_tokens and getattr(network, "pool_include_prefix", False):
+        return Unusable("timm's feature is the mean of all tokens, the class token among them", choose)
+    if word and word not in _TIMMS_WORDS:
+        return Unusable(f"global_pool {word[:40]} is not built", choose)
+    return _TIMMS_WORDS.get(word)
 
 
 class Transformer(nn.Module):

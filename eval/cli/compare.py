@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mast.errors import UserError
 
 from . import options, output
+
+if TYPE_CHECKING:
+    from ..results.records import Book
 
 
 def add(verbs: options.Verbs) -> None:
@@ -17,11 +21,16 @@ def add(verbs: options.Verbs) -> None:
         "compare methods over pretraining seeds, or two checkpoints on the same examples",
         "mast compare runs/subspaces --pair mast5 vicreg --group classes=cifar10,caltech101_20",
     )
-    parser.add_argument(
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "--controls",
+        action="store_true",
+        help="every trained checkpoint against the best random control: where it is surely above",
+    )
+    what.add_argument(
         "--pair",
         nargs=2,
         action="append",
-        required=True,
         metavar=("A", "B"),
         help="checkpoints, or methods whose checkpoints are called NAME-SEED",
     )
@@ -38,6 +47,18 @@ def add(verbs: options.Verbs) -> None:
     parser.add_argument("--figure", type=Path, help="draw the differences into this file (.svg, .png, .pdf)")
 
 
+def _controls(book: Book, arguments: argparse.Namespace) -> str:
+    from ..results import controls, tables
+
+    if arguments.metric or arguments.group or arguments.figure or arguments.format != "md":
+        raise UserError(
+            "--controls goes with --out and --check alone",
+            remedy="name the control in --pair for the rest",
+            code=2,
+        )
+    return controls.markdown(tables.build(book))
+
+
 def run(arguments: argparse.Namespace) -> int:
     from ..results import compare, records
 
@@ -46,6 +67,8 @@ def run(arguments: argparse.Namespace) -> int:
             output.check_writable(path)
     book = records.read(arguments.places)
     output.problems(book.problems)
+    if arguments.controls:
+        return output.deliver(_controls(book, arguments), arguments.out, arguments.check)
     found = compare.build(
         book,
         [tuple(pair) for pair in arguments.pair],

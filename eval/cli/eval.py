@@ -38,7 +38,7 @@ def add(verbs: options.Verbs) -> None:
         default=[],
         metavar="REF",
         help="measure these too, and compare the others with them on the same test examples: "
-        "mast5-imagenette96, ...",
+        "mast5-prediction-imagenette96, ...",
     )
     parser.add_argument(
         "--task",

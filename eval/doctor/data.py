@@ -21,26 +21,31 @@ from ..datasets.segmentation import SegmentationDataset
 from ..datasets.values import text_lines
 from ..detection.names import Named, is_place, place, table
 from ..errors import UserError
+from . import encoded
+from .encoded import SHOWN
 
-SHOWN = 20  # problems told one by one
 SUMS = "SHA256SUMS"
 UNLABELLED = "images:"
 
 
-def verify(name: str, data_root: Path, *, workers: int = 4) -> dict[str, Any]:
+def verify(name: str, data_root: Path, *, workers: int = 4, progress: bool = False) -> dict[str, Any]:
     """Look a data set over, whole.
 
     Args:
         name: A name from ``mast list data``, a folder under the data root, ``folder:DIR``, ``csv:FILE``,
-            ``images:DIR`` (to pretrain on, without labels), ``coco:``, ``voc:``, ``seg:`` or ``depth:`` and a place;
+            ``images:DIR`` (to pretrain on, without labels), ``folders:PLACE`` and ``shards:PLACE`` (to pretrain on,
+            a folder or an address), ``coco:``, ``voc:``, ``seg:`` or ``depth:`` and a place;
             ``nyu``, a data set of `datasets.segmentation.OFFICIAL`, or one of ``eval/detection/datasets.yaml``.
         data_root: Where it lies.
         workers: Decoding threads.
+        progress: Show a progress bar, for images to pretrain on.
 
     Returns:
         ``name``, ``ok``, ``problems`` (one sentence each), ``warnings`` (what a run says too), ``against`` (what it
         was held against, beside itself), ``classes`` (their number), ``counts`` (of each split), ``manifest``.
     """
+    if encoded.is_encoded(name):
+        return encoded.verify(name, workers=workers, progress=progress)
     detection = table().datasets
     if is_place(name):
         return _detection(name, data_root, place(name))

@@ -13,8 +13,7 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-import scipy.linalg
-import scipy.stats
+import scipy  # loads its rooms when they are first used
 
 from .intervals import Array, Interval, NoInterval
 

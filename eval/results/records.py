@@ -504,11 +504,10 @@ def _no_collection(*, many: bool) -> Iterator[None]:
 
 
 def _read_file(path: Path, reader: Reader, book: Book) -> None:
-    book.files[path] = 0
+    number = 0
     with open(path, "rb") as file:
         for number, line in enumerate(file, start=1):
-            book.files[path] = number
-            if not line.strip():
+            if line.isspace():
                 continue
             try:
                 book.records.append(reader.read(line))
@@ -518,6 +517,7 @@ def _read_file(path: Path, reader: Reader, book: Book) -> None:
                 raise UserError(
                     f"{path}:{number}: not a valid record: {error}", remedy="mend or remove that line"
                 ) from error
+    book.files[path] = number
 
 
 def write_arrays(root: Path, **arrays: np.ndarray[Any, Any]) -> Outcomes:

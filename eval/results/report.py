@@ -19,7 +19,7 @@ from mast.files import atomic_write, canonical_json, sha256_file
 
 from ..errors import UserError
 from ..numbers.intervals import Interval
-from . import explorer, figures, measures, pages, passports, render, reproduction, views
+from . import controls, explorer, figures, measures, pages, passports, render, reproduction, views
 from .pages import Listing
 from .parts import Column, Row, Section
 from .records import Book, Record
@@ -120,6 +120,7 @@ def write(table: Table, place: Path, path: Path, *, data_root: Path | None = Non
 
 def _write(table: Table, place: Path, path: Path, drawn: _Figures, data_root: Path | None) -> None:
     book = table.book
+    done = book.counting()
     gains = pages.render("gains.html") + _grid(drawn.gains[:MANY]) if drawn.gains else Markup()
     sections = sum(bool(section.headline) for section in table.sections)
     left_out = (
@@ -136,15 +137,16 @@ def _write(table: Table, place: Path, path: Path, drawn: _Figures, data_root: Pa
         Part("comparison", "Comparison", _grid(drawn.scores[:MANY]) + left_out + gains),
         Part("labels", "Label efficiency", _grid(drawn.curves[:MANY])),
         Part("tables", "Tables", _explorer(table, drawn.passports, masks, data_root)),
+        Part("controls", "Above random controls?", _controls(table)),
         Part("labelfree", "Without labels", _labelfree(table, place)),
         Part("pretraining", "Pretraining", _grid(drawn.pretraining)),
         Part("detections", "Detections", _detections(book, data_root) if data_root else Markup()),
-        Part("provenance", "Provenance", _provenance(place, book, drawn.passports)),
+        Part("provenance", "Provenance", _provenance(place, book, done, drawn.passports)),
     ]
     body = pages.render(
         "report.html",
         title=table.title,
-        lead=_lead(book),
+        lead=_lead(done),
         notices=[*_notices(book), *drawn.problems, *problems],
         parts=[part for part in parts if part.html],
     )
@@ -375,6 +377,17 @@ def _explorer(
     )
 
 
+def _controls(table: Table) -> Markup:
+    """Where checkpoints are surely above random weights, and where they are not."""
+    listings = [
+        pages.render("listing.html", listing=Listing(section.title, controls.HEADS, rows))
+        for section, rows in controls.sections(table)
+    ]
+    if not listings:
+        return Markup()
+    return Markup("<p><small>{}</small></p>").format(controls.NOTE) + Markup().join(listings)
+
+
 def _labelfree(table: Table, place: Path) -> Markup:
     """Measures without labels, with the accuracies of the same checkpoints, and how their orders agree."""
     parts = []
@@ -398,8 +411,7 @@ def _grid(drawn: Sequence[Drawn]) -> Markup:
 # --------------------------------------------------------------------------------------------------- provenance
 
 
-def _lead(book: Book) -> str:
-    done = book.counting()
+def _lead(done: Sequence[Record]) -> str:
     kinds: dict[str, set[Any]] = {
         "checkpoint": {(record.checkpoint.name, record.checkpoint.identity) for record in done},
         "task": {record.task.name for record in done},
@@ -418,8 +430,9 @@ def _notices(book: Book) -> list[str]:
     return told + book.problems
 
 
-def _provenance(place: Path, book: Book, passports: Sequence[dict[str, Any]]) -> Markup:
-    done = book.counting()
+def _provenance(
+    place: Path, book: Book, done: Sequence[Record], passports: Sequence[dict[str, Any]]
+) -> Markup:
     latest = {(r.checkpoint.name, r.checkpoint.identity): r.checkpoint for r in done}.values()
     listings = [
         Listing(

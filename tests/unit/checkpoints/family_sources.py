@@ -357,6 +357,18 @@ def swin_authors(path: Path) -> Family:
     return Family("swin", saved(path, {"model": state, "epoch": 1}), network, own, (64, 128), "avg")
 
 
+def moby(path: Path) -> Family:
+    network = swin()
+    state = renamed(network.state_dict(), _SWIN, "encoder.")
+    state |= {key.replace("encoder.", "encoder_k.", 1): tensor + 1 for key, tensor in state.items()}
+    state |= {
+        f"{part}.linear_out.weight": torch.zeros(4, 4) for part in ("projector", "projector_k", "predictor")
+    }
+    state |= {"queue1": torch.zeros(4, 8), "queue_ptr": torch.zeros(1, dtype=torch.int64)}
+    content = {"model": state, "max_accuracy": 0.0, "epoch": 1}
+    return Family("moby", saved(path, content), network, own, (64, 128), "avg")
+
+
 def esvit_swin(path: Path) -> Family:
     network = swin(norm_layer=partial(nn.LayerNorm, eps=1e-6))
     state = renamed(network.state_dict(), _SWIN, "module.")
@@ -541,7 +553,7 @@ FAMILIES: dict[str, Callable[[Path], Family]] = {
     for make in (
         dinov3, dinov3_untied, dinov3_satellite, dinov3_training, dinov2_giant, franca, ijepa, convnext_authors,
         convnext_dinov3, convnextv2,
-        convnextv2_fcmae, vicregl_convnext, swin_authors, esvit_swin, webssl_mae, huggingface_ijepa,
+        convnextv2_fcmae, vicregl_convnext, swin_authors, moby, esvit_swin, webssl_mae, huggingface_ijepa,
         huggingface_dinov3, huggingface_dinov3_convnext, huggingface_convnextv2, huggingface_swin, siglip,
         timm_averaged, convnext_timm,
     )
@@ -561,6 +573,9 @@ FAMILIES: dict[str, Callable[[Path], Family]] = {
         ("vit_huge_patch14_gap_224", (56, 84), "mean", _SMALL | {"img_size": 56}),
         ("vit_base_patch16_siglip_224", (64, 96), "map", _SMALL),
         ("vit_base_patch16_224", (64, 96), "cls", _SMALL | {"qk_norm": True}),
+        ("vit_so150m_patch16_reg4_map_256", (64, 96), "map", _SMALL),
+        ("vit_pe_core_tiny_patch16_384", (64, 96), "map", _SMALL),
+        ("vit_base_patch16_radio_v3", (64, 64), "cls", _SMALL),
         ("beitv2_base_patch16_224", (64, 64), "mean", _SMALL),
         ("eva02_tiny_patch14_224", (56, 84), "mean", _SMALL | {"img_size": 56}),
     )

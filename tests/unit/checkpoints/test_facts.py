@@ -96,7 +96,8 @@ def test_heads_are_asked_for_and_honoured(heads: int, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("method", "size", "dim", "heads"),
                          [("mocov3", "tiny", 192, 12), ("mocov3", "small", 384, 12), ("dino", "small", 384, 6),
-                          ("mocov3", "base", 768, 12), ("mae", "tiny", 192, 12), ("mae", "small", 384, 12)])  # fmt: skip
+                          ("mocov3", "base", 768, 12), ("mae", "tiny", 192, 12),
+                          ("mae", "small", 384, 12)])  # fmt: skip
 def test_solo_learns_transformers(method: str, size: str, dim: int, heads: int, tmp_path: Path) -> None:
     net = build(lambda: MiniViT(dim, depth=1, heads=heads))
     model = Parts(backbone=net, classifier=torch.nn.Linear(dim, 10), projector=mlp(dim, 16))

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from family_sources import FAMILIES, Family, convnext, perturbed, plain
 from safetensors.torch import load_file, save_file
+from timm.models import _hub
 from torch import Tensor
 
 from eval.checkpoints import layouts, load, spatial
@@ -88,7 +90,7 @@ def test_a_key_taken_away_is_missed(name: str, family: Callable[[str], Family], 
     for part in ("mlp", "proj.weight", "conv", "norm"):
         content, state = contents(written.path)
         inner = [k for k in state if part in k and not k.startswith(("head", "proj", "pred", "decoder", "local_cls"))
-                 and "head." not in k and "projector" not in k]  # fmt: skip
+                 and "head." not in k and "projector" not in k and "encoder_k" not in k]  # fmt: skip
         if not inner:
             continue
         del state[inner[len(inner) // 2]]
@@ -279,8 +281,6 @@ def test_timms_arguments_are_honoured(tmp_path: Path) -> None:
 
 
 def test_a_network_named_by_the_user(tmp_path: Path) -> None:
-    import timm
-
     network = perturbed(timm.create_model("regnety_002", num_classes=0))
     torch.save(network.state_dict(), tmp_path / "a.pth")
     with pytest.raises(UserError, match="no known layout"):
@@ -293,6 +293,35 @@ def test_a_network_named_by_the_user(tmp_path: Path) -> None:
     )
     with pytest.raises(UserError, match="no known layout"):
         load(str(tmp_path / "a.pth"), arch="regnety_nothing")
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "told"),
+    [
+        ("deit_tiny_distilled_patch16_224", {}, "mean of the class and the distillation token"),
+        ("vit_tiny_patch16_224", {"global_pool": "avgmax"}, "global_pool avgmax"),
+        ("vit_tiny_patch16_224", {"global_pool": "avg", "pool_include_prefix": True}, "mean of all tokens"),
+    ],
+)
+def test_features_of_timms_that_have_no_name_are_asked_for(
+    name: str, arguments: dict[str, Any], told: str, tmp_path: Path
+) -> None:
+    network = perturbed(timm.create_model(name, num_classes=0, depth=2, **arguments))
+    _hub.save_for_hf(network, tmp_path, model_args={"depth": 2, **arguments}, safe_serialization=True)
+    file = str(tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=told):
+        load(file)
+    x = images(224, torch.float32)
+    found = load(file, features="cls").backbone.features(x)
+    assert off(found, network.fc_norm(network.forward_features(x)[:, 0]).detach()) <= 1e-5
+
+
+def test_a_random_control_gives_the_feature_that_timms_network_gives() -> None:
+    loaded = load("random:beitv2_base_patch16_224@0")
+    assert loaded.passport.network == {"pooling": "mean"}
+    x = images(224, torch.float32)[:1]
+    network: Any = loaded.backbone.network
+    assert torch.equal(loaded.backbone.features(x), network(x))
 
 
 def test_windows_that_images_do_not_fill_are_refused(family: Callable[[str], Family]) -> None:

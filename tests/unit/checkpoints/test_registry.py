@@ -28,8 +28,9 @@ CARDS = registry.path().parent / "cards"
 def test_every_entry_is_whole() -> None:
     for name, entry in registry.entries().items():
         assert re.fullmatch(r"[a-z0-9.-]+", name)
-        assert [bool(entry.url), bool(entry.page), bool(entry.file)].count(True) == 1, name
+        assert [bool(entry.url), bool(entry.page), bool(entry.file), bool(entry.hub)].count(True) == 1, name
         assert entry.url == "" or entry.url.startswith("https://")
+        assert re.fullmatch(r"(hf://[\w-]+/|timm:)[\w.-]+|", entry.hub)
         assert entry.file or layouts.get(entry.layout).refuse == ""
         assert entry.method
         assert entry.licence
@@ -59,7 +60,8 @@ def test_every_family_has_a_card_that_names_its_entries() -> None:
 
 def test_our_own_checkpoints_come_with_the_repository() -> None:
     ours = [entry for entry in registry.entries().values() if entry.file]
-    assert [entry.name for entry in ours] == ["mast5-imagenette96", "vicreg-imagenette96"]
+    arms = ("mast5", "mast5-prediction", "vicreg")
+    assert [entry.name for entry in ours] == [f"{arm}-imagenette96" for arm in arms]
     for entry in ours:
         path = registry.path().parent / entry.file
         assert path.stat().st_size <= 25 << 20
@@ -93,6 +95,37 @@ def test_published_results_exist_for_the_methods_that_are_named() -> None:
     }
     named = {entry.results for entry in registry.entries().values() if entry.results}
     assert named <= methods
+
+
+def test_an_entry_on_a_hub_is_found_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def get(repository: str, file: str, revision: str | None = None) -> str:
+        asked.append((repository, file))
+        if file != "model.safetensors":
+            raise FileNotFoundError(file)
+        return str(tmp_path / file)
+
+    monkeypatch.setattr(references, "_hub", lambda: get)
+    found = references.locate("siglip2-base-16-224")
+    assert (found.name, found.layout, found.arch) == ("siglip2-base-16-224", "siglip", "vit_base_patch16")
+    assert found.extra["licence"] == "Apache-2.0"
+    assert found.extra["url"] == "hf://google/siglip2-base-patch16-224"
+    assert asked[0] == ("google/siglip2-base-patch16-224", "model.safetensors")
+    assert not references.at_hand("siglip2-base-16-224")
+    located = references.locate("radio-v3-base-16")
+    assert located.facts["input_size"].value == 512
+    assert located.facts["timm"].value["architecture"] == "vit_base_patch16_radio_v3"
+
+
+def test_timm_knows_the_entries_that_it_holds() -> None:
+    import timm
+
+    names = [
+        entry.hub.removeprefix("timm:") for entry in registry.entries().values() if entry.hub[:5] == "timm:"
+    ]
+    assert names
+    assert all(timm.get_pretrained_cfg(name).hf_hub_id for name in names)
 
 
 # --- downloads ---------------------------------------------------------------------------------------------------

@@ -12,8 +12,9 @@ import torchvision
 
 from mast.augment import Crop
 from mast.config import Data
-from mast.data import Bank, Stream, list_shards, load, on_device
+from mast.data import Bank, Stream, load, on_device
 from mast.errors import UserError
+from mast.shards import list_shards
 from mast.train import pretrain
 
 STREAM = ["data={folder: images}", "views.augmentations.crop.scale=[0.5, 1.0]"]
