@@ -429,7 +429,7 @@ def test_a_layout_as_a_file(tmp_path: Path) -> None:
             "BEiT",
         ),
         (["visual.conv1.weight", "visual.class_embedding", "text_projection"], "CLIP"),
-        (["radio_model.model.patch_generator.embedder.weight"], "RADIO.*timm:"),
+        (["radio_model.model.patch_generator.embedder.weight"], "RADIO.*radio-v3-base-16 of the registry"),
     ],
 )  # fmt: skip
 def test_known_others_are_refused_by_name(keys: list[str], message: str, tmp_path: Path) -> None:
