@@ -64,9 +64,23 @@ def open_run(folder: Path) -> tuple[analysis.Run, checkpoints.Loaded]:
 
 
 def open_task(
-    run: analysis.Run, loaded: checkpoints.Loaded, name: str, data_root: Path, store: Path
+    run: analysis.Run,
+    loaded: checkpoints.Loaded,
+    name: str,
+    data_root: Path,
+    store: Path,
+    *,
+    limit: int | None = None,
 ) -> Opened:
     """Extract a task's features, or read them from the store, and part their embeddings.
+
+    Args:
+        run: The pretraining run.
+        loaded: Its backbone.
+        name: The task.
+        data_root: Where data sets lie.
+        store: The feature store.
+        limit: Use at most so many images of each split, for a smoke test.
 
     Raises:
         UserError: If the task is not one of single labels, or its images are missing.
@@ -79,6 +93,7 @@ def open_task(
             code=2,
         )
     data = task.open(data_root)
+    data = data if limit is None else data.limited(limit)
     loaded.backbone.to(device())
     found = analysis.parts(run)
     spaces: dict[str, dict[str, Array]] = {}

@@ -175,7 +175,13 @@ def _closed(folder: _Folder, run: analysis.Run, data: analysis.Examples) -> None
 
 
 def downstream(
-    run: Path, out: Path, data_root: Path, names: Sequence[str], protocol: str = "ridge"
+    run: Path,
+    out: Path,
+    data_root: Path,
+    names: Sequence[str],
+    protocol: str = "ridge",
+    *,
+    limit: int | None = None,
 ) -> dict[str, Any]:
     """Read tasks off every subspace of a run, and off the one that suits each task.
 
@@ -186,6 +192,7 @@ def downstream(
         data_root: Where data sets lie.
         names: Tasks of single labels.
         protocol: How; one that works on frozen features.
+        limit: Use at most so many images of each split, for a smoke test.
 
     Returns:
         ``tasks`` (for each the ``chosen`` subspace, its ``test`` value and that of the ``backbone``), and ``files``.
@@ -194,7 +201,7 @@ def downstream(
     how, folder, rows = protocols.get(protocol), _Folder(out), list[tuple[Any, ...]]()
     told: dict[str, dict[str, Any]] = {}
     for name in names:
-        task = subspaces.open_task(opened, loaded, name, data_root, out / "features")
+        task = subspaces.open_task(opened, loaded, name, data_root, out / "features", limit=limit)
         found = subspaces.read(task, how)
         rows += [
             (

@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from ..definitions import build, files, read_yaml
 from ..errors import UserError, unknown
@@ -32,6 +32,42 @@ timm's networks put in. They mean nothing."""
 
 def _paths(value: Any) -> Any:
     return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+
+
+class _Resizing(BaseModel):
+    """How a transformer's positions are resized to another size of image."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    offset: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    antialias: bool = False
+
+
+class _Positions(_Resizing):
+    """The same, and how where there are registers."""
+
+    registers: _Resizing | None = None
+
+
+_Heads = Annotated[int, Field(ge=1, le=1 << 10)]
+_Epsilon = Annotated[float, Field(gt=0, lt=1)]
+
+
+class _Options(BaseModel):
+    """What a layout may say about its networks; a word that is not here would decide nothing, and is an error."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    heads: _Heads | dict[Annotated[str, Field(pattern=r"^\d+(x\d+)?$")], _Heads] = 1
+    head_dim: Annotated[int, Field(ge=1, le=1 << 14)] = 64
+    activation: Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"] = "gelu"
+    eps: _Epsilon = 1e-6
+    final_eps: _Epsilon = 1e-6
+    pooling: Literal["cls", "mean", "cls+mean", "last4", "map", "avg"] = "cls"
+    positions: _Positions = _Positions()
+    rope: Literal["dinov3"] = "dinov3"
+    padding: Literal["same"] = "same"
+    stride_in_1x1: bool = False
 
 
 _Paths = Annotated[tuple[str, ...], BeforeValidator(_paths)]  # a single path may stand there alone
@@ -185,9 +221,30 @@ def _entry(name: str, entry: Mapping[str, Any], renames: Mapping[str, Any], wher
             raise UserError(f"{where}, {name}: {wrong.message}", remedy=wrong.remedy, code=2)
         fields["rename"] = renames[rename]
     constants = fields.pop("normalization", {})
+    if not isinstance(constants, Mapping):
+        raise UserError(
+            f"{where}, {name}: the normalisation is no mapping", remedy="give mean and std", code=2
+        )
     layout = build(Layout, fields, where=f"{where}, {name}")
+    build(_Options, layout.options, where=f"{where}, {name}: options")
+    _expressions(layout, f"{where}, {name}")
     # Its numbers stand in passports as the file has them: 0 and not 0.0.
     return replace(layout, normalization=Normalization.from_json({**Normalization().to_json(), **constants}))
+
+
+def _expressions(layout: Layout, where: str) -> None:
+    """Refuse regular expressions that are none before any file is held against them."""
+    given = [(text, "") for text in (*layout.marks, *layout.absent, *layout.drop, layout.archs)]
+    for pattern, replacement in (*given, *layout.rename):
+        try:
+            re.compile(pattern).sub(replacement, "")
+        except (re.error, IndexError, OverflowError, RecursionError) as error:
+            raise UserError(
+                f"{where}: '{pattern[:60]}' and '{replacement[:60]}' are no regular expression and its replacement: "
+                f"{error}",
+                remedy="correct it",
+                code=2,
+            ) from error
 
 
 def get(name: str) -> Layout:

@@ -293,6 +293,7 @@ _SOLO_DATA = {
     "imagenet100": (IMAGENET_MEAN, IMAGENET_STD, 224),
 }
 """Mean, standard deviation and side of solo-learn's own evaluation (solo/data/classification_dataloader.py)."""
+_POOLED = {"token": "cls", "avg": "mean", "map": "map"}
 _STANDARD_HEADS = {"tiny": 3, "small": 6, "base": 12, "large": 16, "huge": 16}
 
 
@@ -322,8 +323,11 @@ def _solo_learn(settings: Mapping[str, Any], source: str) -> dict[str, Fact]:
         facts["stem"] = "cifar2" if dataset in ("cifar10", "cifar100") else "imagenet"
     size = re.fullmatch(r"vit_(tiny|small|base|large)", name)
     if size:
-        moco = method.lower() == "mocov3" and size[1] in ("tiny", "small")
-        facts["heads"] = 12 if moco else _STANDARD_HEADS[size[1]]
+        own = method.lower() in ("mocov3", "mae") and size[1] in ("tiny", "small")
+        facts["heads"] = 12 if own else _STANDARD_HEADS[size[1]]
+        given = backbone.get("kwargs") if isinstance(backbone, Mapping) else None
+        if isinstance(given, Mapping) and isinstance(pool := given.get("global_pool"), str):
+            facts["pooling"] = _POOLED.get(pool) or Unusable(f"global_pool {pool:.40}", "say --features NAME")
     return {fact: Fact(value, source) for fact, value in facts.items()}
 
 

@@ -41,6 +41,7 @@ def add(verbs: options.Verbs) -> None:
         "--protocol", default="ridge", help="by this protocol on frozen features (default: ridge)"
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for CSV files and figures")
+    options.limit(parser)
     options.json(parser)
 
 
@@ -48,18 +49,28 @@ def run(arguments: argparse.Namespace) -> int:
     from ..analysis.write import compare, downstream, write
 
     output.check_writable(arguments.out / "masks.csv")
+    if arguments.limit is not None and arguments.data_root is None:
+        raise UserError(
+            "--limit is for images, and nothing here reads any without --data-root",
+            remedy="leave it out: masks and records are read in seconds",
+            code=2,
+        )
     if arguments.against:
         found = compare(arguments.out, arguments.checkpoint, arguments.against)
     elif arguments.task:
         if arguments.data_root is None:
             raise UserError("--task needs the images", remedy="name their folder by --data-root", code=2)
         found = downstream(
-            arguments.checkpoint, arguments.out, arguments.data_root, arguments.task, arguments.protocol
+            arguments.checkpoint,
+            arguments.out,
+            arguments.data_root,
+            arguments.task,
+            arguments.protocol,
+            limit=arguments.limit,
         )
     else:
-        found = write(
-            arguments.checkpoint, arguments.out, data_root=arguments.data_root, images=arguments.images
-        )
+        images = min(arguments.images, arguments.limit or arguments.images)
+        found = write(arguments.checkpoint, arguments.out, data_root=arguments.data_root, images=images)
     if arguments.json:
         return output.as_json(found)
     for path in found["files"]:

@@ -14,7 +14,7 @@ def add(verbs: options.Verbs) -> None:
     parser = verbs.add(
         "convert",
         run,
-        "convert a checkpoint, and prove that the copy computes the same",
+        "convert a checkpoint, and prove on fixed images (hence no --limit) that the copy computes the same",
         "mast convert backbone.safetensors --to detectron2 backbone-d2.pth",
     )
     options.checkpoint(parser)

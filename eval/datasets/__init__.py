@@ -146,15 +146,23 @@ def load(
         UserError: If it is not there or its layout is broken; the message names the file and the remedy.
     """
     place = Place.read(name)
-    found = _at(name, place, label) if place else _read(name, Path(data_root), label)
+    found = _at(name, place, label, Path(data_root)) if place else _read(name, Path(data_root), label)
     return derive(found, derived)
 
 
-def _at(name: str, place: Place, label: str | None) -> ImageDataset:
+def _at(name: str, place: Place, label: str | None, data_root: Path) -> ImageDataset:
+    """What lies at a place: a relative one is looked for here, then under the data root."""
     wants = "file" if name.startswith("csv:") else "folder"
-    if not (place.path.is_file() if wants == "file" else place.path.is_dir()):
-        raise UserError(f"{place.path}: no such {wants}", remedy=f"{KINDS[name.partition(':')[0]]}", code=2)
-    return any_layout(name, place.path, place.label or label, test=place.test)
+    tried = list(dict.fromkeys((place.path, data_root / place.path)))
+    there = [path for path in tried if (path.is_file() if wants == "file" else path.is_dir())]
+    if not there:
+        looked = " and ".join(map(str, tried))
+        raise UserError(f"{looked}: no such {wants}", remedy=f"{KINDS[name.partition(':')[0]]}", code=2)
+    if len(there) > 1 and not there[0].samefile(there[1]):
+        raise UserError(
+            f"{name}: both {there[0]} and {there[1]} are there", remedy="write the whole path", code=2
+        )
+    return any_layout(name, there[0], place.label or label, test=place.test)
 
 
 def _read(name: str, data_root: Path, label: str | None) -> ImageDataset:

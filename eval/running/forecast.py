@@ -1,7 +1,8 @@
-"""What pretraining and feature extraction will cost, from a few steps that are run and timed."""
+"""What pretraining, extraction of features and fitting on them will cost, from a little of each, run and timed."""
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Callable
@@ -9,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from mast.config import Recipe
@@ -16,18 +19,21 @@ from mast.data import count, load
 from mast.files import canonical_json
 from mast.train import pretrain
 
-from .. import checkpoints
+from .. import checkpoints, features
 from ..device import device
+from ..errors import UserError
 from ..features.extraction import entry, extract_pool
 from ..features.preprocess import Preprocess
 
 if TYPE_CHECKING:
     from ..checkpoints import Loaded
-    from ..datasets import Pool
+    from ..datasets import ImageDataset, Pool, Split
     from ..protocols.base import Context, Extraction
 
 BATCH = 64  # images of a step that is tried on a CPU; on a GPU it is the recipe's own batch
 IMAGES = 64  # whose extraction is timed
+EXAMPLES = 256  # of train that the first trial of a fit has, or four a class
+ENOUGH = 0.5  # seconds of a fit from which more examples are not tried
 
 
 def pretraining(recipe: Recipe, data_root: Path) -> float:
@@ -161,3 +167,77 @@ class Features:
                 )
                 seconds = time.monotonic() - clock
         return seconds / len(pool)
+
+
+def fitting(context: Context) -> float | None:
+    """Seconds of a cell on frozen features, from made-up ones of the right width and the task's own labels.
+
+    The whole of the cell's work is run on parts of the data, each twice the part before, until it takes half a second
+    or the part is all. The rest is taken to grow as the last step did: from not at all, as for episodes, of which
+    there are as many however many images there are, to the square, as for neighbours.
+
+    Args:
+        context: The cell's; its features are not read.
+
+    Returns:
+        The seconds; None where even all of the data are too few for the protocol.
+    """
+    data = context.data
+    with tempfile.TemporaryDirectory() as scratch:
+        some = data.splits["test"].limited(2)
+        width = features.extract(
+            context.loaded.backbone,
+            context.loaded.passport,
+            some,
+            store=scratch,
+            **context.params.extraction.options(),
+        ).shape[1]
+    share = min(1.0, max(EXAMPLES, 4 * data.num_classes) / max(1, len(data.splits["train"])))
+    times: list[tuple[float, float]] = []
+    _of_part(context, share, width)  # the first one warms up
+    while True:
+        seconds = _of_part(context, share, width)
+        if seconds is not None:
+            times.append((share, seconds))
+        if share == 1.0 or (len(times) > 1 and times[-1][1] >= ENOUGH):
+            break
+        share = min(1.0, 2 * share)
+    if len(times) < 2 or share == 1.0:
+        return times[-1][1] if times else None
+    (before, less), (last, more) = times[-2:]
+    growth = min(2.0, max(0.0, math.log(more / less) / math.log(last / before)))
+    return float(more / last**growth)
+
+
+def _of_part(context: Context, share: float, width: int) -> float | None:
+    """Seconds of the cell on a share of its data; None where that is too little for its protocol."""
+    data: ImageDataset = context.data
+    splits = {
+        name: split.subset(np.linspace(0, len(split) - 1, max(1, round(share * len(split)))).round())
+        for name, split in data.splits.items()
+    }
+    made = {name: _made_up(split, data.num_classes, width) for name, split in splits.items()}
+    with tempfile.TemporaryDirectory() as scratch:
+        trial = replace(
+            context,
+            data=replace(data, splits=splits),
+            extract=lambda split, extraction: made[split],
+            work=Path(scratch),
+        )
+        clock = time.monotonic()
+        try:
+            context.protocol.code.measure(trial)
+        except UserError:  # such as fewer images of a class than there are shots
+            return None
+        return time.monotonic() - clock
+
+
+def _made_up(split: Split, classes: int, width: int) -> npt.NDArray[np.float32]:
+    """Features (N, D) whose classes can be told apart in part, and whose spectrum falls as that of real ones does."""
+    generator = np.random.default_rng(0)
+    means = generator.standard_normal((classes, width))
+    labels = split.labels
+    centres = means[labels] if labels.ndim == 1 else np.maximum(labels, 0) @ means
+    noise = np.random.default_rng([1, len(split)]).standard_normal((len(split), width))
+    falling = np.arange(1, width + 1) ** -0.5
+    return ((centres + 2 * noise) * falling).astype(np.float32)

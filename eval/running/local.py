@@ -144,7 +144,7 @@ class Runner:
         self.told: set[str] = set()
         self.ran: list[str] = []  # run ids of this plan's cells that have a result, done now or before
         self.passports: dict[str, Passport] = {}
-        self.timed: dict[tuple[str, str, str], float] = {}
+        self.timed: dict[tuple[str, str, str], float | None] = {}
         self._ready: dict[str, _Ready | None] = {}  # by source; None where it cannot be had
         self._pretrained: set[str] = set()
         self._extracted: set[tuple[Any, ...] | None] = {None}
@@ -207,7 +207,7 @@ class Runner:
                 seconds = self.costs.of(cell)
                 features = None
                 if seconds is None and outlook == "to run":
-                    seconds = self._timed(source, cell) if checkpoint else None
+                    seconds = self._timed(source, cell, extraction, known=checkpoint is not None)
                     features = self._features(source, cell, extraction, known=checkpoint is not None)
                 found.append(
                     {
@@ -287,13 +287,17 @@ class Runner:
             size = load_recipe(like.arm.recipe, like.arm.overrides).views.size if like.arm else None
         return ref, options, size
 
-    def _timed(self, source: Source, cell: Cell) -> float | None:
-        """Seconds of a cell by a trial, where its kind offers one; equal cells on one architecture share it."""
-        trial = cell.protocol.code.forecast
-        if trial is None:
+    def _timed(
+        self, source: Source, cell: Cell, extraction: forecast.Features, *, known: bool
+    ) -> float | None:
+        """Seconds of a cell by a trial, where its kind allows one; equal cells on one architecture share it."""
+        from . import forecast
+
+        code = cell.protocol.code
+        trial = code.forecast if code.images else forecast.fitting
+        if trial is None or (code.images and not known) or not self.data_root.is_dir():
             return None
-        ref = str(self.folder.published(source.arm)) if source.arm else source.ref
-        loaded = checkpoints.load(ref, **source.options)
+        loaded = extraction.loaded(source.name, *self._reference(source, known=known))
         key = (loaded.passport.arch, cell.task.name, protocol_entry(cell).identity)
         if key not in self.timed:
             data, work = self.opened.of(cell), self.folder.work("forecast")

@@ -5,6 +5,7 @@ Opt-in: ``pytest -m peers`` with timm and lightly, ``make test-transformers``; w
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -204,3 +205,53 @@ def test_lightlys_example_code(tmp_path: Path) -> None:
     assert loaded.passport.layout == "lightly-sequential"
     resnet.fc = nn.Identity()
     assert agree(loaded.backbone, resnet.double(), 64) <= 1e-9
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("dataset", ["cifar10", "imagenet100"])
+@pytest.mark.parametrize(
+    ("method", "backbone", "extra"),
+    [
+        ("simclr", "resnet18", {}),
+        ("mocov3", "resnet18", {}),
+        ("simclr", "vit_tiny", {}),
+        ("mocov3", "vit_tiny", {}),
+        ("mocov3", "vit_small", {}),
+        ("mae", "vit_tiny", {}),
+        ("mae", "vit_small", {}),
+        ("mae", "vit_base", {}),
+        ("simclr", "vit_tiny", {"global_pool": "avg"}),
+    ],
+)
+def test_solo_learns_files(
+    method: str, backbone: str, extra: dict[str, Any], dataset: str, tmp_path: Path
+) -> None:
+    """Its own class with its own settings, saved as its checkpointer does: weights, and args.json beside them."""
+    methods = pytest.importorskip("solo.methods")
+    omegaconf = pytest.importorskip("omegaconf")
+    size = 32 if dataset == "cifar10" else 224
+    patch = {"img_size": size, "patch_size": size // 4} if backbone.startswith("vit") else {}
+    settings = omegaconf.OmegaConf.create(
+        {
+            "name": "test", "method": method, "max_epochs": 5, "momentum": {"base_tau": 0.99, "final_tau": 1.0},
+            "backbone": {"name": backbone, "kwargs": {**patch, **extra}},
+            "data": {"dataset": dataset, "num_classes": 10, "num_large_crops": 2, "num_small_crops": 0},
+            "optimizer": {"name": "sgd", "batch_size": 2, "lr": 0.1, "classifier_lr": 0.1, "weight_decay": 0.0},
+            "scheduler": {"name": "warmup_cosine"},
+            "method_kwargs": {
+                "proj_output_dim": 16, "proj_hidden_dim": 32, "pred_hidden_dim": 16, "temperature": 0.2,
+                "mask_ratio": 0.75, "decoder_embed_dim": 32, "decoder_depth": 1, "decoder_num_heads": 4,
+            },
+        }
+    )  # fmt: skip
+    module = perturbed(methods.METHODS[method](settings))
+    torch.save({"state_dict": module.state_dict()}, tmp_path / "last.ckpt")
+    kept = omegaconf.OmegaConf.to_container(settings)
+    (tmp_path / "args.json").write_text(json.dumps(kept))
+    if extra:  # timm's norm after pooling, which no layout of ours has
+        with pytest.raises(UserError, match="fc_norm"):
+            load(str(tmp_path / "last.ckpt"))
+        return
+    loaded = load(str(tmp_path / "last.ckpt"))
+    assert (loaded.passport.layout, loaded.passport.input_size) == ("solo-learn", size)
+    assert agree(loaded.backbone, module.backbone.double(), size) <= 1e-9

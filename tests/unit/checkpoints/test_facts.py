@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import types
 from collections.abc import Callable
@@ -95,7 +96,8 @@ def test_heads_are_asked_for_and_honoured(heads: int, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("method", "size", "dim", "heads"),
                          [("mocov3", "tiny", 192, 12), ("mocov3", "small", 384, 12), ("dino", "small", 384, 6),
-                          ("mocov3", "base", 768, 12)])  # fmt: skip
+                          ("mocov3", "base", 768, 12), ("mae", "tiny", 192, 12),
+                          ("mae", "small", 384, 12)])  # fmt: skip
 def test_solo_learns_transformers(method: str, size: str, dim: int, heads: int, tmp_path: Path) -> None:
     net = build(lambda: MiniViT(dim, depth=1, heads=heads))
     model = Parts(backbone=net, classifier=torch.nn.Linear(dim, 10), projector=mlp(dim, 16))
@@ -427,7 +429,7 @@ def test_a_layout_as_a_file(tmp_path: Path) -> None:
             "BEiT",
         ),
         (["visual.conv1.weight", "visual.class_embedding", "text_projection"], "CLIP"),
-        (["radio_model.model.patch_generator.embedder.weight"], "RADIO.*timm:"),
+        (["radio_model.model.patch_generator.embedder.weight"], "RADIO.*radio-v3-base-16 of the registry"),
     ],
 )  # fmt: skip
 def test_known_others_are_refused_by_name(keys: list[str], message: str, tmp_path: Path) -> None:
@@ -446,3 +448,41 @@ def test_a_trusted_pickle_whose_package_is_missing(tmp_path: Path, monkeypatch: 
         load(ref)
     with pytest.raises(UserError, match="needs the package mmengine_of_nobody, which is not installed"):
         load(ref, trust_pickle=True)
+
+
+@pytest.mark.parametrize(
+    ("entry", "told"),
+    [
+        (
+            "options: {epsilon: 1.0e-5}",
+            "unknown key 'epsilon'",
+        ),  # would be read past, and the network another
+        ("options: {head: 12}", "unknown key 'head'"),
+        ("options: {heads: '12'}", "options: heads"),
+        ("options: {heads: -1}", "options: heads"),
+        ("options: {heads: {'384': 0}}", "options: heads"),
+        ("options: {heads: {small: 6}}", "options: heads"),
+        ("options: {head_dim: 0}", "options: head_dim"),
+        ("options: {eps: 0}", "options: eps"),
+        ("options: {eps: tiny}", "options: eps"),
+        ("options: {activation: swiglu}", "options: activation"),
+        ("options: {pooling: token}", "options: pooling"),
+        ("options: {positions: {offset: x}}", "options: positions.offset"),
+        (
+            "options: {stride_in_1x1: 'False'}",
+            "options: stride_in_1x1",
+        ),  # true for who asks whether it is empty
+        ("options: [heads]", "options"),
+        ("marks: ['(']", "no regular expression"),
+        ("absent: ['[']", "no regular expression"),
+        ("drop: {'*': head}", "no regular expression"),
+        ("archs: '('", "no regular expression"),
+        (r"rename: [['a', '\9']]", "no regular expression"),
+        ("rename: no-such", "unknown list of renames 'no-such'"),
+        ("normalization: 3", "the normalisation is no mapping"),
+    ],
+)
+def test_what_a_layouts_file_says_is_read_or_refused(tmp_path: Path, entry: str, told: str) -> None:
+    (tmp_path / "mine.yaml").write_text(f"{{title: Mine, source: here, {entry}}}")
+    with pytest.raises(UserError, match=rf"mine\.yaml.*{re.escape(told)}"):
+        layouts.get(str(tmp_path / "mine.yaml"))

@@ -453,3 +453,31 @@ def test_labels_that_say_nothing_are_refused(lists: Path, change: tuple[str, str
     ]
     with pytest.raises(UserError, match=told):
         datasets.load(write(lists, [("path", "split", "label"), *lines]), lists.parent)
+
+
+def test_a_relative_place_is_looked_for_here_and_under_the_data_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, data = tmp_path / "here", tmp_path / "data"
+    for place, kind in enumerate(("cat", "dog")):
+        for index in range(5):
+            picture(data / "mine" / kind / f"{index}.png", 10 * place + index)
+    lines = [f"{kind}/{index}.png,{kind}" for kind in ("cat", "dog") for index in range(5)]
+    (data / "mine/list.csv").write_text("\n".join(["path,label", *lines]))
+    here.mkdir()
+    monkeypatch.chdir(here)
+    expected = datasets.load(f"folder:{data}/mine", here).counts
+    assert datasets.load("folder:mine", data).counts == expected
+    assert datasets.load("csv:mine/list.csv", data).counts == expected
+    with pytest.raises(UserError, match=r"^mine and .*here/mine: no such folder"):
+        datasets.load("folder:mine", here)
+    monkeypatch.chdir(data)
+    assert (
+        datasets.load("folder:mine", data).counts == datasets.load("folder:mine", Path()).counts == expected
+    )
+    (here / "mine").mkdir()
+    with pytest.raises(UserError, match=r"both mine and .*here/mine are there \(write the whole path\)"):
+        datasets.load("folder:mine", here)
+    (here / "mine").rmdir()
+    (here / "mine").symlink_to(data / "mine")  # one folder
+    assert datasets.load("folder:mine", here).counts == expected

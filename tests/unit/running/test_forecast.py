@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from eval import features, scenes, tasks
 from eval.checkpoints import load
 from eval.cli import entry as cli
-from eval.protocols.base import Extraction
+from eval.protocols.base import Context, Extraction
 from eval.running import forecast
+from eval.running.cell import context as cell_context
+from eval.running.plan import make_cell
 from mast.config import load_recipe
 
 
@@ -115,7 +121,70 @@ def test_a_dry_run_tells_pretraining_and_features(
     said = capsys.readouterr().out
     assert "Pretraining of 2 checkpoints: about " in said
     assert "Features: about " in said
-    assert "4 cells, 4 to run: 4 of unknown cost" in said
+    assert re.search(
+        r"4 cells, 4 to run: [\d.]+ s\.\n", said
+    )  # of checkpoints that are still to be pretrained
+
+
+def context(data: Path, protocol: str, work: Path) -> Context:
+    cell = make_cell("a", "scenes-shape", protocol, {}, 0)
+    opened = tasks.get("scenes-shape").open(data)
+    return cell_context(cell, load("random:resnet10-c8-half"), opened, store=work, work=work)
+
+
+@pytest.mark.parametrize("growth", [0.0, 0.5, 1.0, 1.5, 2.0])
+@pytest.mark.parametrize("examples", [120, 30, 4])
+def test_a_fit_is_extrapolated_by_its_own_growth(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, growth: float, examples: int
+) -> None:
+    """All data take 40 s; a quarter of them 40 / 4 ** growth. The first run, which is longer, does not count."""
+    shares: list[float] = []
+
+    def of_part(context: Context, share: float, width: int) -> float:
+        shares.append(share)
+        return (40.0 if len(shares) > 1 else 400.0) * share**growth
+
+    monkeypatch.setattr(forecast, "_of_part", of_part)
+    monkeypatch.setattr(forecast, "EXAMPLES", examples)
+    found = forecast.fitting(context(data, "knn", tmp_path))
+    assert found == pytest.approx(40.0)
+    assert shares[:2] == [shares[0]] * 2
+    assert all(b == min(1.0, 2 * a) for a, b in itertools.pairwise(shares[1:]))
+
+
+@pytest.mark.parametrize("lacking", [0, 1, 2, 9])
+def test_parts_that_are_too_small_are_passed_over(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacking: int
+) -> None:
+    calls = iter([None] * (lacking + 1) + [0.3, 0.6, 1.2, 2.4])
+    monkeypatch.setattr(forecast, "_of_part", lambda *given: next(calls) if lacking < 9 else None)
+    monkeypatch.setattr(forecast, "EXAMPLES", 2)  # of 120, and so four a class
+    found = forecast.fitting(context(data, "knn", tmp_path))
+    assert (found is None) == (lacking == 9)
+
+
+@pytest.mark.parametrize("protocol", ["knn", "ridge", "linear"])
+def test_a_fit_is_the_protocols_own_on_features_that_are_made_up(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocol: str
+) -> None:
+    there = context(data, protocol, tmp_path)
+    given: list[dict[str, int]] = []
+    measure = there.protocol.code.measure
+
+    def counted(trial: Context) -> Any:
+        width = load("random:resnet10-c8-half").backbone.feature_dim
+        for name, split in trial.data.splits.items():
+            made = trial.features(name)
+            assert made.shape == (len(split), width)
+            assert not (np.asarray(made) == 0).all()
+        assert (trial.work, trial.seed) != (there.work, 1)
+        given.append(trial.data.counts)
+        return measure(trial)
+
+    there.protocol.__dict__["code"] = replace(there.protocol.code, measure=counted)
+    assert 0 < (forecast.fitting(there) or 0) < 60
+    assert given[-1] == there.data.counts  # so few images that all are tried
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_pretrain_can_be_forecast_alone(
