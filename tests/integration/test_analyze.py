@@ -131,5 +131,5 @@ def test_suites_without_the_reference_are_left_out_and_told(
     assert line.startswith("left out, vicreg-10 has no number there: ")
     assert "Published" not in line
     assert {"linear v2", "knn v1"} <= set(line.partition(": ")[2].split(", "))
-    assert "frozen" not in line
+    assert "-fpn-tiny-frozen" not in line
     assert all(Path(path).is_file() for path in said.out.splitlines())
