@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 TABLES = {
-    "search": (["sensitivity-search"], "tables/sensitivity-search.md"),
+    "search": (["sensitivity-search", "sensitivity-scenes"], "tables/sensitivity-search.md"),
     "confirm": (
         ["sensitivity", "sensitivity-mast15", "sensitivity-frozen"],
         "comparisons/sensitivity.md",
