@@ -63,9 +63,8 @@ def _half(
     of_class = _mean(hits.ravel(), place[query].ravel(), classes)
     as_query = np.bincount(query.ravel(), (hits - of_class[place[query]]).ravel(), number) / (way * queries)
     size = np.bincount(place, minlength=classes).astype(np.float64)
-    as_query *= np.sqrt(size / np.maximum(size - 1, 1))[
-        place
-    ]  # the class's mean is estimated from the same images
+    # The class's mean is estimated from the same images.
+    as_query *= np.sqrt(size / np.maximum(size - 1, 1))[place]
     lift = np.repeat((hits - own[query]).mean((1, 2))[:, None], way, axis=1)  # (E, way)
     at = place[support[..., 0]]  # (E, way) the classes of an episode
     lift = lift - _mean(lift.ravel(), at.ravel(), classes)[at]

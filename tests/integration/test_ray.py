@@ -8,13 +8,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from eval.results import records
 from eval.results.records import Record
@@ -40,21 +38,8 @@ CELLS, LOST = 60, 6
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("place")
-    rng = np.random.default_rng(0)
-    for name in ("shades", "broken"):
-        for split, number in (("train", 40), ("test", 20)):
-            for shade in (40, 120, 200):
-                folder = root / "data" / name / split / str(shade)
-                folder.mkdir(parents=True)
-                for index in range(number):
-                    pixels = np.clip(rng.normal(shade, 60, (16, 16, 3)), 0, 255).astype(np.uint8)
-                    Image.fromarray(pixels).save(folder / f"{index}.png")
-        text = f"version: 1\nkind: classification\ndataset: {name}\nmetric: mean_per_class\n"
-        (root / f"{name}.yaml").write_text(text)
-    bad = root / "data" / "broken" / "test" / "40" / "0.png"
-    bad.write_bytes(bad.read_bytes()[:60])
+def place(shades: Callable[[int, int, Sequence[int]], Path]) -> Path:
+    root = shades(40, 20, (40, 120, 200))
     (root / "grid.yaml").write_text(SUITE)
     return root
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 WORD = "geh31m"  # in every secret
@@ -39,22 +38,9 @@ cells:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(shades: Callable[[int, int, Sequence[int]], Path]) -> Path:
     """Two data sets, one with a broken image, their tasks and a suite."""
-    root = tmp_path_factory.mktemp("place")
-    rng = np.random.default_rng(0)
-    for name in ("shades", "broken"):
-        for split, number in (("train", 20), ("test", 8)):
-            for shade in (40, 200):
-                folder = root / "data" / name / split / str(shade)
-                folder.mkdir(parents=True)
-                for index in range(number):
-                    pixels = np.clip(rng.normal(shade, 60, (16, 16, 3)), 0, 255).astype(np.uint8)
-                    Image.fromarray(pixels).save(folder / f"{index}.png")
-        text = f"version: 1\nkind: classification\ndataset: {name}\nmetric: mean_per_class\n"
-        (root / f"{name}.yaml").write_text(text)
-    bad = root / "data" / "broken" / "test" / "40" / "0.png"
-    bad.write_bytes(bad.read_bytes()[:60])
+    root = shades(20, 8, (40, 200))
     (root / "suite.yaml").write_text(SUITE.replace("PLACE", str(root)))
     return root
 
