@@ -260,8 +260,8 @@ def test_a_damaged_head_is_not_the_end(tmp_path):
         list_shards(tmp_path, progress=False)
 
 
-@pytest.mark.parametrize(("mode", "name"), [("w:gz", "1.tar"), ("w:xz", "1.tar"), ("w:bz2", "1.tar"),
-                                            ("w:gz", "1.tar.gz"), ("w:gz", "1.TGZ"), ("w:xz", "1.tar.xz")])  # fmt: skip
+@pytest.mark.parametrize("mode", ["w:gz", "w:xz", "w:bz2"])
+@pytest.mark.parametrize("name", ["1.tar", "1.tar.gz", "1.TGZ"])
 def test_compressed_shards_are_not_left_out(tmp_path, mode, name):
     shard(tmp_path / "0.tar", [("a.jpg", b"x")])
     with tarfile.open(tmp_path / name, mode) as archive:

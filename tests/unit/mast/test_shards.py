@@ -130,9 +130,8 @@ def test_a_changed_manifest_is_found(tmp_path, data_root):
             (tmp_path / "out" / shards.MANIFEST).write_text("".join(json.dumps(x) + "\n" for x in changed))
             try:
                 found = shards.list_shards(tmp_path / "out", progress=False)
-            except UserError as error:
+            except UserError:
                 refused += 1
-                assert error.remedy
             else:  # a hash, which `mast data verify` compares, or a word for the reader
                 assert (key, found.names, found.labels.tolist()) == (
                     key if key in ("sha256", "schema_version", "per_shard") else "",
