@@ -199,7 +199,7 @@ def _in_order(shard: Shard) -> bool:
 def _listing(names: Sequence[str], labels: Sequence[int]) -> str:
     """SHA-256 of the names and labels of all images in order; there may be no labels."""
     digest = hashlib.sha256()
-    for name, label in zip(names, labels or [""] * len(names), strict=True):
+    for name, label in zip(names, map(str, labels) if labels else [""] * len(names), strict=True):
         digest.update(f"{label}\t{name}\n".encode())
     return digest.hexdigest()
 
@@ -276,9 +276,9 @@ def _indexed(folder: Place, sizes: dict[str, int], *, progress: bool) -> Files:
     if not places:
         raise UserError(f"no images in the tar shards of {folder}", remedy="expected <key>.jpg in them")
     if alone := labels.keys() - set(keys):
-        number, _, key = min(alone).partition("/")
+        at, _, stem = min(alone).partition("/")
         raise UserError(
-            f"{folder}/{list(sizes)[int(number)]}: the label of {PurePosixPath(key)} has no image in its shard",
+            f"{folder}/{list(sizes)[int(at)]}: the label of {PurePosixPath(stem)} has no image in its shard",
             remedy="write an image and its label into one shard",
         )
     given = [key in labels for key in keys]

@@ -28,7 +28,7 @@ from . import (
     weight_checks,
 )
 from .backbone import Backbone
-from .facts import ASSUMED, NETWORK, PREPROCESSING, Fact, Facts, merge, usable
+from .facts import ASSUMED, NETWORK, PREPROCESSING, Fact, Facts, belong, merge, usable
 from .layouts import Layout
 from .normalization import Normalization
 from .passport import Passport
@@ -249,9 +249,11 @@ def _read(ref: str, said: Said) -> tuple[_Match, Passport]:
         extra = rest
     else:
         arch, named = _named(said.get("arch"))
-        stated = merge(
-            user, named, settings.in_file(contents.tree), settings.beside(located.settings), located.facts
-        )
+        try:
+            inside = settings.in_file(contents.tree)
+        except UserError as error:
+            raise UserError(f"{ref}: {error.message}", remedy=error.remedy) from error
+        stated = merge(user, named, inside, settings.beside(located.settings), located.facts)
         if arch is not None:  # the user names a network of ours, whatever a file says of timm's
             stated.pop("timm", None)
         outside: dict[str, str] = {}
@@ -534,14 +536,16 @@ def _fit(ref: str, found: layouts.Extract, arch: str | None, facts: dict[str, Fa
         else:
             options.pop("timm", None)
             name = arch or architectures.infer(_shapes(weights), options)
+            about = {key: fact for key, fact in facts.items() if key in network or key in PREPROCESSING}
+            belong(about, architectures.measured(_shapes(weights), name))
         if layout.archs and not re.fullmatch(layout.archs, name):
             raise UserError(f"a {name}, and such files hold {layout.archs}", remedy="name the layout")
+        skeleton = architectures.build(name, _shapes(weights), options)
     except UserError as error:
         raise UserError(
             f"{ref}: as layout {layout.name}: {error.message}", remedy=error.remedy, code=error.code
         ) from error
     family = "timm" if layout.named else _family(name)
-    skeleton = architectures.build(name, _shapes(weights), options)
     wanted = architectures.target(skeleton).state_dict()
     for start in timm_networks.classifiers(skeleton) if layout.named else ():
         if head := [key for key in weights if key.startswith(f"{start}.") and key not in wanted]:

@@ -180,7 +180,7 @@ def _values(path: Path) -> npt.NDArray[np.uint16]:
     """The numbers in a mask file: palette indices and not colours, 1 to 16 bits."""
     try:
         with Image.open(path, formats=("PNG",)) as image:
-            stretched = _STRETCHED.get(image.tile[0].args if image.tile else None, 1)
+            stretched = _STRETCHED.get(str(image.tile[0].args) if image.tile else "", 1)
             image.load()
             mode, array = image.mode, np.asarray(image) // stretched
     except FileNotFoundError:
