@@ -39,9 +39,9 @@ def read(place: Path, records: Iterable[Record]) -> tuple[list[dict[str, Any]], 
         The whole ones, and a line for each damaged one, which is left out.
     """
     checkpoints = {record.checkpoint.name + record.checkpoint.key: record.checkpoint for record in records}
-    paths = dict.fromkeys(_kept(place / "passports", checkpoint) for checkpoint in checkpoints.values())
+    paths = {_kept(place / "passports", checkpoint): checkpoint for checkpoint in checkpoints.values()}
     found, problems = [], []
-    for path in paths:
+    for path, checkpoint in paths.items():
         if not path.is_file():
             continue
         try:
@@ -49,6 +49,7 @@ def read(place: Path, records: Iterable[Record]) -> tuple[list[dict[str, Any]], 
                 raise ValueError(f"larger than {_LARGEST:,} bytes")
             passport = json.loads(path.read_text(encoding="utf-8"))
             check(passport)
+            _of(passport, checkpoint)
         except (OSError, ValueError, RecursionError) as error:
             told = " ".join(str(error).split())[:120]
             problems.append(f"{path.name}: a damaged passport, which is left out: {told}")
@@ -85,6 +86,14 @@ def check(passport: Any) -> None:
     masks = {name for name in history[-1] if name.startswith("mask_")} if history else set()
     if any(not masks <= set(line) for line in history):
         raise ValueError("a line of its history lacks a mask")
+
+
+def _of(passport: dict[str, Any], checkpoint: CheckpointEntry) -> None:
+    """Raise ValueError for the passport of other weights than those that were measured."""
+    weights = passport.get("weights_sha256")
+    others = checkpoint.weights_sha256 is not None and weights not in (None, checkpoint.weights_sha256)
+    if passport["name"] != checkpoint.name or others:
+        raise ValueError("it is of another checkpoint")
 
 
 def _is_number(value: Any) -> bool:
