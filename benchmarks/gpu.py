@@ -73,6 +73,7 @@ def _recipes(tiny: bool, arch: str, precision: str) -> dict[str, Any]:
         batch=8 if tiny else 256,
         width=16 if tiny else None,
         size=16 if tiny else None,
+        store=None if tiny else 256,
         precision=precision,
     )
     return train.recipes(options)
@@ -112,8 +113,14 @@ def precision(tiny: bool) -> dict[str, Any]:
     return {**found, "largest_difference": max(abs(a - b) / abs(a) for a, b in pairs)}
 
 
-def loop(arch: str) -> Callable[[bool], dict[str, Any]]:
-    """The training loop's images a second over those of bare forward and backward; memory and utilisation."""
+def loop(arch: str, *, files: bool = False) -> Callable[[bool], dict[str, Any]]:
+    """The training loop's images a second over those of bare forward and backward; memory and utilisation.
+
+    Args:
+        arch: The backbone.
+        files: Decode pictures of ImageNet's usual size in every epoch, with a worker a core but one; in place of
+            views that are cut from decoded images in memory.
+    """
 
     def measure(tiny: bool) -> dict[str, Any]:
         import torch
@@ -126,6 +133,10 @@ def loop(arch: str) -> Callable[[bool], dict[str, Any]]:
             folder = Path(temporary)
             images = _images(count, _sides(recipe), folder)
             bare = train.steps(recipe, images, bare=True)
+            if files:
+                train.made_up_images(folder / "images", count, (64, 48) if tiny else (500, 375))
+                data = recipe.data.model_copy(update={"store_size": None})
+                recipe = recipe.model_copy(update={"data": data})
             whole = train.Loop(
                 recipe, folder, folder / "runs", workers=0 if tiny else (os.cpu_count() or 2) - 1
             )
@@ -269,7 +280,8 @@ def linear_grid(tiny: bool) -> dict[str, Any]:
     x, y = features(count, dim, classes)
     target, grid = np.eye(classes)[y], np.logspace(-6, 5, 45)
     began = time.perf_counter()
-    ours = solve(x, target, grid, tolerance=1e-3)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    ours = solve(x, target, grid, tolerance=1e-3, device=device)
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     seconds = time.perf_counter() - began
@@ -319,6 +331,7 @@ LINES = {
     "steps": Line(steps, (("mast5", "<=", 1.05), ("mast15", "<=", 1.15))),
     "loop-resnet18": Line(loop("resnet18"), (("over_bare", ">=", 0.95),)),
     "loop-resnet50": Line(loop("resnet50"), (("over_bare", ">=", 0.95),)),
+    "loop-resnet50-files": Line(loop("resnet50", files=True)),
     "compile": Line(compiled, seconds=300),
     "augmentations": Line(augmentations),
     "two-processes": Line(two_processes),
@@ -371,8 +384,8 @@ def _env() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
 
 
-def in_a_process(name: str, *, tiny: bool, device: str) -> dict[str, Any]:
-    """Measure a line in a process of its own.
+def in_a_process(name: str, *, tiny: bool, device: str, logs: Path | None = None) -> dict[str, Any]:
+    """Measure a line in a process of its own; what one that fails said goes to ``logs``/NAME.log.
 
     Returns:
         ``line``, ``state`` ("measured", "skipped" or "failed"), ``numbers``, ``goals``, ``seconds`` and ``why``.
@@ -406,6 +419,8 @@ def in_a_process(name: str, *, tiny: bool, device: str) -> dict[str, Any]:
             else:
                 last = done.stderr.strip().splitlines()[-1:] or ["nothing was printed"]
                 found["why"] = f"exit code {done.returncode}: {last[0]}"
+                if logs is not None:
+                    (logs / f"{name}.log").write_text(done.stdout + done.stderr, encoding="utf-8")
         except subprocess.TimeoutExpired:
             found["why"] = f"not done after {line.seconds} s"
     for goal in goals:
@@ -472,7 +487,7 @@ def main() -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     lines: list[dict[str, Any]] = []
     for name in args.only:
-        lines.append(in_a_process(name, tiny=args.tiny, device=args.device))
+        lines.append(in_a_process(name, tiny=args.tiny, device=args.device, logs=args.out))
         last = lines[-1]
         print(f"{name}: {last['state']} in {last['seconds']} s {last['why']}", file=sys.stderr, flush=True)
         whole = {"device": args.device, "tiny": args.tiny, "lines": lines}

@@ -182,7 +182,10 @@ def _train(
         ids = [world.device] if world.device.type == "cuda" else None
         model = DistributedDataParallel(learner, device_ids=ids)
     autocast = torch.autocast(world.device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
-    batches = source.feed(jobs(step))
+    batches = (
+        (indices, plan, views.render(on_device(images, world.device, dtype), plan))
+        for (indices, plan), images in source.feed(jobs(step))
+    )
     saved_at = time.monotonic()
     title = f"{recipe.name} ({recipe.method})"
     size = recipe.batch_size
@@ -190,6 +193,7 @@ def _train(
         total=steps * size, initial=step * size, desc=title, unit="img", unit_scale=True, disable=not progress
     )
     with closing(log), _stop_signals() as received, shown:
+        following = next(batches, None)
         while step < steps:
             at = step if config.rate_by == "step" else step - step % steps_per_epoch
             rate = learning_rate(at, steps, warmup, peak, config.final_lr)
@@ -198,10 +202,10 @@ def _train(
             for each in optimizers.values():
                 each.zero_grad(set_to_none=True)
 
-            values = dict[str, float]()
+            losses = []
             for part in range(recipe.accumulate):
-                (indices, plan), images = next(batches)
-                first, second, *third = views.render(on_device(images, world.device, dtype), plan)
+                assert following is not None  # a job for every part of every step
+                indices, plan, (first, second, *third) = following
                 last = part + 1 == recipe.accumulate
                 waits = (
                     model.no_sync()
@@ -212,17 +216,22 @@ def _train(
                     with autocast:
                         outcome: Outcome = model(first, second, plan, *third)
                     torch.autograd.backward(outcome.loss.total / recipe.accumulate)
-                for name, value in outcome.loss.numbers().items():
-                    values[name] = values.get(name, 0.0) + value / recipe.accumulate
+                losses.append(outcome.loss)
                 if recipe.probe:
                     probe.add(outcome.features, source.labels[indices])
+                if last:
+                    for each in optimizers.values():
+                        each.step()
+                following = next(batches, None)  # a GPU is still busy with what it was given
+            values = dict[str, float]()
+            for loss in losses:
+                for name, value in loss.numbers().items():
+                    values[name] = values.get(name, 0.0) + value / recipe.accumulate
             if not all(math.isfinite(value) for value in values.values()):
                 raise UserError(
                     f"the loss is not finite at step {step + 1}: {values}",
                     remedy=f"lower optimizer.base_lr; the last good state is {out / STATE}",
                 )
-            for each in optimizers.values():
-                each.step()
 
             step += 1
             for name, value in values.items():
