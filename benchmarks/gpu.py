@@ -43,6 +43,9 @@ class Line:
     seconds: int = 180
 
 
+detector_seconds = 120.0
+
+
 class Skipped(Exception):
     """This machine cannot measure the line; the message says why."""
 
@@ -141,8 +144,8 @@ def loop(arch: str, *, files: bool = False) -> Callable[[bool], dict[str, Any]]:
                 recipe, folder, folder / "runs", workers=0 if tiny else (os.cpu_count() or 2) - 1
             )
             contestants = {"bare": lambda: sum(next(bare) for _ in range(per_epoch)), "loop": whole.epoch}
-            with Utilisation() as used:
-                found = train.turns(contestants, 2 if tiny else 3)
+            with Utilisation(lambda: whole.timed) as used:
+                found = train.turns(contestants, 1)
         seconds = {name: statistics.median(taken) for name, taken in found.items()}
         result = {
             "images_per_second": count / seconds["loop"],
@@ -302,7 +305,7 @@ def linear_grid(tiny: bool) -> dict[str, Any]:
 
 
 def detector(protocol: str, form: str, iterations: int) -> Callable[[bool], dict[str, Any]]:
-    """Our training loop against Detectron2's plain one, at the protocol's own size."""
+    """Our training loop against Detectron2's plain one, at the protocol's own size, no longer than asked."""
 
     def measure(tiny: bool) -> dict[str, Any]:
         import detection
@@ -315,7 +318,8 @@ def detector(protocol: str, form: str, iterations: int) -> Callable[[bool], dict
                 protocol=f"{form}-fpn-tiny" if tiny else protocol,
                 arch="resnet18" if tiny else "resnet50",
                 iterations=2 if tiny else iterations,
-                block=1 if tiny else 20,
+                block=1 if tiny else 5,
+                seconds=detector_seconds,
                 overrides=["batch=2"] if tiny else [],
             )
             found = detection.measure(options)
@@ -348,7 +352,10 @@ LINES = {
 
 
 class Utilisation:
-    """The GPU's utilisation as the driver tells it, once a second while the block runs."""
+    """The GPU's utilisation as the driver tells it, five times a second while ``counts`` says so."""
+
+    def __init__(self, counts: Callable[[], bool]) -> None:
+        self._counts = counts
 
     def __enter__(self) -> Utilisation:
         import threading
@@ -365,9 +372,10 @@ class Utilisation:
         if not shutil.which("nvidia-smi"):
             return
         ask = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "--id=0"]
-        while not self._end.wait(1.0):
+        while not self._end.wait(0.2):
+            before = self._counts()
             told = subprocess.run(ask, capture_output=True, text=True, check=False).stdout.strip()
-            if told.isdigit():
+            if before and self._counts() and told.isdigit():
                 self.values.append(int(told))
 
     def __exit__(self, *_: object) -> None:
@@ -384,7 +392,9 @@ def _env() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
 
 
-def in_a_process(name: str, *, tiny: bool, device: str, logs: Path | None = None) -> dict[str, Any]:
+def in_a_process(
+    name: str, *, tiny: bool, device: str, logs: Path | None = None, detectors: float = detector_seconds
+) -> dict[str, Any]:
     """Measure a line in a process of its own; what one that fails said goes to ``logs``/NAME.log.
 
     Returns:
@@ -401,6 +411,8 @@ def in_a_process(name: str, *, tiny: bool, device: str, logs: Path | None = None
         str(HERE / "gpu.py"),
         "--line",
         name,
+        "--detectors",
+        str(detectors),
         *(["--tiny"] if tiny else []),
     ]
     with tempfile.TemporaryDirectory() as folder:
@@ -478,16 +490,26 @@ def main() -> int:
     parser.add_argument("--tiny", action="store_true", help="sizes that only show that it works")
     parser.add_argument("--only", nargs="+", choices=LINES, default=list(LINES), help="some of the lines")
     parser.add_argument("--out", type=Path, default=Path("gpu-check"), help="folder for gpu.json and gpu.md")
+    parser.add_argument(
+        "--detectors",
+        type=float,
+        default=detector_seconds,
+        metavar="SECONDS",
+        help="no further iterations of a detector after this long (default: %(default)g)",
+    )
     parser.add_argument("--line", choices=LINES, help=argparse.SUPPRESS)
     parser.add_argument("--answer", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.line:
+        globals()["detector_seconds"] = args.detectors
         args.answer.write_text(json.dumps(answer(args.line, tiny=args.tiny)), encoding="utf-8")
         return 0
     args.out.mkdir(parents=True, exist_ok=True)
     lines: list[dict[str, Any]] = []
     for name in args.only:
-        lines.append(in_a_process(name, tiny=args.tiny, device=args.device, logs=args.out))
+        lines.append(
+            in_a_process(name, tiny=args.tiny, device=args.device, logs=args.out, detectors=args.detectors)
+        )
         last = lines[-1]
         print(f"{name}: {last['state']} in {last['seconds']} s {last['why']}", file=sys.stderr, flush=True)
         whole = {"device": args.device, "tiny": args.tiny, "lines": lines}

@@ -196,6 +196,7 @@ class Loop:
     def __init__(self, recipe: Recipe, data_root: Path, out: Path, workers: int) -> None:
         self.recipe = recipe.model_copy(update={"epochs": 2})
         self.data_root, self.out, self.workers, self.runs = data_root, out, workers, 0
+        self.timed = False  # whether the epoch that counts is under way
         self.shares: list[float] = []  # of an epoch's time, what forward and backward take in it; on a CPU
 
     def epoch(self) -> float:
@@ -203,12 +204,14 @@ class Loop:
         self.runs += 1
         ends: list[float] = []
         spent = [0.0]
+        whole = self
 
         class Timed(Log):
             def add(self, line: dict[str, float]) -> None:
                 super().add(line)
                 ends.append(clock())
                 spent.append(0.0)
+                whole.timed = len(ends) == 1
 
         def counted(call: Callable[..., Any]) -> Callable[..., Any]:
             def wrapped(*arguments: Any) -> Any:

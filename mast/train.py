@@ -15,8 +15,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 
+import numpy as np
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .augment import Crop
@@ -35,6 +37,7 @@ from .rundir import PUBLISHED as PUBLISHED
 from .rundir import STATE, History, Log, check, claim, hold, passport
 from .rundir import git_stamp as git_stamp
 from .sinks import check as check_sinks
+from .views import ViewPlan
 
 
 def pretrain(
@@ -136,6 +139,14 @@ def _train(
                     yield indices, views.draw(indices, epoch)
             step = (epoch + 1) * steps_per_epoch
 
+    def rendered(wanted: Iterator[Job]) -> Iterator[tuple[NDArray[np.int64], ViewPlan, tuple[Tensor, ...]]]:
+        """Jobs with their views."""
+        coarse = recipe.precision == "bf16" and world.device.type == "cuda"
+        for (indices, plan), images in source.feed(wanted):
+            with _tensor_cores(coarse):
+                found = views.render(on_device(images, world.device, dtype), plan)
+            yield indices, plan, found
+
     # -- networks and optimizers ----------------------------------------------------------------------------
     dtype = torch.float64 if recipe.precision == "fp64" else torch.float32
     with torch.random.fork_rng(devices=[]):
@@ -182,10 +193,7 @@ def _train(
         ids = [world.device] if world.device.type == "cuda" else None
         model = DistributedDataParallel(learner, device_ids=ids)
     autocast = torch.autocast(world.device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
-    batches = (
-        (indices, plan, views.render(on_device(images, world.device, dtype), plan))
-        for (indices, plan), images in source.feed(jobs(step))
-    )
+    batches = rendered(jobs(step))
     saved_at = time.monotonic()
     title = f"{recipe.name} ({recipe.method})"
     size = recipe.batch_size
@@ -260,6 +268,18 @@ def _train(
     if world.rank == 0:
         weights = learner.backbone.float().state_dict()
         write_published(out / PUBLISHED, weights, passport(recipe, source, history))
+
+
+@contextmanager
+def _tensor_cores(wanted: bool) -> Iterator[None]:
+    """Let a GPU multiply float32 in TF32, whose error is less than that of bf16, to which views are rounded next."""
+    before = torch.get_float32_matmul_precision()
+    if wanted:
+        torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 @contextmanager
