@@ -566,6 +566,10 @@ def _fit(ref: str, found: layouts.Extract, arch: str | None, facts: dict[str, Fa
     ]
     if problems:
         elsewhere = _elsewhere(lost[0], extra) if layout.named and lost else ""
+        beside = extra == found.unexpected and not any(key.startswith(layout.prefix) for key in extra)
+        if layout.prefix and beside and not lost and not wrong:
+            place = ".".join(filter(None, (*layout.at[0], layout.prefix)))
+            elsewhere = f"take the backbone alone: --prefix {place}"
         raise UserError(
             f"{ref}: as layout {layout.name} and {name}: {'; '.join(problems)}",
             remedy=elsewhere or "nothing was loaded; try --layout or --arch if the guess is wrong",
