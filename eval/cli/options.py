@@ -85,7 +85,8 @@ def reading(parser: Parser) -> None:
     parser.add_argument(
         "--features",
         metavar="NAME",
-        help="what the feature is: cls, mean, cls+mean, last4, map or avg; `mast eval` takes several: cls,mean",
+        help="what the feature is: cls, mean, cls+mean, last4, last4+mean, map or avg; `mast eval` takes several: "
+        "cls,mean",
     )
     parser.add_argument("--interpolation", choices=("bicubic", "bilinear"), help="how images are resized")
     parser.add_argument(

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from filelock import Timeout
 
 from ..checkpoints import Backbone, Passport
+from ..checkpoints.pooling import check
 from ..datasets import Pool, Split
 from ..errors import UserError
 from .matrices import COPY, Features, Rows, take
@@ -171,18 +172,28 @@ def pooled(backbone: Backbone, images: torch.Tensor, pooling: str = "average") -
     Args:
         backbone: The backbone.
         images: (B, 3, H, W), normalised.
-        pooling: "average" for the backbone's own features; "res5-6x6" for the last feature map averaged over 6 x 6
-            windows at stride 1 and flattened, channel by channel (VISSL: 8192 numbers of a ResNet-50 at 224 px).
+        pooling: "average" for the backbone's own features; "last4+mean" for that feature of a transformer, whatever
+            its own is; "res5-6x6" for the last feature map averaged over 6 x 6 windows at stride 1 and flattened,
+            channel by channel (VISSL: 8192 numbers of a ResNet-50 at 224 px).
 
     Raises:
-        UserError: If the pooling is unknown or the feature map is smaller than a window.
+        UserError: If the pooling is unknown, the network has none of that name, or the feature map is smaller than a
+            window.
     """
     import torch
 
     if pooling == "average":
         return backbone.features(images)
+    if pooling == "last4+mean":
+        arch: Any = getattr(backbone, "arch", "it")
+        check(pooling, getattr(backbone, "choices", ("avg",)), getattr(arch, "name", arch))
+        of_transformer: Any = backbone
+        parts: torch.Tensor = of_transformer.pooled(images, [pooling])[pooling]
+        return parts
     if pooling != "res5-6x6":
-        raise UserError(f"pooling '{pooling}' is not known", remedy="it is average or res5-6x6", code=2)
+        raise UserError(
+            f"pooling '{pooling}' is not known", remedy="it is average, last4+mean or res5-6x6", code=2
+        )
     found = backbone.feature_maps(images)["res5"]
     if min(found.shape[2:]) < 6:
         raise UserError(

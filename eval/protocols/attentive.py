@@ -62,8 +62,7 @@ class Params(base.Params):
     start_lr: Share
     warmup: Annotated[int, Field(ge=0)]
 
-    @classmethod
-    def smoke(cls, limit: int) -> dict[str, Any]:
+    def smoke(self, limit: int) -> dict[str, Any]:
         """One epoch of one pair."""
         return {"epochs": 1, "lr": [0.001], "weight_decay": [0.001], "warmup": 0}
 

@@ -55,8 +55,7 @@ class Params(dense.DenseParams):
     clip: Positive
     mean_only: Annotated[int, Field(ge=0)]
 
-    @classmethod
-    def smoke(cls, limit: int) -> dict[str, Any]:
+    def smoke(self, limit: int) -> dict[str, Any]:
         """As many iterations as images, small squares."""
         return {
             "iterations": limit,

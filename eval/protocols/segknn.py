@@ -48,8 +48,7 @@ class Params(dense.DenseParams):
     memory: Count | None
     ignored: Literal["left-out", "first-class"]
 
-    @classmethod
-    def smoke(cls, limit: int) -> dict[str, Any]:
+    def smoke(self, limit: int) -> dict[str, Any]:
         """Small squares and few cells."""
         return {"extraction.image_size": 64, "memory": 1000, "train_views.copies": 1}
 

@@ -44,8 +44,7 @@ class Params(dense.DenseParams):
     power: Positive
     init_std: Positive
 
-    @classmethod
-    def smoke(cls, limit: int) -> dict[str, Any]:
+    def smoke(self, limit: int) -> dict[str, Any]:
         """As many iterations as images, small squares of the whole image."""
         return {
             "iterations": limit,

@@ -174,7 +174,7 @@ def make_cell(
     Raises:
         UserError: As `plan`.
     """
-    short = {} if limit is None else protocols.get(protocol).code.params.smoke(limit)
+    short = {} if limit is None else protocols.get(protocol).settings.smoke(limit)
     changes = short | dict(overrides)
     what, how = tasks.resolve(task, protocol, changes)
     return Cell(checkpoint, what, how, changes, seed)
