@@ -17,6 +17,8 @@ NETWORK = ("heads", "activation", "eps", "stem", "stride_in_1x1", "pooling", "ti
 """Facts that change what a network computes."""
 PREPROCESSING = ("normalization", "input_size", "interpolation")
 """Facts that change the pixels it sees."""
+PRECISIONS = {"fp32": "float32", "bf16": "bfloat16"}
+"""What features can be computed in: the words of ``--precision`` and torch's."""
 ASSUMED = "assumed"
 """The source of a fact that nobody states."""
 

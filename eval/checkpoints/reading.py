@@ -28,7 +28,7 @@ from . import (
     weight_checks,
 )
 from .backbone import Backbone
-from .facts import ASSUMED, NETWORK, PREPROCESSING, Fact, Facts, merge, usable
+from .facts import ASSUMED, NETWORK, PRECISIONS, PREPROCESSING, Fact, Facts, merge, usable
 from .layouts import Layout
 from .normalization import Normalization
 from .passport import Passport
@@ -66,6 +66,7 @@ class Said(TypedDict, total=False):
         interpolation: ``bicubic`` or ``bilinear``.
         features: What the feature is, a name of `pooling.CHOICES`.
         together: Further features that extraction is to store from the same forward.
+        precision: What frozen features are computed in: ``fp32``, or ``bf16`` under torch's autocast.
     """
 
     layout: str | None
@@ -79,6 +80,7 @@ class Said(TypedDict, total=False):
     interpolation: str | None
     features: str | None
     together: Sequence[str]
+    precision: str | None
 
 
 class _Undetermined(UserError):
@@ -200,6 +202,7 @@ def _random(ref: str, said: Said) -> Loaded:
         warnings=["random weights, the control that a pretrained backbone has to beat"],
         provenance={key: facts[key].source for key in PREPROCESSING},
         network={} if chosen == usual_pooling else {"pooling": chosen},
+        precision=_precision(said),
         normalization=facts["normalization"].value,
         input_size=facts["input_size"].value,
         interpolation=facts["interpolation"].value,
@@ -209,6 +212,14 @@ def _random(ref: str, said: Said) -> Loaded:
         passport,
         _together(backbone, passport.network, usual_pooling, said.get("together", ())),
     )
+
+
+def _precision(said: Said) -> str:
+    """What features are computed in, in torch's word."""
+    wanted = said.get("precision") or "fp32"
+    if wanted not in PRECISIONS:
+        raise UserError(f"--precision {wanted}", remedy=f"known: {', '.join(PRECISIONS)}", code=2)
+    return PRECISIONS[wanted]
 
 
 def _of_user(said: Said) -> dict[str, Fact]:
@@ -289,6 +300,7 @@ def _read(ref: str, said: Said) -> tuple[_Match, Passport]:
         stride_in_1x1=bool(match.network.get("stride_in_1x1")),
         provenance={name: fact.source for name, fact in facts.items()},
         network=match.network,
+        precision=_precision(said),
         normalization=facts["normalization"].value,
         input_size=facts["input_size"].value,
         interpolation=facts["interpolation"].value,

@@ -88,6 +88,14 @@ class Params(Strict):
         """Whether a cell writes maps, where its kind may; told before any data is opened."""
         return True
 
+    @property
+    def reads_choice(self) -> bool:
+        """Whether its numbers depend on what the checkpoint's feature is (``--features``).
+
+        They do not where it reads tokens, maps or a part of its own.
+        """
+        return self.extraction.pooling == "average"
+
     def smoke(self, limit: int) -> dict[str, Any]:
         """Changes that make a run short, for a smoke test with at most ``limit`` examples of each split."""
         return {}
@@ -351,6 +359,8 @@ class Kind:
         disk: Bytes of maps that a cell will write, by their key in the feature store; None for kinds that write none.
         family: The name under which `mast delta` finds it.
         images: Whether it needs images and the backbone; False where features and labels are enough.
+        precision: Whether what it reads off the backbone is computed in the precision that ``--precision`` names, as
+            all features are; False where it computes with the backbone itself, in float32.
     """
 
     params: type[Params]
@@ -362,6 +372,7 @@ class Kind:
     disk: Callable[[Context], dict[str, int]] | None = None
     family: str = ""
     images: bool = True
+    precision: bool = False
 
 
 # -- tools of the kinds ----------------------------------------------------------------------------------------

@@ -213,4 +213,4 @@ def disk(context: Context) -> dict[str, int]:
     return dense.disk(context, lambda shape: _side(context))
 
 
-KIND = Kind(Params, ("depth",), measure, disk=disk, family="depth")
+KIND = Kind(Params, ("depth",), measure, disk=disk, family="depth", precision=True)

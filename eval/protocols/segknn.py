@@ -237,4 +237,4 @@ def disk(context: Context) -> dict[str, int]:
     return dense.disk(context, lambda shape: _label_side(context.params, square, shape))
 
 
-KIND = Kind(Params, ("segmentation",), measure, disk=disk, family="seg")
+KIND = Kind(Params, ("segmentation",), measure, disk=disk, family="seg", precision=True)

@@ -145,4 +145,4 @@ def disk(context: Context) -> dict[str, int]:
     return dense.disk(context, lambda shape: context.params.label_size or _side(context, context.params))
 
 
-KIND = Kind(Params, ("segmentation",), measure, disk=disk, family="seg")
+KIND = Kind(Params, ("segmentation",), measure, disk=disk, family="seg", precision=True)

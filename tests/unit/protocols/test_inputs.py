@@ -129,6 +129,7 @@ def test_visslis_features_are_res5_in_windows(tmp_path: Path) -> None:
         interpolation="bilinear",
         weights_sha256="a" * 64,
         network={},
+        precision="float32",
     )
     both = [
         extract(backbone, passport, split, store=tmp_path / "store", pooling=pooling)
