@@ -14,7 +14,7 @@ from mast.model import Arch, parse_arch
 from mast.model import Backbone as ResNet
 
 from ..errors import UserError
-from . import stages
+from . import beit, stages
 from .backbone import Backbone
 from .timm_networks import NoDraws, create, known, wrap
 
@@ -42,6 +42,8 @@ def infer(shapes: Shapes, options: Options | None = None) -> str:
         return _infer_resnet(shapes, str(options.get("stem", "")))
     if stages.is_convnext(shapes) or stages.is_swin(shapes):
         return stages.infer(shapes)
+    if "patch_embed.proj.weight" in shapes and options.get("relative") == "beit":
+        return beit.infer(shapes)
     if "patch_embed.proj.weight" in shapes:
         from . import vit
 
@@ -108,6 +110,10 @@ def build(arch: str, shapes: Shapes, options: Options) -> Backbone:
     if (stated := options.get("timm")) is not None:
         with NoDraws():  # not on meta: constants such as rotary frequencies are in no file
             return wrap(create(stated["architecture"], stated["model_args"]), arch)
+    if options.get("relative") == "beit":
+        heads = options.get("heads") or beit.heads_by_table(shapes)
+        with NoDraws():
+            return beit.build(arch, shapes, {**options, "heads": heads})
     if stages.is_convnext(shapes) or stages.is_swin(shapes) or "rope" in options:
         with NoDraws():
             if "rope" in options:

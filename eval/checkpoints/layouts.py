@@ -66,6 +66,7 @@ class _Options(BaseModel):
     pooling: Literal["cls", "mean", "cls+mean", "last4", "last4+mean", "map", "avg"] = "cls"
     positions: _Positions = _Positions()
     rope: Literal["dinov3"] = "dinov3"
+    relative: Literal["beit"] = "beit"
     padding: Literal["same"] = "same"
     stride_in_1x1: bool = False
 

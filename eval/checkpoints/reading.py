@@ -18,6 +18,7 @@ from mast.files import sha256_file
 from ..errors import UserError
 from . import (
     architectures,
+    beit,
     file_formats,
     layouts,
     pooling,
@@ -476,6 +477,7 @@ def _family(arch: str) -> str:
         "convnext": "convnext",
         "convnextv2": "convnext",
         "swin": "swin",
+        "beit": "beit",
     }.get(start, "resnet")
 
 
@@ -579,8 +581,10 @@ def _fit(ref: str, found: layouts.Extract, arch: str | None, facts: dict[str, Fa
             remedy=elsewhere or "nothing was loaded; try --layout or --arch if the guess is wrong",
         )
     facts = dict(facts)
-    if family == "vit":
+    if family in ("vit", "beit"):
         heads = vit.heads_of(options, _width(skeleton), vit.depth_of(wanted))
+        if heads is None and family == "beit":
+            heads = beit.heads_by_table(_shapes(weights))
         if heads is None:
             raise _Undetermined(
                 f"{ref}: as layout {layout.name} and {name}: the file does not say how many heads of attention, and "

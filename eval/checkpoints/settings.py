@@ -126,6 +126,8 @@ def _transformers(config: Mapping[str, Any], source: str) -> dict[str, Fact]:
         theta = rotary.get("rope_theta") if isinstance(rotary, Mapping) else config.get("rope_theta")
         if theta is not None and _number(theta, f"{source}: rope_theta", above=0) != 100:
             facts["rope"] = Unusable(f"rope_theta {theta}", "DINOv3's frequencies have 100")
+    if kind in ("beit", "data2vec-vision") and (pooled := config.get("use_mean_pooling")) is not None:
+        facts["pooling"] = "mean" if _switch(pooled, f"{source}: use_mean_pooling") else "cls"
     if (heads := config.get("num_attention_heads")) is not None and "hidden_size" in config:
         facts["heads"] = _whole(heads, f"{source}: num_attention_heads")
     if (eps := config.get("layer_norm_eps")) is not None:
