@@ -550,12 +550,12 @@ def _fit(ref: str, found: layouts.Extract, arch: str | None, facts: dict[str, Fa
             name = arch or architectures.infer(_shapes(weights), options)
         if layout.archs and not re.fullmatch(layout.archs, name):
             raise UserError(f"a {name}, and such files hold {layout.archs}", remedy="name the layout")
+        skeleton = architectures.build(name, _shapes(weights), options)
     except UserError as error:
         raise UserError(
             f"{ref}: as layout {layout.name}: {error.message}", remedy=error.remedy, code=error.code
         ) from error
     family = "timm" if layout.named else _family(name)
-    skeleton = architectures.build(name, _shapes(weights), options)
     wanted = architectures.target(skeleton).state_dict()
     for start in timm_networks.classifiers(skeleton) if layout.named else ():
         if head := [key for key in weights if key.startswith(f"{start}.") and key not in wanted]:

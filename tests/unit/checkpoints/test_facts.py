@@ -428,6 +428,9 @@ def test_a_layout_as_a_file(tmp_path: Path) -> None:
             "BEiT.*--arch beit_base_patch16_224",
         ),
         (["visual.conv1.weight", "visual.class_embedding", "text_projection"], "CLIP"),
+        (["embeddings.class_embedding", "embeddings.patch_embedding.weight"], "CLIP.*timm's names"),
+        (["encoder.embeddings.patch_embeddings.proj.weight", "encoder.layer.0.attention.key.weight"],
+         "V-JEPA 2: a network of videos"),
         (["radio_model.model.patch_generator.embedder.weight"], "RADIO.*radio-v3-base-16 of the registry"),
     ],
 )  # fmt: skip
