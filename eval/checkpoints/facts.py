@@ -13,7 +13,18 @@ from typing import Any
 
 from ..errors import UserError
 
-NETWORK = ("heads", "activation", "eps", "stem", "stride_in_1x1", "pooling", "timm", "rope", "final_eps")
+NETWORK = (
+    "heads",
+    "activation",
+    "eps",
+    "stem",
+    "stride_in_1x1",
+    "pooling",
+    "timm",
+    "rope",
+    "final_eps",
+    "grid",
+)
 """Facts that change what a network computes."""
 PREPROCESSING = ("normalization", "input_size", "interpolation")
 """Facts that change the pixels it sees."""

@@ -135,6 +135,9 @@ def _transformers(config: Mapping[str, Any], source: str) -> dict[str, Fact]:
         facts["final_eps" if kind in ("convnext", "convnextv2") else "eps"] = number
         if kind == "swin" and number != 1e-5:
             facts["eps"] = Unusable(f"layer_norm_eps {eps}", "Swin's first norm has 1e-5, so all must")
+    side = config.get("image_size")
+    if isinstance(side, list) and len(set(map(str, side))) > 1:  # shapes tell a grid's area alone
+        facts["grid"] = Unusable(f"image_size {side!r:.40}", "positions are read as those of a square image")
     if (activation := config.get("hidden_act")) is not None:
         facts["activation"] = _activation(activation, f"{source}: hidden_act")
     if (moved := config.get("downsample_in_bottleneck")) is not None:
