@@ -221,23 +221,6 @@ def test_the_title_is_the_one_that_was_given(make_record: Make) -> None:
     assert render.render(table, "md").startswith("# Mine\n")
 
 
-RESULTS = Path(__file__).parents[3] / "results"
-
-
-TABLES = [path for path in sorted((RESULTS / "tables").iterdir()) if "sensitivity" not in path.stem]
-# Those are of differences, by benchmarks/sensitivity.py, and tests/unit/mast/test_sensitivity_tables.py holds them.
-
-
-@pytest.mark.parametrize("path", TABLES, ids=lambda path: path.name)
-def test_committed_tables_are_what_the_committed_records_give(path: Path) -> None:
-    book = records.read([RESULTS / "records" / path.stem])
-    assert book.problems == []
-    title = path.read_text().splitlines()[0].removeprefix("# ") if path.suffix == ".md" else ""
-    assert render.render(tables.build(book, title=title), path.suffix[1:]) == path.read_text()
-    for record in book.counting():
-        assert book.outcomes(record) is not None  # there and unaltered
-
-
 def test_the_order_of_records_moves_nothing(make_record: Make) -> None:
     """A cell that failed and later succeeded stands where it was first tried."""
     made = [
