@@ -68,6 +68,8 @@ def run(arguments: argparse.Namespace) -> int:
         tasks.get(same.task)
         protocols.get(same.protocol)
     if not built.sections:
+        if built.failures:
+            raise UserError(f"nothing was measured, every cell failed: {' | '.join(built.failures)}")
         raise UserError(
             f"no records in {', '.join(map(str, arguments.places))}", remedy="name the --out folder of a run"
         )

@@ -111,6 +111,19 @@ def test_failures_are_told_under_the_table(make_record: Make) -> None:
         assert "b, cifar10, linear v1 (k=0), seed 0: ValueError: it broke" in render.render(table, form)
 
 
+def test_cells_that_failed_alike_share_a_line(make_record: Make) -> None:
+    cells = [(task, seed) for task in ("one", "two") for seed in (0, 1)]
+    made = [
+        make_record(name="b", weights="b", task=task, seed=seed, status="failed", protocol=protocol)
+        for protocol in ("linear", "knn")
+        for task, seed in cells
+    ]
+    (line,) = tables.build(Book(made)).failures
+    assert line == "b, one, two; knn v1, linear v1; seeds 0, 1: ValueError: it broke"
+    (line,) = tables.build(Book(made[:-1])).failures
+    assert line == "b, one, two; knn v1, linear v1; seeds 0, 1; 7 cells of these: ValueError: it broke"
+
+
 def test_published_numbers_share_a_column_only_with_their_own_protocol(
     tmp_path: Path, make_record: Make
 ) -> None:
