@@ -71,7 +71,7 @@ def measured(shapes: Shapes, arch: str) -> dict[str, Any]:
     places = [re.match(r"(?:layer|stages\.|layers\.)(\d+)\.(?:blocks\.)?(\d+)\.", key) for key in shapes]
     if stages_of := Counter(stage for stage, _ in {match.groups() for match in places if match is not None}):
         found["depths"] = [count for _, count in sorted(stages_of.items())]
-    elif arch.startswith("vit"):
+    elif arch.startswith(("vit", "beit")):
         from . import vit
 
         kernel = shapes["patch_embed.proj.weight"]
