@@ -80,7 +80,8 @@ def whole(found: Values) -> Values:
     if not kept[BASE]:
         seeds = ", ".join(map(str, sorted(found[BASE])))
         raise SystemExit(
-            f"error: no seed of {BASE} ({seeds}) has all {len(full)} cells of these records; give records of the same seeds"
+            f"error: no seed of {BASE} ({seeds}) has all {len(full)} cells of these records; "
+            "give records of the same seeds"
         )
     return kept
 
