@@ -18,6 +18,7 @@ from mast.files import sha256_file
 from ..errors import UserError
 from . import (
     architectures,
+    beit,
     file_formats,
     layouts,
     pooling,
@@ -28,7 +29,7 @@ from . import (
     weight_checks,
 )
 from .backbone import Backbone
-from .facts import ASSUMED, NETWORK, PREPROCESSING, Fact, Facts, belong, merge, usable
+from .facts import ASSUMED, NETWORK, PRECISIONS, PREPROCESSING, Fact, Facts, belong, merge, usable
 from .layouts import Layout
 from .normalization import Normalization
 from .passport import Passport
@@ -66,6 +67,7 @@ class Said(TypedDict, total=False):
         interpolation: ``bicubic`` or ``bilinear``.
         features: What the feature is, a name of `pooling.CHOICES`.
         together: Further features that extraction is to store from the same forward.
+        precision: What frozen features are computed in: ``fp32``, or ``bf16`` under torch's autocast.
     """
 
     layout: str | None
@@ -79,10 +81,15 @@ class Said(TypedDict, total=False):
     interpolation: str | None
     features: str | None
     together: Sequence[str]
+    precision: str | None
 
 
 class _Undetermined(UserError):
     """A layout explains a file key by key, and what the keys leave open is stated nowhere."""
+
+
+class _Leftover(UserError):
+    """A whole network was found, and tensors beside it that the layout does not explain."""
 
 
 @dataclass
@@ -200,6 +207,7 @@ def _random(ref: str, said: Said) -> Loaded:
         warnings=["random weights, the control that a pretrained backbone has to beat"],
         provenance={key: facts[key].source for key in PREPROCESSING},
         network={} if chosen == usual_pooling else {"pooling": chosen},
+        precision=_precision(said),
         normalization=facts["normalization"].value,
         input_size=facts["input_size"].value,
         interpolation=facts["interpolation"].value,
@@ -209,6 +217,14 @@ def _random(ref: str, said: Said) -> Loaded:
         passport,
         _together(backbone, passport.network, usual_pooling, said.get("together", ())),
     )
+
+
+def _precision(said: Said) -> str:
+    """What features are computed in, in torch's word."""
+    wanted = said.get("precision") or "fp32"
+    if wanted not in PRECISIONS:
+        raise UserError(f"--precision {wanted}", remedy=f"known: {', '.join(PRECISIONS)}", code=2)
+    return PRECISIONS[wanted]
 
 
 def _of_user(said: Said) -> dict[str, Fact]:
@@ -291,6 +307,7 @@ def _read(ref: str, said: Said) -> tuple[_Match, Passport]:
         stride_in_1x1=bool(match.network.get("stride_in_1x1")),
         provenance={name: fact.source for name, fact in facts.items()},
         network=match.network,
+        precision=_precision(said),
         normalization=facts["normalization"].value,
         input_size=facts["input_size"].value,
         interpolation=facts["interpolation"].value,
@@ -320,17 +337,23 @@ def _part(
     if not prefix:
         return replace(contents, tree=dict(part)), outside
     kept: dict[str, Any] = {}
+    around = re.sub(r"[^.]*\.?$", "", prefix)  # what lies beside the backbone is told one by one
     for name, value in layouts.flatten(part):
         short = layouts.unwrapped(name)
         start = next((text for text in (name, short) if text.startswith(prefix)), None)
         if start is not None:
             kept[start[len(prefix) :]] = value
         else:
-            outside[short.partition(".")[0]] = f"outside --prefix {prefix}"
+            beside = len(around) if short.startswith(around) else 0
+            outside[short[:beside] + short[beside:].partition(".")[0]] = f"outside --prefix {prefix}"
     if not kept:
-        starts = ", ".join(sorted(outside)[:8])
+        every = (name for name, _ in layouts.flatten(part))
+        deeper = dict.fromkeys(name[: name.index(f".{prefix}") + 1] for name in every if f".{prefix}" in name)
+        ways = " or ".join(f"--prefix {start}{prefix}" for start in list(deeper)[:4])
         raise UserError(
-            f"{ref}: no key starts with --prefix {prefix}", remedy=f"keys start with {starts}", code=2
+            f"{ref}: no key starts with --prefix {prefix}",
+            remedy=f"say {ways}" if ways else f"keys start with {', '.join(sorted(outside)[:8])}",
+            code=2,
         )
     return replace(contents, tree=kept), outside
 
@@ -468,6 +491,7 @@ def _family(arch: str) -> str:
         "convnext": "convnext",
         "convnextv2": "convnext",
         "swin": "swin",
+        "beit": "beit",
     }.get(start, "resnet")
 
 
@@ -498,7 +522,12 @@ def _no_match(
     if refusal:
         return UserError(f"{ref}: {refusal.message}", remedy=refusal.remedy)
     if failures:
-        return failures[0]
+        first, way = failures[0], _way_on(contents.tree)
+        if isinstance(first, _Leftover) and way:
+            return UserError(
+                first.message, remedy=f"nothing was loaded; if that is no part of the backbone: {way}"
+            )
+        return first
     keys = ", ".join(str(key) for key in list(contents.tree)[:5])
     if layout:
         return UserError(
@@ -568,17 +597,16 @@ def _fit(ref: str, found: layouts.Extract, arch: str | None, facts: dict[str, Fa
     ]
     if problems:
         elsewhere = _elsewhere(lost[0], extra) if layout.named and lost else ""
-        beside = extra == found.unexpected and not any(key.startswith(layout.prefix) for key in extra)
-        if layout.prefix and beside and not lost and not wrong:
-            place = ".".join(filter(None, (*layout.at[0], layout.prefix)))
-            elsewhere = f"take the backbone alone: --prefix {place}"
-        raise UserError(
+        kind = UserError if lost or wrong else _Leftover
+        raise kind(
             f"{ref}: as layout {layout.name} and {name}: {'; '.join(problems)}",
             remedy=elsewhere or "nothing was loaded; try --layout or --arch if the guess is wrong",
         )
     facts = dict(facts)
-    if family == "vit":
+    if family in ("vit", "beit"):
         heads = vit.heads_of(options, _width(skeleton), vit.depth_of(wanted))
+        if heads is None and family == "beit":
+            heads = beit.heads_by_table(_shapes(weights))
         if heads is None:
             raise _Undetermined(
                 f"{ref}: as layout {layout.name} and {name}: the file does not say how many heads of attention, and "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,22 +28,24 @@ def _kept(folder: Path, checkpoint: CheckpointEntry) -> Path:
     )
 
 
-def read(place: Path, records: Iterable[Record]) -> tuple[list[dict[str, Any]], list[str]]:
+def read(places: Sequence[Path], records: Iterable[Record]) -> tuple[list[dict[str, Any]], list[str]]:
     """The passports of the records' checkpoints, in the records' order.
 
     Args:
-        place: The folder of a run.
-        records: Its records.
+        places: Folders with a folder ``passports``; the first that has one of a checkpoint gives it.
+        records: Of the checkpoints.
 
     Returns:
         The whole ones, and a line for each damaged one, which is left out.
     """
     checkpoints = {record.checkpoint.name + record.checkpoint.key: record.checkpoint for record in records}
-    paths = {_kept(place / "passports", checkpoint): checkpoint for checkpoint in checkpoints.values()}
+    paths: dict[Path, CheckpointEntry] = {}
+    for checkpoint in checkpoints.values():
+        kept = (_kept(place / "passports", checkpoint) for place in places)
+        if (path := next(filter(Path.is_file, kept), None)) is not None:
+            paths.setdefault(path, checkpoint)
     found, problems = [], []
     for path, checkpoint in paths.items():
-        if not path.is_file():
-            continue
         try:
             if path.stat().st_size > _LARGEST:
                 raise ValueError(f"larger than {_LARGEST:,} bytes")

@@ -84,18 +84,35 @@ def build(book: Book, quoted: Iterable[Published] = (), *, title: str = "Results
     quoted = list(quoted)
     unplaced = [item for item in quoted if not _stand_in_measured(item, sections)]
     sections += _publications(quoted)
-    failures = [
-        escape.line(
-            f"{record.checkpoint.name}, {record.task.name}, {protocol_heading(record.protocol)}, "
-            f"seed {record.seed}: {record.error.type}: {record.error.message}"
-        )
-        for record in book.failures()
-        if record.error is not None
-    ]
     cited = (cell.source for section in sections for cell in section.cells.values())
     sources = list(dict.fromkeys(source for source in cited if source))
     same = [item.same_as for item in unplaced if item.same_as]
-    return Table(title, sections, failures, sources, book, list(dict.fromkeys(same)))
+    return Table(title, sections, _failures(book), sources, book, list(dict.fromkeys(same)))
+
+
+def _failures(book: Book) -> list[str]:
+    """A line for each checkpoint and error; cells that ended with the same one share it."""
+    found: dict[tuple[str, str], list[Record]] = {}
+    for record in book.failures():
+        if record.error is not None:
+            told = f"{record.error.type}: {record.error.message}"
+            found.setdefault((record.checkpoint.name, told), []).append(record)
+    lines = []
+    for (name, told), cells in found.items():
+        tasks = sorted({record.task.name for record in cells})
+        protocols = sorted({str(protocol_heading(record.protocol)) for record in cells})
+        seeds = sorted({record.seed for record in cells})
+        whole = len(tasks) * len(protocols) * len(seeds) == len(cells)
+        where = [
+            ", ".join(tasks),
+            ", ".join(protocols),
+            f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}",
+            *([] if whole else [f"{len(cells)} cells of these"]),
+        ]
+        lines.append(
+            escape.line(f"{name}, {'; '.join(where) if len(cells) > 1 else ', '.join(where)}: {told}")
+        )
+    return lines
 
 
 def protocol_heading(how: ProtocolEntry) -> Heading:
@@ -265,7 +282,7 @@ def _rows(checkpoints: Iterable[CheckpointEntry]) -> dict[tuple[str, str], Row]:
     """By name and identity; a label has hashes where a name stands for several weights or preprocessings.
 
     Where checkpoints were measured at different input sizes, each label has its size: sizes alone move numbers.
-    A feature other than the network's usual one stands in the label too.
+    A feature other than the network's usual one, and a precision other than float32, stand in the label too.
     """
     distinct = {(entry.name, entry.identity): entry for entry in checkpoints}
     names = Counter((entry.name, _feature(entry)) for entry in distinct.values())
@@ -287,7 +304,9 @@ def _rows(checkpoints: Iterable[CheckpointEntry]) -> dict[tuple[str, str], Row]:
 
 
 def _feature(entry: CheckpointEntry) -> str:
-    return str(entry.preprocessing.get("pooling") or "")
+    """What of a feature is chosen by name: what is read off the network, and the precision that it is computed in."""
+    chosen = (entry.preprocessing.get(name) for name in ("pooling", "precision"))
+    return ", ".join(str(value) for value in chosen if value)
 
 
 def _section(
