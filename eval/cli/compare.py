@@ -75,6 +75,10 @@ def run(arguments: argparse.Namespace) -> int:
             output.check_writable(path)
     book = records.read(arguments.places)
     output.problems(book.problems)
+    if not book.records:
+        raise UserError(
+            f"no records in {', '.join(map(str, arguments.places))}", remedy="name the --out folder of a run"
+        )
     if arguments.controls:
         return output.deliver(_controls(book, arguments), arguments.out, arguments.check)
     found = compare.build(

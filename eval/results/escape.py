@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
+LATIN = 0x24F  # the last letter that pdfLaTeX may know
+
 _TEX = {
     "\\": r"\textbackslash{}",
     "^": r"\textasciicircum{}",
@@ -40,7 +42,8 @@ def markdown(text: str) -> str:
 
 def latex(text: str) -> str:
     """For LaTeX text; Greek letters become commands of math mode."""
-    return "".join(_TEX.get(sign) or _greek(sign) for sign in line(text))
+    text = unicodedata.normalize("NFC", line(text))
+    return "".join(_TEX.get(sign) or _greek(sign) for sign in text)
 
 
 def _greek(sign: str) -> str:
