@@ -88,7 +88,15 @@ def run(arguments: argparse.Namespace) -> int:
         groups=compare.parse_groups(arguments.group),
     )
     if not found.lines:
-        raise UserError("no task has both sides of a pair", remedy="`mast table` shows what was measured")
+        told = dict.fromkeys(
+            f"{line.task} {line.metric}: {reason}"
+            for line in found.left_out
+            for reason in line.reasons.values()
+        )
+        raise UserError(
+            f"nothing pairs: {'; '.join(list(told)[:5])}" if told else "no task has both sides of a pair",
+            remedy="`mast table` shows what was measured",
+        )
     check = arguments.check
     if arguments.figure or (check and check.suffix in DRAWN):
         from ..results import figures

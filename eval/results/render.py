@@ -138,7 +138,17 @@ def notes(table: Table, section: Section) -> list[str]:
         *filter(None, [intervals(section)]),
         *([f"Paired over {paired}."] if paired else []),
         *(f"Not paired: {', '.join(columns)} ({reason})." for reason, columns in reasons.items()),
+        *filter(None, [repeated(section)]),
     ]
+
+
+def repeated(section: Section) -> str:
+    """One sentence on seeds that a table counts once, where there are some."""
+    more = {column for (_, column), cell in section.cells.items() if len(cell.records) > cell.seeds}
+    columns = [column.label for column in section.columns if column in more]
+    every = len(columns) == len(section.columns)
+    where = "" if every else f" ({', '.join(columns)})"
+    return f"Seeds with the same outcomes are one result{where}." if columns else ""
 
 
 def has_summary(section: Section) -> bool:
@@ -204,7 +214,8 @@ def text(table: Table) -> str:
     ]
     labels = list(dict.fromkeys(label for _, rows in told for label in rows))
     parts = [_part(told, labels[at : at + ACROSS]) for at in range(0, len(labels), ACROSS)]
-    below = dict.fromkeys(filter(None, map(intervals, table.sections)))
+    notes_ = [*map(intervals, table.sections), *map(repeated, table.sections)]
+    below = dict.fromkeys(filter(None, notes_))
     ranks = [RANKS] if any(map(has_summary, table.sections)) else []
     return "\n".join(["\n\n".join(parts), *map(escape.line, (*below, *ranks, *_failed(table)))]) + "\n"
 

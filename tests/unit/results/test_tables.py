@@ -112,6 +112,16 @@ def test_failures_are_told_under_the_table(make_record: Make) -> None:
         assert "b, cifar10, linear v1 (k=0), seed 0: ValueError: it broke" in render.render(table, form)
 
 
+def test_seeds_that_count_once_are_told(tmp_path: Path, make_record: Make) -> None:
+    kept = {task: records.write_arrays(tmp_path, correct=np.arange(10) < 5) for task in ("one", "two")}
+    made = [make_record(task=task, seed=seed, outcomes=kept[task]) for task in kept for seed in (0, 1)]
+    for form in ("md", "text", "tex", "html"):
+        assert "Seeds with the same outcomes are one result." in render.render(tables.build(Book(made)), form)
+        text = render.render(tables.build(Book(made[:-1])), form)
+        assert "Seeds with the same outcomes are one result (one top1)." in text
+        assert "Seeds with" not in render.render(tables.build(Book(made[::2])), form)
+
+
 def test_cells_that_failed_alike_share_a_line(make_record: Make) -> None:
     cells = [(task, seed) for task in ("one", "two") for seed in (0, 1)]
     made = [
