@@ -34,7 +34,7 @@ def line(text: str) -> str:
 def markdown(text: str) -> str:
     """For a Markdown table, list or heading: no markup, HTML or link comes of it."""
     text = line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    text = re.sub(r"([\\`*\[\]|~])", r"\\\1", text)
+    text = re.sub(r"([\\`*\[\]|~$])", r"\\\1", text)
     text = re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", text)  # within a word it marks nothing
     text = re.sub(r"^([-+#]|\d+[.)])(?=\s|$)", r"\\\1", text)
     return re.sub(r"(?i)\b(https?|ftp|www)([:.])(?=/|\w)", r"\1&#8203;\2", text)

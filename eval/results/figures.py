@@ -7,10 +7,12 @@ stand side by side as well as where one fills the screen.
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -408,10 +410,18 @@ def drawn(figure: Figure, name: str, form: str) -> bytes:
     """
     metadata: dict[str, Any] = DATELESS[form]
     file = io.BytesIO()
-    with mpl.rc_context({"svg.hashsalt": name}):
+    with mpl.rc_context({"svg.hashsalt": name}), _boxes():
         figure.savefig(file, format=form, dpi=160, facecolor="white", metadata=metadata)
     content = file.getvalue()
     return _numbered(content) if form == "svg" else content
+
+
+@contextlib.contextmanager
+def _boxes() -> Iterator[None]:
+    """A letter that the font lacks is a box, and no warning for each figure, which nobody could act on."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font", category=UserWarning)
+        yield
 
 
 def _numbered(svg: bytes) -> bytes:
@@ -506,7 +516,8 @@ def _across(labels: Sequence[str], width: float = WIDTH) -> int:
 def _wide(text: str) -> float:
     """The width of a text in points."""
     font = FontProperties(family=STYLE["font.family"], size=STYLE["font.size"])
-    width, _, _ = text_to_path.get_text_width_height_descent(text, font, ismath=False)
+    with _boxes():
+        width, _, _ = text_to_path.get_text_width_height_descent(text, font, ismath=False)
     return float(width)
 
 
