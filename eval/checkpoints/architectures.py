@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ from mast.model import Arch, parse_arch
 from mast.model import Backbone as ResNet
 
 from ..errors import UserError
-from . import stages
+from . import beit, stages
 from .backbone import Backbone
 from .timm_networks import NoDraws, create, known, wrap
 
@@ -42,6 +43,8 @@ def infer(shapes: Shapes, options: Options | None = None) -> str:
         return _infer_resnet(shapes, str(options.get("stem", "")))
     if stages.is_convnext(shapes) or stages.is_swin(shapes):
         return stages.infer(shapes)
+    if "patch_embed.proj.weight" in shapes and options.get("relative") == "beit":
+        return beit.infer(shapes)
     if "patch_embed.proj.weight" in shapes:
         from . import vit
 
@@ -53,6 +56,27 @@ def infer(shapes: Shapes, options: Options | None = None) -> str:
         f"the tensors belong to no supported architecture; first keys: {keys}",
         remedy=f"supported: {_SUPPORTED}",
     )
+
+
+def measured(shapes: Shapes, arch: str) -> dict[str, Any]:
+    """What tensors show that settings state too, by the keys of `facts.SHAPES`.
+
+    Args:
+        shapes: Under torchvision's or timm's names.
+        arch: Their architecture.
+    """
+    found: dict[str, Any] = {}
+    if (match := re.match(r"resnet(\d+)", arch)) is not None:
+        found["resnet"] = int(match[1])
+    places = [re.match(r"(?:layer|stages\.|layers\.)(\d+)\.(?:blocks\.)?(\d+)\.", key) for key in shapes]
+    if stages_of := Counter(stage for stage, _ in {match.groups() for match in places if match is not None}):
+        found["depths"] = [count for _, count in sorted(stages_of.items())]
+    elif arch.startswith(("vit", "beit")):
+        from . import vit
+
+        kernel = shapes["patch_embed.proj.weight"]
+        found |= {"blocks": vit.depth_of(shapes), "width": kernel[0], "patch": kernel[-1]}
+    return found
 
 
 def _infer_resnet(shapes: Shapes, stem: str) -> str:
@@ -108,6 +132,10 @@ def build(arch: str, shapes: Shapes, options: Options) -> Backbone:
     if (stated := options.get("timm")) is not None:
         with NoDraws():  # not on meta: constants such as rotary frequencies are in no file
             return wrap(create(stated["architecture"], stated["model_args"]), arch)
+    if options.get("relative") == "beit":
+        heads = options.get("heads") or beit.heads_by_table(shapes)
+        with NoDraws():
+            return beit.build(arch, shapes, {**options, "heads": heads})
     if stages.is_convnext(shapes) or stages.is_swin(shapes) or "rope" in options:
         with NoDraws():
             if "rope" in options:

@@ -193,7 +193,9 @@ def heads_of(options: Mapping[str, Any], dim: int, depth: int) -> int | None:
     if heads is None and "head_dim" in options and dim % options["head_dim"] == 0:
         heads = dim // options["head_dim"]
     if heads is not None and dim % heads:
-        raise UserError(f"{heads} heads do not divide {dim} channels", remedy="check --heads", code=2)
+        raise UserError(
+            f"{heads} heads do not divide {dim} channels", remedy="say the right number: --heads N", code=2
+        )
     return None if heads is None else int(heads)
 
 
@@ -213,6 +215,15 @@ def _activation(name: str) -> Any:
             f"unknown activation '{name}'", remedy=f"known: {', '.join([*known, 'quick_gelu'])}", code=2
         )
     return known[name]
+
+
+def shapes_of_timm(network: Any) -> dict[str, int]:
+    """What one of timm's vision transformers says of its shapes, by the keys of `facts.SHAPES`."""
+    return {
+        "blocks": len(network.blocks),
+        "width": int(network.embed_dim),
+        "patch": int(network.patch_embed.patch_size[0]),
+    }
 
 
 def of_timm(network: Any) -> dict[str, Any] | None:
@@ -253,7 +264,20 @@ def of_timm(network: Any) -> dict[str, Any] | None:
         return None
     if getattr(act, "approximate", "none") == "tanh":
         activation = "gelu_tanh"
-    return {"heads": int(block.attn.num_heads), "activation": activation, "eps": float(block.norm1.eps)}
+    options = {"heads": int(block.attn.num_heads), "activation": activation, "eps": float(block.norm1.eps)}
+    return options if _told_by_shapes(network, options) else None
+
+
+def _told_by_shapes(network: Any, options: Mapping[str, Any]) -> bool:
+    """Whether `build` makes the same keys and shapes of a network's shapes, and of its grid a square."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    grid = network.patch_embed.grid_size
+    try:
+        ours = build(infer(shapes), shapes, options)
+    except UserError:
+        return False
+    found = {name: tuple(tensor.shape) for name, tensor in ours.network.state_dict().items()}
+    return found == shapes and tuple(grid) == (ours.grid, ours.grid)
 
 
 class ViT(Transformer):

@@ -277,14 +277,14 @@ def _pretraining(passports: Sequence[dict[str, Any]]) -> Iterator[Drawn]:
     note = f" Shown are the first {DRAWN} of {len(curves)} checkpoints." if len(curves) > DRAWN else ""
     curves = dict(list(curves.items())[:DRAWN])
     names = dict.fromkeys(name for history in curves.values() for line in history for name in line)
-    for name in names:
-        if name not in ("epoch", "lr") and not name.startswith(("mask_", "std_")):
-            text = f"Mean {name.replace('_', ' ')} of an epoch.{note}"
-            yield Drawn(f"history-{_slug(name)}", figures.histories(curves, name), text)
-    for label, history in curves.items():
-        if any(name.startswith("mask_") for name in history[-1]):
+    drawn = [name for name in names if name not in ("epoch", "lr") and not name.startswith(("mask_", "std_"))]
+    for name, slug in _slugs(drawn).items():
+        text = f"Mean {name.replace('_', ' ')} of an epoch.{note}"
+        yield Drawn(f"history-{slug}", figures.histories(curves, name), text)
+    for label, slug in _slugs(curves).items():
+        if any(name.startswith("mask_") for name in curves[label][-1]):
             text = f"{label}: the share of the embedding that stays open to each augmentation's invariance."
-            yield Drawn(f"masks-{_slug(label)}", figures.masks(history, label), text)
+            yield Drawn(f"masks-{slug}", figures.masks(curves[label], label), text)
 
 
 def _detections(book: Book, data_root: Path) -> Markup:
@@ -538,4 +538,18 @@ def _said(values: dict[str, Any]) -> str:
 
 
 def _slug(text: str) -> str:
-    return "".join(sign if sign.isalnum() else "-" for sign in text.lower()).strip("-")
+    """A text as part of a file's name, whose 255 bytes it leaves room in."""
+    slug = "".join(sign if sign.isalnum() else "-" for sign in text.lower())
+    return slug.encode()[:120].decode(errors="ignore").strip("-")
+
+
+def _slugs(texts: Iterable[str]) -> dict[str, str]:
+    """Of each text a part of a file's name that no other has: ``a.b`` and ``A-B`` would share one."""
+    found: dict[str, str] = {}
+    for text in texts:
+        slug, number = _slug(text), 1
+        while slug in found.values():
+            number += 1
+            slug = f"{_slug(text)}-{number}"
+        found[text] = slug
+    return found

@@ -248,7 +248,8 @@ for _ in range(100):
      {"name": "vicreg", "extra": {"history": [{"epoch": 1, "loss": "low"}]}},
      {"name": "vicreg", "extra": {"history": [{"epoch": 1, "loss": float("nan")}]}},
      {"name": "vicreg", "extra": {"history": [{"epoch": 10**400}]}},
-     {"name": "vicreg", "extra": {"history": [{"epoch": 1}, {"epoch": 2, "mask_crop": 0.5}]}}],
+     {"name": "vicreg", "extra": {"history": [{"epoch": 1}, {"epoch": 2, "mask_crop": 0.5}]}},
+     {"name": "mast5", "weights_sha256": "a" * 64}, {"name": "vicreg", "weights_sha256": "b" * 64}],
 )  # fmt: skip
 def test_a_damaged_passport_is_named_and_left_out(run: Path, content: object) -> None:
     path = run / "passports" / f"vicreg-{'a' * 12}.json"
@@ -257,6 +258,17 @@ def test_a_damaged_passport_is_named_and_left_out(run: Path, content: object) ->
     text = (run / "report.html").read_text()
     assert f"{path.name}: a damaged passport, which is left out" in text
     assert "mast5" in text
+
+
+def test_names_that_differ_in_signs_alone_have_figures_of_their_own(tmp_path: Path) -> None:
+    """Files are named without signs and in lower case, as some file systems do themselves."""
+    names = ["a.b", "A-B", "a b", "a-b-2", "x" * 300, "x" * 300 + "y", "é" * 200, "#", "%"]
+    history = [{"epoch": epoch, "loss": 1.0, "mask_crop": 0.5} for epoch in (1, 2)]
+    found = [{"name": name, "extra": {"history": history}} for name in names]
+    drawn = [item.name for item in report._pretraining(found)]
+    assert len({name.casefold() for name in drawn}) == len(drawn) > 5
+    for name in drawn:
+        (tmp_path / f".{name}.12345678.tmp").touch()
 
 
 def test_one_network_with_pixels_prepared_in_two_ways_has_two_passports(
