@@ -150,6 +150,14 @@ def test_controls_and_what_it_is_compared_with_are_computed_alike() -> None:
     }  # fmt: skip
 
 
+def test_a_control_alone_takes_the_size_that_is_said() -> None:
+    reading = {"input_size": 32, "heads": 2, "interpolation": "bicubic"}
+    alone = plan(Request(("random:resnet18@0",), ("cifar10",), ("knn",), reading=reading))
+    assert [source.options for source in alone.sources] == [{"input_size": 32, "interpolation": "bicubic"}]
+    beside = plan(Request(("timm:a", "random:resnet18@0"), ("cifar10",), ("knn",), reading=reading))
+    assert [(source.like, source.options) for source in beside.sources] == [("", reading), ("timm-a", {})]
+
+
 def test_a_suite_says_it_too() -> None:
     block = {"tasks": ["cifar10"], "protocols": ["knn"]}
     one = {"name": "mine", "ref": VIT, "options": {"features": "mean", "precision": "bf16"}}
