@@ -13,6 +13,7 @@ from mast.files import PUBLISHED
 from .. import tasks
 from ..checkpoints import references
 from ..checkpoints.facts import PREPROCESSING
+from ..checkpoints.pooling import CHOICES
 from ..errors import UserError
 
 if TYPE_CHECKING:
@@ -79,7 +80,12 @@ def plan(request: Request) -> Plan:
     named = _named(request)
     others = {_split(text)[1] for text in request.against}
     asked = str(request.reading.get("features") or "")
-    choices, rest = asked.split(","), {k: v for k, v in request.reading.items() if k != "features"}
+    choices, rest = list(dict.fromkeys(asked.split(","))), {**request.reading}
+    if asked:
+        del rest["features"]
+        for choice in choices:
+            if choice not in CHOICES:
+                raise UserError(f"--features {choice!r}", remedy=f"known: {', '.join(CHOICES)}", code=2)
     precision = {name: value for name, value in rest.items() if name == "precision"}
     pixels = precision | {name: value for name, value in rest.items() if name in PREPROCESSING}
     reading = [pair for pair in pairs if pair[1] not in indifferent]
@@ -94,7 +100,7 @@ def plan(request: Request) -> Plan:
         if ref in others:
             return [("", {}, pairs)]
         if len(choices) == 1:
-            return [("", {"features": asked} if asked else {}, pairs)]
+            return [("", {"features": choices[0]} if asked else {}, pairs)]
         each = [(f"-{choice}", {"features": choice, "together": choices}, reading) for choice in choices]
         return [*(each if reading or not pairs else []), *([("", {}, alike)] if alike else [])]
 

@@ -59,6 +59,14 @@ def test_what_reads_no_feature_is_planned_once() -> None:
     assert made.notes == ("--features cls,mean changes nothing for attentive: measured once, as mine",)
 
 
+def test_names_of_features_are_checked_before_anything_runs() -> None:
+    for wrong in ("cls,", "cls,gem", "Mean"):
+        with pytest.raises(UserError, match="known: cls, mean"):
+            plan(wanted("knn", reading={"features": wrong}))
+    twice = plan(wanted("knn", reading={"features": "cls,cls"}))
+    assert [(source.name, source.options) for source in twice.sources] == [("mine", {"features": "cls"})]
+
+
 def test_where_nothing_reads_a_feature_no_choice_is_planned() -> None:
     made = plan(wanted("attentive", "linear-sgd-dinov2", reading={"features": "cls,mean"}))
     assert {cell.checkpoint for cell in made.cells} == {"mine"}
