@@ -17,7 +17,7 @@ import io
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -281,8 +281,8 @@ def average_precisions() -> Iterator[Setting]:
                 if level:
                     lines.append(Line(f"average precision, {how}", n, f"{told}, {level} AP"))
                 if two is not None:
-                    label = f"{told}, AP {one} and {two}"
-                    lines.append(Line(f"difference of average precision, {how}", n, label))
+                    label, truth = f"{told}, AP {one} and {two}", 0.0 if one == two else None
+                    lines.append(Line(f"difference of average precision, {how}", n, label, truth))
             skills = [one] if two is None else [one, two]
             draw = partial(
                 _average_precisions, n=n, classes=classes, prevalence=prevalence, alone=bool(level),
@@ -326,15 +326,17 @@ def _detections(
     ]
 
 
-def _measured(matches: list[Matches], recall: Recall, weights: Array) -> dict[str, Array]:
-    """Each metric of a detector under weightings of the images."""
+def _measured(matches: list[Matches], recall: Recall, weights: Array) -> dict[str, tuple[Array, float]]:
+    """Each metric of a detector under weightings of the images, and the variance that these do not show."""
     curve = Curve(matches, tuple(range(10)), COCO_POINTS)
     points = Curve(matches, (0,), VOC_POINTS)
     by_class = precisions(curve.classes, curve.ious, curve.points, weights)
     return {
-        "AP": curve.mean(by_class), "AP50, area": curve.mean(by_class[:, :, :1]),
-        "AP50, 11 points": points.values(weights), "AR": recall.values(weights),
-    }  # fmt: skip
+        "AP": (curve.mean(by_class), curve.unseen()),
+        "AP50, area": (curve.mean(by_class[:, :, :1]), replace(curve, ious=(0,)).unseen()),
+        "AP50, 11 points": (points.values(weights), 0.0),
+        "AR": (recall.values(weights), 0.0),
+    }
 
 
 def _detection(g: np.random.Generator, n: int, classes: int, skill: Array, alone: bool) -> list[Any]:
@@ -344,13 +346,13 @@ def _detection(g: np.random.Generator, n: int, classes: int, skill: Array, alone
     found = [_measured(*detector, weights) for detector in detectors]
     positives = (detectors[0][1].positives > 0).sum(1)
     items: list[Any] = []
-    for kind, values in found[0].items():
+    for kind, (values, unseen) in found[0].items():
         if alone:
             items.append((values[0], intervals.average_precision(values[0], values[1:], positives)))
         if len(found) == 2:
-            delta = values - found[1][kind]
-            size, lacking = intervals.few(positives)
-            items.append(tests.resampled([delta[0]], delta[1:], size, lacking, kind="paired"))
+            theirs, also = found[1][kind]
+            delta, (size, lacking) = values - theirs, intervals.few(positives)
+            items.append(tests.resampled([delta[0]], delta[1:], size, lacking, unseen + also, kind="paired"))
     return items
 
 
@@ -370,7 +372,8 @@ def detection() -> Iterator[Setting]:
                 if level:
                     lines.append(Line(f"detection {kind}", n, f"C = {classes}, {level}"))
                 if pair:
-                    lines.append(Line(f"difference of detection {kind}", n, f"C = {classes}, {pair}"))
+                    truth = 0.0 if len(set(skill)) == 1 else None
+                    lines.append(Line(f"difference of detection {kind}", n, f"C = {classes}, {pair}", truth))
             draw = partial(_detection, n=n, classes=classes, skill=np.array(skill), alone=bool(level))
             yield Setting(draws, draw, tuple(lines))
 
@@ -431,7 +434,8 @@ def masks() -> Iterator[Setting]:
                 label = f"C = {classes}, skill {skill[0]}"
                 lines = [Line(name, n, label) for name in MASKS.values() if alone]
                 if len(skill) == 2:
-                    lines.append(Line("difference of mean IoU", n, f"{label} and {skill[1]}"))
+                    truth = 0.0 if alone else None
+                    lines.append(Line("difference of mean IoU", n, f"{label} and {skill[1]}", truth))
                 draw = partial(_segmented, n=n, classes=classes, skill=np.array(skill), alone=alone)
                 yield Setting(1000, draw, tuple(lines))
 
@@ -568,7 +572,7 @@ def few_shot() -> Iterator[Setting]:
             draw = partial(_few_shot, centres=centres, shape=(n, classes, way, shots, queries))
             label = f"{classes} classes, {way}-way {shots}-shot, {level}"
             single = Line("few-shot accuracy", n, label)
-            draws = 400 if n < 1000 else 200
+            draws = 400 if n < 1000 else 600
             yield Setting(draws, draw, (single, Line("difference of few-shot accuracy", n, label, 0.0)))
 
 

@@ -189,6 +189,7 @@ def resampled(
     drawn: Array,
     size: float = math.inf,
     lacking: float = 1.0,
+    unseen: float = 0.0,
     *,
     kind: str,
     level: float = 0.95,
@@ -201,6 +202,7 @@ def resampled(
         drawn: (R,) differences on the same resamples of both, the mean over seeds; undefined ones (NaN) are left out.
         size: Of what varies, one more than the degrees of freedom; for average precision see `intervals.few`.
         lacking: What the bootstrap's variance is to be multiplied with.
+        unseen: Variance to add that resamples cannot show.
         kind: What to call the interval.
         level: Confidence level.
     """
@@ -214,10 +216,10 @@ def resampled(
     if len(differences) > 1:
         parts.append(float(np.var(differences, ddof=1)) / len(differences))
         dfs.append(len(differences) - 1)
-    error = math.sqrt(sum(parts))
-    if error <= 1e-12:
+    if math.sqrt(sum(parts)) <= 1e-12:
         return Paired(difference, NoInterval("the difference is the same on every resample"), None)
-    return _student(difference, error, _satterthwaite(parts, dfs), kind, level)
+    parts[0] += unseen
+    return _student(difference, math.sqrt(sum(parts)), _satterthwaite(parts, dfs), kind, level)
 
 
 def pooled(
