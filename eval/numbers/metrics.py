@@ -334,6 +334,8 @@ def resampled(name: str, scores: Array, labels: Array, weights: Array) -> npt.ND
         average_precision(scores[:, c], labels[:, c], weights=weights, **_AP_OPTIONS[name])
         for c in range(scores.shape[1])
     ]
-    occurs = [column for column in columns if not np.isnan(column).all()]
-    mean: npt.NDArray[np.float64] = np.nanmean(occurs, axis=0)
+    occurs = np.array([column for column in columns if not np.isnan(column).all()])
+    defined = ~np.isnan(occurs)
+    with np.errstate(invalid="ignore"):
+        mean: npt.NDArray[np.float64] = np.where(defined, occurs, 0.0).sum(0) / defined.sum(0)
     return mean

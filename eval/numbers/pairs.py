@@ -156,9 +156,10 @@ def _added(error: Array, df: Array, other: Array, other_df: Array) -> tuple[Arra
 
 
 def _student(differences: Array, error: Array, df: Array | float, power: float, level: float) -> Pairs:
+    varies = error > 1e-12  # as in `tests`
     with np.errstate(invalid="ignore", divide="ignore"):
-        p_values = np.where(error > 0, 2 * scipy.special.stdtr(df, -np.abs(differences) / error), np.nan)
+        p_values = np.where(varies, 2 * scipy.special.stdtr(df, -np.abs(differences) / error), np.nan)
         # The two quantiles' sum is what the noncentral t gives, but for a per mille from ten degrees of freedom on.
         quantiles = scipy.special.stdtrit(df, 0.5 + level / 2) + scipy.special.stdtrit(df, power)
-        detectable = np.where(error > 0, quantiles * error, np.nan)
+        detectable = np.where(varies, quantiles * error, np.nan)
     return Pairs(differences, p_values, detectable)

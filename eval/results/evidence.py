@@ -124,7 +124,7 @@ def _size(item: Evidence) -> float | None:
 
 
 def compare(found: Sequence[Sequence[Evidence]]) -> pairs.Pairs | None:
-    """All pairs of several checkpoints, by the test that fits what was kept.
+    """All pairs of several checkpoints, by the test that fits what was kept; each as `pair` has it.
 
     Args:
         found: For each checkpoint its evidence, one a seed, the same seeds for all.
@@ -135,6 +135,24 @@ def compare(found: Sequence[Sequence[Evidence]]) -> pairs.Pairs | None:
     shapes = {item.shape for one in found for item in one}
     if len(shapes) != 1 or len(found) < 2:
         return None
+    once = np.array([_once(one) for one in found])
+    if once.all():
+        return _compare([one[:1] for one in found])
+    whole = _compare(found)
+    if once.sum() > 1:
+        part = _compare([one[:1] for one, same in zip(found, once, strict=True) if same])
+        at = np.ix_(once, once)
+        for name in ("differences", "p_values", "detectable"):
+            getattr(whole, name)[at] = getattr(part, name)
+    return whole
+
+
+def _once(one: Sequence[Evidence]) -> bool:
+    """Whether all seeds have the same outcomes, which are read as one object: they are one result."""
+    return all(item is one[0] for item in one)
+
+
+def _compare(found: Sequence[Sequence[Evidence]]) -> pairs.Pairs:
     kind, seeds = found[0][0].kind, len(found[0])
     values = np.array([[item.values for item in one] for one in found])  # (R, S, N)
     points = np.array([[item.value for item in one] for one in found])  # (R, S)
@@ -152,7 +170,7 @@ def pair(first: Sequence[Evidence], second: Sequence[Evidence]) -> Paired | None
     """Two checkpoints on the same seeds, by the test that fits what was kept; None if they do not pair."""
     if len({item.shape for item in (*first, *second)}) != 1:
         return None
-    seeds = list({(id(a), id(b)): (a, b) for a, b in zip(first, second, strict=True)}.values())
+    seeds = list(zip(first, second, strict=True))[: 1 if _once(first) and _once(second) else None]
     deltas = np.array([a.values - b.values for a, b in seeds])
     points = [a.value - b.value for a, b in seeds]
     if first[0].kind == "resamples":

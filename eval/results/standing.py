@@ -198,10 +198,6 @@ def paired_evidence(
             reasons.setdefault(reason, []).append(row)
         else:
             kept[row] = [items[seed] for seed in seeds]
-    if all(
-        item is items[0] for items in kept.values() for item in items
-    ):  # equal outcomes are read as one object
-        kept = {row: items[:1] for row, items in kept.items()}
     return kept, reasons
 
 
