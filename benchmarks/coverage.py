@@ -26,10 +26,12 @@ import numpy as np
 import scipy.optimize
 import scipy.stats
 
+from eval.detection import tide
 from eval.detection.average_precision import COCO_POINTS, VOC_POINTS, Curve, Matches, Recall, precisions
-from eval.numbers import intervals, metrics, pairs, pool, segmentation, tests
+from eval.numbers import intervals, labelfree, metrics, pairs, pool, segmentation, tests
 from eval.numbers.intervals import Interval
 from eval.numbers.tests import Paired
+from eval.results import diagnosis
 
 FILE = Path(__file__).with_suffix(".csv")
 PAGE = Path(__file__).parents[1] / "docs" / "statistics.md"
@@ -152,8 +154,12 @@ def paired_proportions() -> Iterator[Setting]:
                 yield Setting(4000, partial(_paired_shares, n=n, shares=shares), (line,))
 
 
-def _classes(n: int, classes: int, balanced: bool) -> Array:
-    share = np.ones(classes) if balanced else np.arange(1, classes + 1) ** -0.8
+SHAPE = {"equal": 0.0, "unequal": 0.8, "very unequal": 2.0}
+
+
+def _classes(n: int, classes: int, sizes: str) -> Array:
+    """Labels; of 20 very unequal classes the first has 63 % of the examples, the last half of which have 2 % together."""
+    share = np.arange(1, classes + 1) ** -SHAPE[sizes]
     return np.repeat(np.arange(classes), np.maximum(1, np.round(share / share.sum() * n)).astype(int))
 
 
@@ -182,18 +188,18 @@ def _per_class_pair(g: np.random.Generator, rates: Array, labels: Array) -> list
 def per_class() -> Iterator[Setting]:
     """Mean per class, and differences of it."""
     for n in SIZES:
-        for classes, balanced in ((1, True), (20, True), (20, False)):
-            labels = _classes(n, classes, balanced)
-            told = f"C = {classes}, {'equal' if balanced else 'unequal'} sizes"
+        for classes, sizes in ((1, "equal"), (20, "equal"), (20, "unequal"), (20, "very unequal")):
+            labels = _classes(n, classes, sizes)
+            told = f"C = {classes}, {sizes} sizes"
             for mean in (0.02, 0.5, 0.98):
                 for spread in (False, True) if classes > 1 else (False,):
                     rates = _rates(classes, mean, spread)
                     label = f"{told}, rate {mean}" + (", classes differ" if spread else "")
                     line = Line("mean per class", n, label, float(np.mean(rates)))
                     yield Setting(3000, partial(_per_class, rates=rates[labels], labels=labels), (line,))
-        for classes, balanced in ((1, True), (20, True), (20, False)):
-            labels = _classes(n, classes, balanced)
-            told = f"C = {classes}, {'equal' if balanced else 'unequal'} sizes"
+        for classes, sizes in ((1, "equal"), (20, "equal"), (20, "unequal"), (20, "very unequal")):
+            labels = _classes(n, classes, sizes)
+            told = f"C = {classes}, {sizes} sizes"
             for mean, gain in ((0.5, 0.0), (0.5, 0.1), (0.9, 0.0), (0.9, 0.05)):
                 line = Line("difference of mean per class", n, f"{told}, {mean} and {mean + gain:.2f}", gain)
                 rates = np.array([mean + gain, mean])
@@ -427,9 +433,10 @@ def _segmented(g: np.random.Generator, n: int, classes: int, skill: Array, alone
 
 def masks() -> Iterator[Setting]:
     """Mean IoU, mean and pixel accuracy, with images as clusters; and differences of mean IoU."""
+    skills = (-2.0, -2.0), (0.0, 0.0), (1.0, 0.0), (2.5,), (4.5, 4.5)
     for n in SIZES:
-        for classes in (2, 20):
-            for skill in ((-2.0, -2.0), (0.0, 0.0), (1.0, 0.0), (2.5,), (4.5, 4.5)):
+        for classes, levels in ((2, skills), (20, skills), (150, skills[1:3])):  # of 150 many are in no image
+            for skill in levels:
                 alone = len(set(skill)) == 1
                 label = f"C = {classes}, skill {skill[0]}"
                 lines = [Line(name, n, label) for name in MASKS.values() if alone]
@@ -457,6 +464,12 @@ def _depth_error(g: np.random.Generator, n: int, spread: float) -> list[Any]:
     return [(float(values.mean()), intervals.t_interval(values))]
 
 
+def _depth_errors(g: np.random.Generator, n: int, spread: float) -> list[Paired]:
+    common, own = g.normal(size=n), g.normal(size=(2, n))
+    one, two = np.exp(spread * (np.sqrt(0.7) * common + np.sqrt(0.3) * own))
+    return [tests.means(one - two)]
+
+
 def depths() -> Iterator[Setting]:
     """Depth's delta1, a share of each image's pixels, and its root mean squared error; and differences."""
     for n in SIZES:
@@ -473,6 +486,8 @@ def depths() -> Iterator[Setting]:
         for spread in (0.3, 0.7):
             line = Line("depth, error in metres", n, f"lognormal, {spread}", float(np.exp(spread**2 / 2)))
             yield Setting(3000, partial(_depth_error, n=n, spread=spread), (line,))
+            line = Line("difference of depth, error in metres", n, f"lognormal, {spread}", 0.0)
+            yield Setting(3000, partial(_depth_errors, n=n, spread=spread), (line,))
 
 
 # -- calibration -----------------------------------------------------------------------------------------------
@@ -620,6 +635,15 @@ def _crossed(g: np.random.Generator, seeds: int) -> list[Paired]:
     return [tests.crossed(delta.mean(0), delta.mean(1))]
 
 
+def _crossed_shares(g: np.random.Generator, n: int, seeds: int, spread: float) -> list[Paired]:
+    """Right or wrong of two checkpoints, each trained with some seeds: these move it by as much as ``spread``."""
+    hard, own = g.normal(size=n), g.normal(size=(2, seeds, n))
+    level = spread * g.normal(size=(2, seeds, 1))
+    right = level + 0.8 * hard + 0.6 * own > -0.5
+    delta = right[0].astype(np.float64) - right[1]
+    return [tests.crossed(delta.mean(0), delta.mean(1))]
+
+
 def families() -> Iterator[Setting]:
     """How often Holm finds any difference among equal checkpoints: all pairs of five."""
     cases = {
@@ -632,10 +656,9 @@ def families() -> Iterator[Setting]:
             for shared in (0.2, 0.9):
                 line = Line("any false find, top-1", n, f"rate {rate}, examples share {shared}")
                 yield Setting(4000, partial(_any_share, n=n, rate=rate, shared=shared), (line,))
-        for balanced in (True, False):
-            label = f"20 classes, {'equal' if balanced else 'unequal'} sizes"
-            line = Line("any false find, mean per class", n, label)
-            yield Setting(2000, partial(_any_per_class, labels=_classes(n, 20, balanced)), (line,))
+        for sizes in SHAPE:
+            line = Line("any false find, mean per class", n, f"20 classes, {sizes} sizes")
+            yield Setting(2000, partial(_any_per_class, labels=_classes(n, 20, sizes)), (line,))
         for classes, prevalence, draws in cases[n]:
             for target in (0.6, 0.96):
                 shift = np.full(CHECKPOINTS, _separation(target, prevalence))
@@ -649,6 +672,11 @@ def families() -> Iterator[Setting]:
         yield Setting(4000, partial(_seeds, seeds=seeds), (Line("mean over seeds", seeds, "normal", 0.7),))
         line = Line("difference over examples and seeds", seeds, "100 examples", 0.1)
         yield Setting(4000, partial(_crossed, seeds=seeds), (line,))
+        for n in (100, 1000):
+            for spread in (0.0, 0.1):
+                label = f"{n} examples, right or wrong, seeds {'move much' if spread else 'move little'}"
+                line = Line("difference over examples and seeds", seeds, label, 0.0)
+                yield Setting(2000, partial(_crossed_shares, n=n, seeds=seeds, spread=spread), (line,))
 
 
 def _any_rank(g: np.random.Generator, n: int, rates: tuple[float, ...]) -> list[bool]:
@@ -662,14 +690,95 @@ def _any_rank(g: np.random.Generator, n: int, rates: tuple[float, ...]) -> list[
 def ranks() -> Iterator[Setting]:
     """Whether all ranks of five checkpoints hold at once; the rate is that of a rank outside its range."""
     for n in SIZES:
-        for rates in ((0.5, 0.5, 0.6, 0.7, 0.8), (0.9, 0.9, 0.92, 0.94, 0.99)):
+        for rates in ((0.5, 0.5, 0.6, 0.7, 0.8), (0.9, 0.9, 0.92, 0.94, 0.99), (0.7, 0.7, 0.7, 0.9, 0.9)):
             line = Line("any rank outside its range", n, f"rates {rates}")
             yield Setting(4000, partial(_any_rank, n=n, rates=rates), (line,))
 
 
+# -- errors of detectors, rank correlations --------------------------------------------------------------------
+
+COSTS = ("localisation", "classification", "background", "missed")
+NOTHING = np.zeros(0, dtype=np.int64)
+
+
+def _judged(g: np.random.Generator, classes: int, hard: float, common: Array, skills: Array) -> list[tide.Judged]:
+    """One image's detections by R detectors, judged: objects found, found elsewhere, mistaken or missed, and alarms."""
+    truth, found = g.integers(0, classes, len(common)), []
+    for skill in skills:
+        quality = skill - 0.5 * hard + 0.7 * common + 0.7 * g.normal(size=len(truth))
+        alarms = g.poisson(0.7)
+        lot = g.random(len(truth))
+        kind = np.where(lot < 0.4, "localisation", np.where(lot < 0.6, "classification", "missed"))
+        kind = np.where(quality > 0, tide.HIT, kind)
+        said = kind != "missed"
+        kinds = np.r_[kind[said], np.repeat("background", alarms)].astype("<U14")
+        swapped = np.where(kind == "classification", (truth + 1) % max(classes, 2), truth) % classes
+        mended = np.where(kind == tide.HIT, -1, truth)[said]
+        score = np.r_[quality[said] + g.normal(size=said.sum()), g.normal(size=alarms) - 0.7]
+        order = np.argsort(-score)
+        found.append(
+            tide.Judged(
+                order=order,
+                category=np.r_[swapped[said], g.integers(0, classes, alarms)][order],
+                score=score[order], kind=kinds[order], ignored=np.zeros(len(order), dtype=bool),
+                mended=np.r_[mended, np.full(alarms, -1)][order], truth=truth, found=kind == tide.HIT,
+                missed=kind == "missed", takes=NOTHING,
+            )
+        )  # fmt: skip
+    return found
+
+
+def _costs(g: np.random.Generator, n: int, classes: int, skills: Array) -> list[Any]:
+    """What each type of error costs the first detector, and how much more it costs than the second."""
+    images = [
+        _judged(g, classes, g.normal(), g.normal(size=g.poisson(2.0) if place else 2), skills)
+        for place in range(n)
+    ]
+    counts = np.vstack([np.ones(n), _counts(g, n)])
+    names = tuple(str(number) for number in range(classes))
+    values = [tide.Errors(names, list(one), 0.5, False).values(counts) for one in zip(*images, strict=True)]
+    items: list[Any] = []
+    for name in COSTS:
+        for two, found in enumerate((values[0][name], values[0][name] - values[1][name])):
+            told = diagnosis.estimate(float(found[0]), found[1:], paired=bool(two))
+            span: Any = intervals.NoInterval("it does not vary")
+            if told.low is not None and told.high is not None:
+                span = Interval(told.low, told.high, "normal")
+            items.append((float(found[0]), span))
+    return items
+
+
+def costs() -> Iterator[Setting]:
+    """`mast diagnose`: what a type of error costs in average precision, and differences of two detectors."""
+    for n, classes, draws in ((20, 1, 400), (100, 1, 400), (100, 5, 400), (1000, 5, 300)):
+        for level, skill in (("middle", 0.3), ("high", 2.0)):
+            label = f"C = {classes}, {level}"
+            lines = [
+                Line(f"{'difference of ' * two}cost of errors", n, f"{label}, {name}", 0.0 if two else None)
+                for name in COSTS
+                for two in (False, True)
+            ]
+            yield Setting(draws, partial(_costs, n=n, classes=classes, skills=np.array([skill, skill])), tuple(lines))
+
+
+def _ranked(g: np.random.Generator, n: int, share: float) -> list[Any]:
+    common, own = g.normal(size=n), g.normal(size=(2, n))
+    told = labelfree.rank_correlation(*(np.sqrt(share) * common + np.sqrt(1 - share) * own))
+    return [(told.rho, told.interval)]
+
+
+def rank_correlations() -> Iterator[Setting]:
+    """Spearman's rank correlation of two normal measures of checkpoints."""
+    for n in (20, 60, 100):
+        for share in (0.0, 0.3, 0.6, 0.9):
+            truth = 6 / np.pi * np.arcsin(share / 2)
+            line = Line("rank correlation", n, f"correlation {share}", float(truth))
+            yield Setting(4000, partial(_ranked, n=n, share=share), (line,))
+
+
 GROUPS = (
     proportions, paired_proportions, per_class, families, ranks, average_precisions, detection, masks, depths,
-    calibration, few_shot,
+    calibration, few_shot, costs, rank_correlations,
 )  # fmt: skip
 
 
@@ -763,10 +872,11 @@ def main() -> None:
         if time.monotonic() > until:
             print("not done yet: start it again")
             break
+        lines = {}
         for found in setting.run(setting.draws):
-            known[found["statistic"], str(found["n"]), found["setting"]] = found
+            lines[found["statistic"], str(found["n"]), found["setting"]] = found
             print(*found.values(), sep="  ", flush=True)
-        write(known)
+        write(read() | lines)  # another process may have written meanwhile
 
 
 if __name__ == "__main__":

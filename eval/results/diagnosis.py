@@ -233,8 +233,8 @@ def gain(one: Diagnosis, name: str, other: Diagnosis | None = None) -> Estimate:
     """
     value, drawn = one.values[name], one.drawn[name]
     if other is None:
-        return _estimate(value, drawn, paired=False)
-    return _estimate(value - other.values[name], drawn - other.drawn[name], paired=True)
+        return estimate(value, drawn, paired=False)
+    return estimate(value - other.values[name], drawn - other.drawn[name], paired=True)
 
 
 def share(one: Diagnosis, name: str, other: Diagnosis | None = None) -> Estimate:
@@ -243,11 +243,12 @@ def share(one: Diagnosis, name: str, other: Diagnosis | None = None) -> Estimate
 
     value, drawn = one.shares[name], tide.shares(one.drawn)[name]
     if other is None:
-        return _estimate(value, drawn, paired=False)
-    return _estimate(value - other.shares[name], drawn - tide.shares(other.drawn)[name], paired=True)
+        return estimate(value, drawn, paired=False)
+    return estimate(value - other.shares[name], drawn - tide.shares(other.drawn)[name], paired=True)
 
 
-def _estimate(value: float, drawn: npt.NDArray[np.float64], *, paired: bool) -> Estimate:
+def estimate(value: float, drawn: npt.NDArray[np.float64], *, paired: bool) -> Estimate:
+    """A number with the interval that its resamples give, or without one where they say nothing."""
     if math.isnan(value):
         return Estimate(None)
     if np.isnan(drawn).any():  # not defined on some test sets: no honest interval
