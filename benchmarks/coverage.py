@@ -158,7 +158,7 @@ SHAPE = {"equal": 0.0, "unequal": 0.8, "very unequal": 2.0}
 
 
 def _classes(n: int, classes: int, sizes: str) -> Array:
-    """Labels; of 20 very unequal classes the first has 63 % of the examples, the last half of which have 2 % together."""
+    """Labels; of 20 very unequal classes the first has 63 % of the examples, the last ten 3 % together."""
     share = np.arange(1, classes + 1) ** -SHAPE[sizes]
     return np.repeat(np.arange(classes), np.maximum(1, np.round(share / share.sum() * n)).astype(int))
 
@@ -181,8 +181,9 @@ def _per_class(g: np.random.Generator, rates: Array, labels: Array) -> list[Any]
 
 
 def _per_class_pair(g: np.random.Generator, rates: Array, labels: Array) -> list[Paired]:
-    one, two = _correlated(g, rates, len(labels))
-    return [tests.means(_linear(one, labels) - _linear(two, labels), size=metrics.class_size(labels))]
+    added = np.array([_linear(hits, labels) for hits in _correlated(g, rates, len(labels))])
+    unseen = float(metrics.unseen_in_classes(added, labels)[0, 1])
+    return [tests.means(added[0] - added[1], size=metrics.class_size(labels), unseen=unseen)]
 
 
 def per_class() -> Iterator[Setting]:
@@ -607,7 +608,8 @@ def _any_share(g: np.random.Generator, n: int, rate: float, shared: float) -> li
 def _any_per_class(g: np.random.Generator, labels: Array) -> list[bool]:
     right = _correlated(g, np.full(CHECKPOINTS, 0.8), len(labels))
     linear = np.stack([_linear(row, labels) for row in right])
-    return _any(pairs.means(linear, size=metrics.class_size(labels)))
+    unseen = metrics.unseen_in_classes(linear, labels)
+    return _any(pairs.means(linear, size=metrics.class_size(labels), unseen=unseen))
 
 
 def _any_precision(
@@ -701,8 +703,10 @@ COSTS = ("localisation", "classification", "background", "missed")
 NOTHING = np.zeros(0, dtype=np.int64)
 
 
-def _judged(g: np.random.Generator, classes: int, hard: float, common: Array, skills: Array) -> list[tide.Judged]:
-    """One image's detections by R detectors, judged: objects found, found elsewhere, mistaken or missed, and alarms."""
+def _judged(
+    g: np.random.Generator, classes: int, hard: float, common: Array, skills: Array
+) -> list[tide.Judged]:
+    """An image by R detectors, judged: objects found, found elsewhere, mistaken or missed, and alarms."""
     truth, found = g.integers(0, classes, len(common)), []
     for skill in skills:
         quality = skill - 0.5 * hard + 0.7 * common + 0.7 * g.normal(size=len(truth))
@@ -750,7 +754,7 @@ def _costs(g: np.random.Generator, n: int, classes: int, skills: Array) -> list[
 
 def costs() -> Iterator[Setting]:
     """`mast diagnose`: what a type of error costs in average precision, and differences of two detectors."""
-    for n, classes, draws in ((20, 1, 400), (100, 1, 400), (100, 5, 400), (1000, 5, 300)):
+    for n, classes, draws in ((20, 1, 400), (100, 1, 400), (100, 5, 400), (1000, 5, 200)):
         for level, skill in (("middle", 0.3), ("high", 2.0)):
             label = f"C = {classes}, {level}"
             lines = [
@@ -758,7 +762,9 @@ def costs() -> Iterator[Setting]:
                 for name in COSTS
                 for two in (False, True)
             ]
-            yield Setting(draws, partial(_costs, n=n, classes=classes, skills=np.array([skill, skill])), tuple(lines))
+            yield Setting(
+                draws, partial(_costs, n=n, classes=classes, skills=np.array([skill, skill])), tuple(lines)
+            )
 
 
 def _ranked(g: np.random.Generator, n: int, share: float) -> list[Any]:

@@ -117,6 +117,33 @@ def class_size(labels: Array) -> float:
     return float(weights.sum() ** 2 / (weights**2 / (sizes - 1)).sum()) + 1
 
 
+def unseen_in_classes(contributed: Array, labels: Array) -> npt.NDArray[np.float64]:
+    """Variance of differences of means over classes that the examples do not show, for all pairs of R checkpoints.
+
+    Where two agree on all examples of a class, its differences have no variance, though other examples would have
+    some. If the class is small an example of it weighs much, so that most of the variance may be missing. A quarter
+    of an example on which the two disagree is added, of the class among them whose examples weigh most.
+
+    Args:
+        contributed: (R, N) `class_contributions`.
+        labels: (N,) class of every example.
+
+    Returns:
+        (R, R).
+    """
+    _, place, count = np.unique(labels, return_inverse=True, return_counts=True)
+    stratum = np.where(count[place] == 1, -1, place)
+    found = np.zeros((len(contributed),) * 2)
+    for one in np.unique(stratum):
+        members = np.flatnonzero(stratum == one)
+        # Rows that differ by a constant have the same differences from their first value.
+        part = np.round(contributed[:, members] - contributed[:, members[:1]], 9)
+        _, row = np.unique(part, axis=0, return_inverse=True)
+        share = 1 / (len(count) * count[place[members[0]]])
+        found = np.maximum(found, np.where(row.ravel()[:, None] == row.ravel(), share**2 / 4, 0.0))
+    return found
+
+
 def _precision_recall(
     scores: Array, positive: Array, weights: Array | None = None, ties: str = "together"
 ) -> tuple[Array, Array]:
