@@ -472,6 +472,49 @@ def dinov2_split(root: Path) -> dict[str, str]:
     return {"3680": short(seen["test_data_loader"][0][:, 0])}
 
 
+def depth_inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Maps (2, 6, 3, 4), class tokens (2, 6), weights (16, 12), and depths (2, 48, 64), some unknown."""
+    generator = torch.Generator().manual_seed(5)
+    maps, tokens = torch.randn(2, 6, 3, 4, generator=generator), torch.randn(2, 6, generator=generator)
+    weight, truth = torch.randn(16, 12, generator=generator), 9 * torch.rand(2, 48, 64, generator=generator)
+    truth[0, :9] = 0
+    return maps, tokens, weight, truth
+
+
+def dinov2_depth(root: Path) -> dict[str, Any]:
+    """`BNHead`'s depths, `SigLoss` in and after its warm-up, and `GradientLoss`, on what `depth_inputs` has."""
+    registry = SimpleNamespace(register_module=lambda: lambda cls: cls)
+    plain = lambda *_, **__: lambda f: f  # noqa: E731 - stands for mixed precision's decorators
+    given: dict[str, Any] = {
+        "torch": torch, "nn": torch.nn, "F": torch.nn.functional, "ABCMeta": type, "abstractmethod": lambda f: f,
+        "BaseModule": torch.nn.Module, "auto_fp16": plain, "force_fp32": plain, "LOSSES": registry, "HEADS": registry,
+    }  # fmt: skip
+    folder = "dinov2/eval/depth/models"
+    given |= TOOLS.take(root, "dinov2/eval/depth/ops/wrappers.py", ["resize"], given)
+    losses = TOOLS.take(root, f"{folder}/losses/sigloss.py", ["SigLoss"], given)
+    losses |= TOOLS.take(root, f"{folder}/losses/gradientloss.py", ["GradientLoss"], given)
+    given["build_loss"] = lambda told: losses[told.pop("type")](**told)
+    given |= TOOLS.take(root, f"{folder}/decode_heads/decode_head.py", ["DepthBaseDecodeHead"], given)
+    head = TOOLS.take(root, f"{folder}/decode_heads/linear_head.py", ["BNHead"], given)["BNHead"](
+        in_channels=[6], in_index=[0], upsample=4, channels=12, n_bins=16, classify=True, min_depth=0.001,
+        max_depth=10, loss_decode=[
+            {"type": "SigLoss", "warm_up": True, "warm_iter": 2, "loss_name": "loss_depth"},
+            {"type": "GradientLoss", "loss_weight": 0.5, "loss_name": "loss_grad"},
+        ],
+    )  # fmt: skip
+    maps, tokens, weight, truth = depth_inputs()
+    with torch.no_grad():
+        head.conv_depth.weight.copy_(weight[:, :, None, None])
+        head.conv_depth.bias.zero_()
+        depths = head([(maps, tokens)])
+        told = [head.losses(depths, truth[:, None]) for _ in range(3)]
+    return {
+        "depths": depths[0, 0, ::4].tolist(),
+        "losses": [float(one["loss_depth"]) for one in told],
+        "gradient": float(told[0]["loss_grad"]),
+    }
+
+
 def augself_split(root: Path) -> dict[str, str]:
     """`load_datasets`: the rows of val of every set that it cuts by a seed."""
     given = {
@@ -648,6 +691,7 @@ MADE: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "ssl-transfer split": ("ssl-transfer", ssl_transfer_split),
     "dinov2 split": ("dinov2", dinov2_split),
     "dinov2 sweep": ("dinov2", dinov2_sweep),
+    "dinov2 depth": ("dinov2", dinov2_depth),
     "augself split": ("AugSelf", augself_split),
     "augself sampler": ("AugSelf", augself_sampler),
     "moco detection": ("moco", moco_detection),

@@ -14,7 +14,7 @@ import torch
 from eval import protocols
 from eval.datasets import ImageDataset, Split
 from eval.numbers import metrics
-from eval.protocols import Labelled, splits, training
+from eval.protocols import Labelled, depthlinear, splits, training
 from eval.protocols.episodes import draw
 from eval.protocols.heads import Heads
 from eval.protocols.solver import solve
@@ -154,6 +154,21 @@ def test_the_sweep_is_dinov2s(made: Any) -> None:
     assert best.gap[0] < 1e-9
     exact = metrics.softmax(test @ best.weights[0] + best.biases[0])
     np.testing.assert_allclose(exact, golden["probabilities"], rtol=0, atol=1e-5)
+
+
+def test_depths_and_their_loss_are_dinov2s(made: Any) -> None:
+    golden, (maps, tokens, weight, truth) = GOLDEN["dinov2 depth"], made.depth_inputs()
+    params = protocols.get("depth-linear").override({"bins": 16}).settings
+    layer = torch.nn.Conv2d(12, 16, 1)
+    with torch.no_grad():
+        layer.weight.copy_(weight[:, :, None, None])
+        layer.bias.zero_()
+        both = torch.cat([maps, tokens[:, :, None, None].expand_as(maps)], 1)  # as `last+cls` stores them
+        depths = depthlinear.depths(layer, both, params)
+        losses = [float(depthlinear.loss_of(depths, truth, warm)) for warm in (True, True, False)]
+    torch.testing.assert_close(depths[0, 0, ::4], torch.tensor(golden["depths"]), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(losses, golden["losses"], rtol=1e-5)
+    assert golden["gradient"] == 0  # and so it is left out
 
 
 @pytest.mark.parametrize("how", ["ssl-transfer", "dinov2", "augself"])
