@@ -75,7 +75,7 @@ def contestants(
     def ours(epoch: int) -> Tensor:
         view = images
         for each, params in zip(operations, drawn(operations, batch, epoch), strict=True):
-            view = each.apply(view, params.to(device))
+            view = each.apply(view, params)
         return view
 
     def torchvision(epoch: int) -> Tensor:

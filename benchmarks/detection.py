@@ -42,6 +42,9 @@ def main() -> None:
     parser.add_argument("--arch", default="resnet50")
     parser.add_argument("--iterations", type=int, default=200)
     parser.add_argument("--block", type=int, default=20)
+    parser.add_argument(
+        "--seconds", type=float, default=float("inf"), help="no further block after this long"
+    )
     parser.add_argument("overrides", nargs="*", help="options and Detectron2 keys, such as batch=8")
     measure(parser.parse_args())
 
@@ -117,7 +120,10 @@ def measure(args: argparse.Namespace) -> dict[str, dict[str, float]]:
             trainer.max_iter = cfg.SOLVER.MAX_ITER
             with EventStorage() as trainer.storage:
                 trainer.run_step()  # not timed: loaders start, kernels are chosen
-        for _ in range(0, args.iterations, args.block):
+        end = time.monotonic() + args.seconds
+        for done in range(0, args.iterations, args.block):
+            if done and time.monotonic() > end:
+                break
             for name, trainer in trainers.items():
                 if torch.cuda.is_available():
                     torch.cuda.reset_peak_memory_stats()
@@ -143,6 +149,7 @@ def measure(args: argparse.Namespace) -> dict[str, dict[str, float]]:
             print(f"ratio ours / theirs {ratio:.3f}")
     return {
         name: {
+            "iterations": len(taken),
             "images_per_second": batch * len(taken) / sum(taken),
             "median": statistics.median(taken),
             "memory": memory[name],

@@ -43,6 +43,9 @@ class Line:
     seconds: int = 180
 
 
+detector_seconds = 120.0
+
+
 class Skipped(Exception):
     """This machine cannot measure the line; the message says why."""
 
@@ -73,6 +76,7 @@ def _recipes(tiny: bool, arch: str, precision: str) -> dict[str, Any]:
         batch=8 if tiny else 256,
         width=16 if tiny else None,
         size=16 if tiny else None,
+        store=None if tiny else 256,
         precision=precision,
     )
     return train.recipes(options)
@@ -112,8 +116,14 @@ def precision(tiny: bool) -> dict[str, Any]:
     return {**found, "largest_difference": max(abs(a - b) / abs(a) for a, b in pairs)}
 
 
-def loop(arch: str) -> Callable[[bool], dict[str, Any]]:
-    """The training loop's images a second over those of bare forward and backward; memory and utilisation."""
+def loop(arch: str, *, files: bool = False) -> Callable[[bool], dict[str, Any]]:
+    """The training loop's images a second over those of bare forward and backward; memory and utilisation.
+
+    Args:
+        arch: The backbone.
+        files: Decode pictures of ImageNet's usual size in every epoch, with a worker a core but one; in place of
+            views that are cut from decoded images in memory.
+    """
 
     def measure(tiny: bool) -> dict[str, Any]:
         import torch
@@ -126,12 +136,16 @@ def loop(arch: str) -> Callable[[bool], dict[str, Any]]:
             folder = Path(temporary)
             images = _images(count, _sides(recipe), folder)
             bare = train.steps(recipe, images, bare=True)
+            if files:
+                train.made_up_images(folder / "images", count, (64, 48) if tiny else (500, 375))
+                data = recipe.data.model_copy(update={"store_size": None})
+                recipe = recipe.model_copy(update={"data": data})
             whole = train.Loop(
                 recipe, folder, folder / "runs", workers=0 if tiny else (os.cpu_count() or 2) - 1
             )
             contestants = {"bare": lambda: sum(next(bare) for _ in range(per_epoch)), "loop": whole.epoch}
-            with Utilisation() as used:
-                found = train.turns(contestants, 2 if tiny else 3)
+            with Utilisation(lambda: whole.timed) as used:
+                found = train.turns(contestants, 1)
         seconds = {name: statistics.median(taken) for name, taken in found.items()}
         result = {
             "images_per_second": count / seconds["loop"],
@@ -269,7 +283,8 @@ def linear_grid(tiny: bool) -> dict[str, Any]:
     x, y = features(count, dim, classes)
     target, grid = np.eye(classes)[y], np.logspace(-6, 5, 45)
     began = time.perf_counter()
-    ours = solve(x, target, grid, tolerance=1e-3)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    ours = solve(x, target, grid, tolerance=1e-3, device=device)
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     seconds = time.perf_counter() - began
@@ -290,7 +305,7 @@ def linear_grid(tiny: bool) -> dict[str, Any]:
 
 
 def detector(protocol: str, form: str, iterations: int) -> Callable[[bool], dict[str, Any]]:
-    """Our training loop against Detectron2's plain one, at the protocol's own size."""
+    """Our training loop against Detectron2's plain one, at the protocol's own size, no longer than asked."""
 
     def measure(tiny: bool) -> dict[str, Any]:
         import detection
@@ -303,7 +318,8 @@ def detector(protocol: str, form: str, iterations: int) -> Callable[[bool], dict
                 protocol=f"{form}-fpn-tiny" if tiny else protocol,
                 arch="resnet18" if tiny else "resnet50",
                 iterations=2 if tiny else iterations,
-                block=1 if tiny else 20,
+                block=1 if tiny else 5,
+                seconds=detector_seconds,
                 overrides=["batch=2"] if tiny else [],
             )
             found = detection.measure(options)
@@ -319,6 +335,7 @@ LINES = {
     "steps": Line(steps, (("mast5", "<=", 1.05), ("mast15", "<=", 1.15))),
     "loop-resnet18": Line(loop("resnet18"), (("over_bare", ">=", 0.95),)),
     "loop-resnet50": Line(loop("resnet50"), (("over_bare", ">=", 0.95),)),
+    "loop-resnet50-files": Line(loop("resnet50", files=True)),
     "compile": Line(compiled, seconds=300),
     "augmentations": Line(augmentations),
     "two-processes": Line(two_processes),
@@ -335,7 +352,10 @@ LINES = {
 
 
 class Utilisation:
-    """The GPU's utilisation as the driver tells it, once a second while the block runs."""
+    """The GPU's utilisation as the driver tells it, five times a second while ``counts`` says so."""
+
+    def __init__(self, counts: Callable[[], bool]) -> None:
+        self._counts = counts
 
     def __enter__(self) -> Utilisation:
         import threading
@@ -352,9 +372,10 @@ class Utilisation:
         if not shutil.which("nvidia-smi"):
             return
         ask = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "--id=0"]
-        while not self._end.wait(1.0):
+        while not self._end.wait(0.2):
+            before = self._counts()
             told = subprocess.run(ask, capture_output=True, text=True, check=False).stdout.strip()
-            if told.isdigit():
+            if before and self._counts() and told.isdigit():
                 self.values.append(int(told))
 
     def __exit__(self, *_: object) -> None:
@@ -371,8 +392,10 @@ def _env() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
 
 
-def in_a_process(name: str, *, tiny: bool, device: str) -> dict[str, Any]:
-    """Measure a line in a process of its own.
+def in_a_process(
+    name: str, *, tiny: bool, device: str, logs: Path | None = None, detectors: float = detector_seconds
+) -> dict[str, Any]:
+    """Measure a line in a process of its own; what one that fails said goes to ``logs``/NAME.log.
 
     Returns:
         ``line``, ``state`` ("measured", "skipped" or "failed"), ``numbers``, ``goals``, ``seconds`` and ``why``.
@@ -388,6 +411,8 @@ def in_a_process(name: str, *, tiny: bool, device: str) -> dict[str, Any]:
         str(HERE / "gpu.py"),
         "--line",
         name,
+        "--detectors",
+        str(detectors),
         *(["--tiny"] if tiny else []),
     ]
     with tempfile.TemporaryDirectory() as folder:
@@ -406,6 +431,8 @@ def in_a_process(name: str, *, tiny: bool, device: str) -> dict[str, Any]:
             else:
                 last = done.stderr.strip().splitlines()[-1:] or ["nothing was printed"]
                 found["why"] = f"exit code {done.returncode}: {last[0]}"
+                if logs is not None:
+                    (logs / f"{name}.log").write_text(done.stdout + done.stderr, encoding="utf-8")
         except subprocess.TimeoutExpired:
             found["why"] = f"not done after {line.seconds} s"
     for goal in goals:
@@ -463,16 +490,26 @@ def main() -> int:
     parser.add_argument("--tiny", action="store_true", help="sizes that only show that it works")
     parser.add_argument("--only", nargs="+", choices=LINES, default=list(LINES), help="some of the lines")
     parser.add_argument("--out", type=Path, default=Path("gpu-check"), help="folder for gpu.json and gpu.md")
+    parser.add_argument(
+        "--detectors",
+        type=float,
+        default=detector_seconds,
+        metavar="SECONDS",
+        help="no further iterations of a detector after this long (default: %(default)g)",
+    )
     parser.add_argument("--line", choices=LINES, help=argparse.SUPPRESS)
     parser.add_argument("--answer", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.line:
+        globals()["detector_seconds"] = args.detectors
         args.answer.write_text(json.dumps(answer(args.line, tiny=args.tiny)), encoding="utf-8")
         return 0
     args.out.mkdir(parents=True, exist_ok=True)
     lines: list[dict[str, Any]] = []
     for name in args.only:
-        lines.append(in_a_process(name, tiny=args.tiny, device=args.device))
+        lines.append(
+            in_a_process(name, tiny=args.tiny, device=args.device, logs=args.out, detectors=args.detectors)
+        )
         last = lines[-1]
         print(f"{name}: {last['state']} in {last['seconds']} s {last['why']}", file=sys.stderr, flush=True)
         whole = {"device": args.device, "tiny": args.tiny, "lines": lines}

@@ -24,7 +24,10 @@ import sys
 import tarfile
 from pathlib import Path
 
-from mast.files import atomic_write
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from mast.files import atomic_write  # noqa: E402
 
 SETS = ("imagenette_96", "cifar10", "caltech101_20", "tinyimagenet_20")
 TRANSFER = SETS[2:]
@@ -100,6 +103,7 @@ def main() -> int:
     parser.add_argument("--size", type=int, default=96, help="of the views, in pixels")
     parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--jobs", type=int, default=1, help="networks that share the GPU at a time")
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3])
     parser.add_argument(
@@ -114,7 +118,9 @@ def main() -> int:
         json.dump(suite(args, present), file, indent=1)  # JSON is YAML
     command = [sys.executable, "-m", "eval.cli", "run", str(path)]
     command += ["--data-root", str(args.out / "data"), "--out", str(args.out)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(["", os.environ.get("PYTHONPATH", "")])}
+    command += ["--jobs", str(args.jobs), "--quiet"] if args.jobs > 1 else []
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH", "")])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     process = subprocess.Popen(command, env=environment)
     try:
         return process.wait(args.seconds)

@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -59,7 +60,7 @@ def recipes(args: argparse.Namespace) -> dict[str, Recipe]:
         "masks={}",
         "weights.prediction=0",
     ]
-    side = load_recipe(args.recipe, common).data.store_size or 64
+    side = args.store or load_recipe(args.recipe, common).data.store_size or 64
     common.append(f"data={{folder: images, format: folders, store_size: {side}}}")
     ten = [f"views.augmentations.{name}={{}}" for name in list(MAST15)[5:]]
     masks = ["method=mast", "uncertainty=true", "views.single_fraction=0.25"]
@@ -195,6 +196,7 @@ class Loop:
     def __init__(self, recipe: Recipe, data_root: Path, out: Path, workers: int) -> None:
         self.recipe = recipe.model_copy(update={"epochs": 2})
         self.data_root, self.out, self.workers, self.runs = data_root, out, workers, 0
+        self.timed = False  # whether the epoch that counts is under way
         self.shares: list[float] = []  # of an epoch's time, what forward and backward take in it; on a CPU
 
     def epoch(self) -> float:
@@ -202,12 +204,14 @@ class Loop:
         self.runs += 1
         ends: list[float] = []
         spent = [0.0]
+        whole = self
 
         class Timed(Log):
             def add(self, line: dict[str, float]) -> None:
                 super().add(line)
                 ends.append(clock())
                 spent.append(0.0)
+                whole.timed = len(ends) == 1
 
         def counted(call: Callable[..., Any]) -> Callable[..., Any]:
             def wrapped(*arguments: Any) -> Any:
@@ -230,14 +234,19 @@ class Loop:
         return seconds
 
 
-def made_up_images(folder: Path, count: int, side: int) -> None:
-    """Smooth pictures of ``side`` px in two class folders."""
-    rng = np.random.default_rng(0)
-    for index in range(count):
-        place = folder / "ab"[index % 2] / f"{index}.jpg"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        pixels = rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)
-        Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC).save(place)
+def made_up_images(folder: Path, count: int, side: int | tuple[int, int]) -> None:
+    """Smooth pictures of ``side`` px, or of (width, height), in two class folders."""
+    size = (side, side) if isinstance(side, int) else side
+    for name in "ab":
+        (folder / name).mkdir(parents=True, exist_ok=True)
+
+    def make(index: int) -> None:
+        pixels = np.random.default_rng(index).integers(0, 256, (12, 12, 3), dtype=np.uint8)
+        picture = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
+        picture.save(folder / "ab"[index % 2] / f"{index}.jpg")
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(make, range(count)))
 
 
 def main() -> None:
@@ -247,6 +256,7 @@ def main() -> None:
     parser.add_argument("--recipe", default="demo", help="what all is taken from that is not given here")
     parser.add_argument("--arch")
     parser.add_argument("--size", type=int, help="of the views")
+    parser.add_argument("--store", type=int, help="side of the decoded squares that views are cut from")
     parser.add_argument("--batch", type=int)
     parser.add_argument("--width", type=int, help="of both layers of an expander of two")
     parser.add_argument("--images", type=int, default=2048)

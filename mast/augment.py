@@ -20,6 +20,16 @@ from torch import Tensor
 Array = NDArray[np.float64]
 
 
+def to_images(params: Tensor, images: Tensor) -> Tensor:
+    """Parameters on the images' device in the images' precision; nobody waits for the copy."""
+    return params.to(images.device, images.dtype, non_blocking=True)
+
+
+def chosen(rows: Tensor, images: Tensor) -> Tensor:
+    """Numbers ``(R,)`` of the rows ``(B,)`` that are true, on the images' device; nobody waits for the copy."""
+    return rows.nonzero()[:, 0].to(images.device, non_blocking=True)
+
+
 class Augmentation(ABC):
     """One operation: a name, the number of uniforms it needs, parameters, pixels."""
 
@@ -32,7 +42,11 @@ class Augmentation(ABC):
 
     @abstractmethod
     def apply(self, images: Tensor, params: Tensor) -> Tensor:
-        """Apply parameters ``(B, P)`` to images ``(B, 3, H, W)`` in [0, 1]."""
+        """Apply parameters ``(B, P)`` to images ``(B, 3, H, W)`` in [0, 1].
+
+        Parameters stay in the processor's memory, where they were drawn: which images an operation concerns is known
+        there, so that a GPU is never waited for.
+        """
 
     def fit(self, params: Array, height: int, width: int) -> Array:
         """Drawn parameters as `apply` takes them, for images of a size in pixels: the same ones, but for a crop."""
@@ -134,9 +148,8 @@ class Crop(Augmentation):
     def apply(self, images: Tensor, params: Tensor) -> Tensor:
         height, width = images.shape[2:]
         size = params.new_tensor([height, width, height, width])
-        top, left, bottom, right = (
-            (torch.cat([params[:, :2], params[:, :2] + params[:, 2:]], 1) * size).round().to(images).T
-        )
+        edges = (torch.cat([params[:, :2], params[:, :2] + params[:, 2:]], 1) * size).round()
+        top, left, bottom, right = to_images(edges, images).T
         rows = _resampling_matrix(top, (bottom - top).clamp(min=1), height, self.size, self.interpolation)
         columns = _resampling_matrix(left, (right - left).clamp(min=1), width, self.size, self.interpolation)
         return _separable(images, rows, columns).clamp_(0, 1)
@@ -166,12 +179,14 @@ class Flip(Augmentation):
         return (u < self.p).astype(np.float64)
 
     def apply(self, images: Tensor, params: Tensor) -> Tensor:
-        return torch.where(params[:, :, None, None] > 0, images.flip(3), images)
+        return torch.where(to_images(params, images)[:, :, None, None] > 0, images.flip(3), images)
 
 
 def _luma(images: Tensor) -> Tensor:
     """Grey level ``(B, 1, H, W)`` with torchvision's weights (ITU-R 601-2)."""
-    weights = images.new_tensor([0.2989, 0.587, 0.114])
+    weights = to_images(torch.tensor([0.2989, 0.587, 0.114], dtype=torch.float64), images)
+    if images.is_cuda:  # where a matrix product with three columns takes several times as long
+        return (images * weights[:, None, None]).sum(1, keepdim=True)
     return torch.einsum("bchw,c->bhw", images, weights)[:, None]
 
 
@@ -257,9 +272,10 @@ class Color(Augmentation):
         jittered = (params[:, :3] != 1).any(1) | (params[:, 3] != 0)
         for turn in range(4):
             for step, adjust in enumerate(self.steps):
-                rows = (jittered & (params[:, 4 + turn] == step)).nonzero()[:, 0]
+                concerned = jittered & (params[:, 4 + turn] == step)
+                rows = chosen(concerned, images)
                 if len(rows):
-                    images[rows] = adjust(images[rows], params[rows, step].to(images))
+                    images[rows] = adjust(images[rows], to_images(params[concerned, step], images))
         return images
 
 
@@ -276,7 +292,7 @@ class Grayscale(Augmentation):
         return (u < self.p).astype(np.float64)
 
     def apply(self, images: Tensor, params: Tensor) -> Tensor:
-        return torch.where(params[:, :, None, None] > 0, _luma(images), images)
+        return torch.where(to_images(params, images)[:, :, None, None] > 0, _luma(images), images)
 
 
 class Blur(Augmentation):
@@ -301,10 +317,11 @@ class Blur(Augmentation):
         return np.where(u[:, :1] < self.p, sigma, 0.0)
 
     def apply(self, images: Tensor, params: Tensor) -> Tensor:
-        rows = (params[:, 0] > 0).nonzero()[:, 0]
+        blurry = params[:, 0] > 0
+        rows = chosen(blurry, images)
         if not len(rows):
             return images
-        sigma = params[rows, 0].to(images)
+        sigma = to_images(params[blurry, 0], images)
         blurred = _separable(images[rows], *(self._matrix(side, sigma) for side in images.shape[2:]))
         return images.index_copy(0, rows, blurred)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import tee
 from pathlib import Path
 from typing import Any
@@ -40,21 +40,24 @@ class Bank:
         images: ``(N, 3, S, S)`` bytes.
         labels: ``(N,)`` class numbers.
         classes: Their names.
+        pin: Put batches into page-locked memory, for a GPU.
     """
 
     images: NDArray[np.uint8]
     labels: Labels
     classes: tuple[str, ...]
+    pin: bool = False
 
     def some(self, count: int) -> Bank:
         """At most ``count`` of them, evenly spaced."""
         rows = spaced(len(self.labels), count)
-        return Bank(self.images[rows], self.labels[rows], self.classes)
+        return replace(self, images=self.images[rows], labels=self.labels[rows])
 
     def feed(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Tensor]]:
         """Every job with its images, ``(B, 3, S, S)`` bytes."""
         for job in jobs:
-            yield job, torch.from_numpy(self.images[job[0]])
+            batch = torch.from_numpy(self.images[job[0]])
+            yield job, batch.pin_memory() if self.pin else batch
 
 
 @dataclass(frozen=True)
@@ -165,7 +168,7 @@ def load(
         UserError: If images are missing or damaged, or the recipe asks for what this format has not.
     """
     if data.format in ARRAYS:
-        bank = _arrays(data, root)
+        bank = replace(_arrays(data, root), pin=pin)
         side = bank.images.shape[2]
         if data.store_size not in (None, side):
             raise UserError(
@@ -179,7 +182,8 @@ def load(
         files = files.some(data.limit)
     if data.store_size is not None:
         title = f"decode {data.folder.rstrip('/').rpartition('/')[2]}"
-        return decode_all(files, data.store_size, workers=workers, progress=progress, title=title)
+        bank = decode_all(files, data.store_size, workers=workers, progress=progress, title=title)
+        return replace(bank, pin=pin)
     if crop is None:
         raise UserError(
             "a stream cuts the crops while it decodes, and the views have no crop",

@@ -127,6 +127,8 @@ def decode(source: Path | bytes, name: str = "", *, upright: bool = False) -> Im
     with _opened(source, name) as image:
         _refuse(image, name or str(source))
         turn = _TURNS.get(_orientation(image)) if upright and not _turned(image) else None
+        if image.mode == "P":  # transparency is dropped; Pillow would warn of that, image by image
+            image.info.pop("transparency", None)
         found = (_eight_bits(image) if image.mode in DEEP else image).convert("RGB")
     return found if turn is None else found.transpose(turn)
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .augment import to_images
 from .config import Recipe
 from .distributed import gather
 from .model import Expander, SubspaceMasks, VarianceHead, build_backbone, laid_out
@@ -68,6 +69,10 @@ class Learner(nn.Module):
                 )
             self.widths = widths
             self.readout = nn.Linear(recipe.expander[-1], sum(widths), bias=False)
+            # Whose parameter each of the Q rows of the readout reads.
+            of = torch.arange(len(widths)).repeat_interleave(torch.tensor(widths))
+            self.register_buffer("_of", of, persistent=False)
+        self._of: Tensor
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", torch.tensor(recipe.mean).view(1, 3, 1, 1), persistent=False)
@@ -95,8 +100,8 @@ class Learner(nn.Module):
         if self.masks is None:
             z1, z2 = self.embed(h1), self.embed(h2)
             return Outcome(vicreg(z1, z2, weights), h1.detach(), z1.detach())
-        differs = torch.from_numpy(plan.differs).to(h1.device)
-        single = torch.from_numpy(plan.single).to(h1.device)
+        differs = torch.from_numpy(plan.differs).to(h1.device, non_blocking=True)
+        single = torch.from_numpy(plan.single).to(h1.device, non_blocking=True)
         log_masks = self.masks.log_masks()
         if self.recipe.masks.level == "features":
             keep = subspace_masks(differs, single, log_masks)
@@ -137,10 +142,9 @@ class Learner(nn.Module):
         if weights.sensitivity or weights.decorrelation or weights.contrast:
             loss = loss.plus(self._isolated(h, z, plan, closed, third))
         if self.readout is not None:
-            change = gather(torch.from_numpy(plan.change).to(z[0]))
-            sizes = torch.tensor(self.widths, device=log_masks.device)
+            change = gather(to_images(torch.from_numpy(plan.change), z[0]))
             seen = 1 - log_masks.exp() if masks.predict else closed.detach()
-            readout = self.readout.weight * seen.repeat_interleave(sizes, dim=0)  # (Q, E)
+            readout = self.readout.weight * seen.index_select(0, self._of)  # (Q, E)
             loss = loss.plus(prediction(z[0] - z[1], change, readout, weights))
         return loss
 

@@ -15,7 +15,7 @@ import torchvision.transforms.v2.functional as F
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from .augment import MAST5, Array, Augmentation
+from .augment import MAST5, Array, Augmentation, chosen, to_images
 
 
 def _signed(u: Array, strength: float) -> Array:
@@ -43,10 +43,11 @@ class _Occasional(Augmentation):
         return np.ones_like(u)
 
     def apply(self, images: Tensor, params: Tensor) -> Tensor:
-        rows = (params != self.neutral).any(1).nonzero()[:, 0]
+        concerned = (params != self.neutral).any(1)
+        rows = chosen(concerned, images)
         if not len(rows):
             return images
-        return images.index_copy(0, rows, self.change(images[rows], params[rows].to(images)))
+        return images.index_copy(0, rows, self.change(images[rows], to_images(params[concerned], images)))
 
     def change(self, images: Tensor, params: Tensor) -> Tensor:
         """Change every image given, with its parameters ``(B, P)``."""

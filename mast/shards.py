@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import io
 import os
+import re
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,22 +22,24 @@ from typing import IO, Any
 import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from .console import bar, say
 from .errors import UserError
 from .files import atomic_write, sha256_file, sweep, writing
-from .images import header, is_image
-from .remote import Remote
+from .images import header, is_hidden, is_image
+from .remote import BLOCK, Remote
 from .sources import UNLABELLED, Files, Place, Reader
 
 MANIFEST = "shards.jsonl"
 AHEAD = 64  # images that are read at a time while shards are written
 _HEAD = 512  # bytes of a tar member's head, whose name is short
+_COMPRESSED = re.compile(r"(?i)\.(tgz|tar\.(gz|bz2|xz|zst|lz4))$")
+_MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstd
 
 
 class _Line(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Head(_Line):
@@ -101,14 +104,15 @@ class Manifest:
 def list_shards(folder: Place, *, progress: bool = True) -> Files:
     """The images of tar shards: ``<key>.jpg`` and, for the probe, ``<key>.cls``.
 
-    A key is the path up to the first dot of the file's own name, as in webdataset. Labels are for all images or for
-    none; their numbers need not be without gaps. Shards are read at any place, where webdataset itself reads them in
-    sequence: shuffling is then complete, the same for any number of workers, and a run can go on in the middle of an
-    epoch. Without ``shards.jsonl`` they are gone through once, to find the places.
+    A key is the path up to the first dot of the file's own name, as in webdataset; it has one image. Labels are for
+    all images or for none; their numbers need not be without gaps. Shards are read at any place, where webdataset
+    itself reads them in sequence: shuffling is then complete, the same for any number of workers, and a run can go on
+    in the middle of an epoch. Without ``shards.jsonl`` they are gone through once, to find the places.
 
     Raises:
-        UserError: If there are no shards or no images in them, one is cut short or missing, an image stands in it
-            twice or as a link, a label is no class number, or some images have labels and others not.
+        UserError: If there are no shards or no images in them, one is compressed, damaged, cut short or missing, a
+            key has two images or two labels or a label without an image, an image is empty or a link, a label is no
+            class number, or some images have labels and others not.
     """
     sizes, manifest = look(folder)
     if manifest is not None:
@@ -128,10 +132,21 @@ def look(folder: Place) -> tuple[dict[str, int], Manifest | None]:
         there = {path: size for path, size in folder.files().items() if "/" not in path}
         content = folder.read(MANIFEST) if MANIFEST in there else None
     else:
-        there = {path.name: path.stat().st_size for path in sorted(folder.glob("*.tar"))}
-        content = (folder / MANIFEST).read_bytes() if (folder / MANIFEST).is_file() else None
-    sizes = {name: size for name, size in there.items() if name.endswith(".tar")}
+        files = sorted(path for path in folder.glob("*") if path.is_file() and not is_hidden(path.name))
+        there = {path.name: path.stat().st_size for path in files}
+        content = (folder / MANIFEST).read_bytes() if MANIFEST in there else None
+    for name in there:
+        if _COMPRESSED.search(name):
+            raise _packed(f"{folder}/{name}")
+    sizes = {name: size for name, size in there.items() if name.lower().endswith(".tar")}
     return sizes, None if content is None else _parse(content, f"{folder}/{MANIFEST}")
+
+
+def _packed(shard: str) -> UserError:
+    return UserError(
+        f"{shard}: is compressed, and a shard is read at any place",
+        remedy="unpack it to .tar (gunzip); images are compressed already",
+    )
 
 
 def _parse(content: bytes, where: str) -> Manifest:
@@ -140,12 +155,53 @@ def _parse(content: bytes, where: str) -> Manifest:
     try:
         head = Head.model_validate_json(lines[0])
         shards = tuple(Shard.model_validate_json(line) for line in lines[1:] if line.endswith(b"\n"))
-    except (ValidationError, IndexError) as error:
+        _consistent(head, shards)
+    except (ValueError, IndexError) as error:  # pydantic's are ValueErrors
         raise UserError(
             f"{where}: damaged",
             remedy="restore it, or delete it: the shards are gone through without it",
         ) from error
     return Manifest(head, shards)
+
+
+def _consistent(head: Head, shards: Sequence[Shard]) -> None:
+    """Raise ValueError for lines that contradict themselves or each other."""
+    classes = len(head.classes or ())
+    for shard in shards:
+        labels = shard.labels or ()
+        if not (
+            len(shard.places) == len(shard.names)
+            and (shard.labels is None) == (head.classes is None)
+            and (shard.labels is None or len(labels) == len(shard.places))
+            and all(0 <= label < classes for label in labels)
+            and _in_order(shard)
+            and PurePosixPath(shard.name).name == shard.name
+        ):
+            raise ValueError(f"the line of {shard.name} contradicts itself")
+    if len({shard.name for shard in shards}) < len(shards):
+        raise ValueError("a shard has two lines")
+    names = [name for shard in shards for name in shard.names]
+    numbers = [label for shard in shards for label in shard.labels or ()]
+    if len(names) > head.images or (len(names) == head.images and head.listing != _listing(names, numbers)):
+        raise ValueError("its images are not those that it begins with")
+
+
+def _in_order(shard: Shard) -> bool:
+    """Whether the images of a shard lie in it one after the other, as members of a tar do."""
+    end = 0
+    for start, size in shard.places:
+        if start < end + _HEAD or start % _HEAD or size <= 0:
+            return False
+        end = start + size
+    return end <= shard.bytes
+
+
+def _listing(names: Sequence[str], labels: Sequence[int]) -> str:
+    """SHA-256 of the names and labels of all images in order; there may be no labels."""
+    digest = hashlib.sha256()
+    for name, label in zip(names, map(str, labels) if labels else [""] * len(names), strict=True):
+        digest.update(f"{label}\t{name}\n".encode())
+    return digest.hexdigest()
 
 
 def missing(manifest: Manifest, sizes: dict[str, int], folder: Place) -> list[str]:
@@ -191,24 +247,40 @@ def _indexed(folder: Place, sizes: dict[str, int], *, progress: bool) -> Files:
     ):
         seen: set[str] = set()
         try:
-            with _opened(folder, name) as file, tarfile.open(fileobj=file, mode="r:") as archive:
-                for member in archive:
-                    path = PurePosixPath(member.name)
-                    where = f"{folder}/{name}:{member.name}"
-                    key = f"{number}/{path.parent}/{path.name.partition('.')[0]}"
-                    if member.isfile() and path.suffix.lower() == ".cls" and not path.name.startswith("."):
-                        labels[key] = _label(archive, member, where)
-                    elif is_image(path.name) and not member.isdir():
-                        _check_member(member, where, seen, size)
-                        places.append((number, member.offset_data, member.size))
-                        names.append(where)
-                        keys.append(key)
+            with _opened(folder, name) as file:
+                if file.read(6).startswith(_MAGIC):
+                    raise _packed(f"{folder}/{name}")
+                file.seek(0)
+                with tarfile.open(fileobj=file, mode="r:") as archive:
+                    for member in archive:
+                        path = PurePosixPath(member.name)
+                        where = f"{folder}/{name}:{member.name}"
+                        key = f"{number}/{path.parent}/{path.name.partition('.')[0]}"
+                        if path.suffix.lower() == ".cls" and not path.name.startswith("."):
+                            if key in labels:
+                                raise _twice(where, "a second label")
+                            labels[key] = _label(archive, member, where)
+                        elif is_image(path.name) and not member.isdir():
+                            _check_member(member, where, size)
+                            if key in seen:
+                                raise _twice(where, "a second image")
+                            seen.add(key)
+                            places.append((number, member.offset_data, member.size))
+                            names.append(where)
+                            keys.append(key)
+                    _check_end(file, archive.offset)
         except (tarfile.TarError, ValueError, OSError) as error:
             raise UserError(
                 f"{folder}/{name}: damaged ({error})", remedy="write or fetch it again"
             ) from error
     if not places:
         raise UserError(f"no images in the tar shards of {folder}", remedy="expected <key>.jpg in them")
+    if alone := labels.keys() - set(keys):
+        at, _, stem = min(alone).partition("/")
+        raise UserError(
+            f"{folder}/{list(sizes)[int(at)]}: the label of {PurePosixPath(stem)} has no image in its shard",
+            remedy="write an image and its label into one shard",
+        )
     given = [key in labels for key in keys]
     if any(given) and not all(given):
         raise UserError(
@@ -232,22 +304,41 @@ def _opened(folder: Place, name: str) -> Iterator[IO[bytes]]:
             yield file
 
 
-def _check_member(member: tarfile.TarInfo, where: str, seen: set[str], size: int) -> None:
+def _check_member(member: tarfile.TarInfo, where: str, size: int) -> None:
     """Raise for an image of a shard that would be read wrongly."""
     what = ""
     if not member.isreg() or member.issparse():
         what = "is a link or a sparse file"
-    elif member.name in seen:
-        what = "stands twice in its shard"
+    elif member.size <= 0:
+        what = "is empty"
     elif member.offset_data + member.size > size:
         what = "is cut short"
     if what:
         raise UserError(f"{where}: {what}", remedy="write the shard again")
-    seen.add(member.name)
+
+
+def _twice(where: str, what: str) -> UserError:
+    return UserError(
+        f"{where}: {what} of one key, the path up to the first dot of its name",
+        remedy="write one image, and one label, under each key",
+    )
+
+
+def _check_end(file: IO[bytes], offset: int) -> None:
+    """Raise where anything but zeros follows the last member: tarfile takes a damaged head for the end.
+
+    Args:
+        file: The shard.
+        offset: Where the next head would begin.
+    """
+    file.seek(offset)
+    while block := file.read(BLOCK):
+        if block.strip(b"\0"):
+            raise ValueError("more follows its end: several archives in one file, or a damaged head")
 
 
 def _label(archive: tarfile.TarFile, member: tarfile.TarInfo, where: str) -> int:
-    file = archive.extractfile(member)
+    file = archive.extractfile(member) if member.isreg() else None
     text = file.read(20).strip() if file else b""
     if not text.isdigit() or member.size > 20:
         raise UserError(f"{where}: {text[:20]!r} is no class number", remedy="write a whole number from 0 on")
@@ -312,15 +403,12 @@ def write(
     """
     labelled = files.classes != UNLABELLED
     names = [name.removeprefix(f"{folder}/") for name in files.names]
-    listing = hashlib.sha256()
-    for name, label in zip(names, files.labels, strict=True):
-        listing.update(f"{label if labelled else ''}\t{name}\n".encode())
     head = Head(
         schema_version=1,
         images=len(names),
         per_shard=per_shard,
         classes=files.classes if labelled else None,
-        listing=listing.hexdigest(),
+        listing=_listing(names, files.labels.tolist() if labelled else ()),
     )
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)

@@ -15,8 +15,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 
+import numpy as np
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .augment import Crop
@@ -35,6 +37,7 @@ from .rundir import PUBLISHED as PUBLISHED
 from .rundir import STATE, History, Log, check, claim, hold, passport
 from .rundir import git_stamp as git_stamp
 from .sinks import check as check_sinks
+from .views import ViewPlan
 
 
 def pretrain(
@@ -136,6 +139,14 @@ def _train(
                     yield indices, views.draw(indices, epoch)
             step = (epoch + 1) * steps_per_epoch
 
+    def rendered(wanted: Iterator[Job]) -> Iterator[tuple[NDArray[np.int64], ViewPlan, tuple[Tensor, ...]]]:
+        """Jobs with their views."""
+        coarse = recipe.precision == "bf16" and world.device.type == "cuda"
+        for (indices, plan), images in source.feed(wanted):
+            with _tensor_cores(coarse):
+                found = views.render(on_device(images, world.device, dtype), plan)
+            yield indices, plan, found
+
     # -- networks and optimizers ----------------------------------------------------------------------------
     dtype = torch.float64 if recipe.precision == "fp64" else torch.float32
     with torch.random.fork_rng(devices=[]):
@@ -182,7 +193,7 @@ def _train(
         ids = [world.device] if world.device.type == "cuda" else None
         model = DistributedDataParallel(learner, device_ids=ids)
     autocast = torch.autocast(world.device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
-    batches = source.feed(jobs(step))
+    batches = rendered(jobs(step))
     saved_at = time.monotonic()
     title = f"{recipe.name} ({recipe.method})"
     size = recipe.batch_size
@@ -190,6 +201,7 @@ def _train(
         total=steps * size, initial=step * size, desc=title, unit="img", unit_scale=True, disable=not progress
     )
     with closing(log), _stop_signals() as received, shown:
+        following = next(batches, None)
         while step < steps:
             at = step if config.rate_by == "step" else step - step % steps_per_epoch
             rate = learning_rate(at, steps, warmup, peak, config.final_lr)
@@ -198,10 +210,10 @@ def _train(
             for each in optimizers.values():
                 each.zero_grad(set_to_none=True)
 
-            values = dict[str, float]()
+            losses = []
             for part in range(recipe.accumulate):
-                (indices, plan), images = next(batches)
-                first, second, *third = views.render(on_device(images, world.device, dtype), plan)
+                assert following is not None  # a job for every part of every step
+                indices, plan, (first, second, *third) = following
                 last = part + 1 == recipe.accumulate
                 waits = (
                     model.no_sync()
@@ -212,17 +224,22 @@ def _train(
                     with autocast:
                         outcome: Outcome = model(first, second, plan, *third)
                     torch.autograd.backward(outcome.loss.total / recipe.accumulate)
-                for name, value in outcome.loss.numbers().items():
-                    values[name] = values.get(name, 0.0) + value / recipe.accumulate
+                losses.append(outcome.loss)
                 if recipe.probe:
                     probe.add(outcome.features, source.labels[indices])
+                if last:
+                    for each in optimizers.values():
+                        each.step()
+                following = next(batches, None)  # a GPU is still busy with what it was given
+            values = dict[str, float]()
+            for loss in losses:
+                for name, value in loss.numbers().items():
+                    values[name] = values.get(name, 0.0) + value / recipe.accumulate
             if not all(math.isfinite(value) for value in values.values()):
                 raise UserError(
                     f"the loss is not finite at step {step + 1}: {values}",
                     remedy=f"lower optimizer.base_lr; the last good state is {out / STATE}",
                 )
-            for each in optimizers.values():
-                each.step()
 
             step += 1
             for name, value in values.items():
@@ -251,6 +268,18 @@ def _train(
     if world.rank == 0:
         weights = learner.backbone.float().state_dict()
         write_published(out / PUBLISHED, weights, passport(recipe, source, history))
+
+
+@contextmanager
+def _tensor_cores(wanted: bool) -> Iterator[None]:
+    """Let a GPU multiply float32 in TF32, whose error is less than that of bf16, to which views are rounded next."""
+    before = torch.get_float32_matmul_precision()
+    if wanted:
+        torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 @contextmanager

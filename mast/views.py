@@ -167,7 +167,7 @@ class Views:
             for augmentation in self.augmentations[1:] if cut else self.augmentations:
                 drawn = plan.params[augmentation.name][number][rows[number]]
                 params = torch.from_numpy(augmentation.fit(drawn, *images.shape[-2:]))
-                view = augmentation.apply(view, params.to(images.device))
+                view = augmentation.apply(view, params)
             views[number] = view
         return tuple(views)
 

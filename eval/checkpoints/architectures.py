@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -53,6 +54,27 @@ def infer(shapes: Shapes, options: Options | None = None) -> str:
         f"the tensors belong to no supported architecture; first keys: {keys}",
         remedy=f"supported: {_SUPPORTED}",
     )
+
+
+def measured(shapes: Shapes, arch: str) -> dict[str, Any]:
+    """What tensors show that settings state too, by the keys of `facts.SHAPES`.
+
+    Args:
+        shapes: Under torchvision's or timm's names.
+        arch: Their architecture.
+    """
+    found: dict[str, Any] = {}
+    if (match := re.match(r"resnet(\d+)", arch)) is not None:
+        found["resnet"] = int(match[1])
+    places = [re.match(r"(?:layer|stages\.|layers\.)(\d+)\.(?:blocks\.)?(\d+)\.", key) for key in shapes]
+    if stages_of := Counter(stage for stage, _ in {match.groups() for match in places if match is not None}):
+        found["depths"] = [count for _, count in sorted(stages_of.items())]
+    elif arch.startswith("vit"):
+        from . import vit
+
+        kernel = shapes["patch_embed.proj.weight"]
+        found |= {"blocks": vit.depth_of(shapes), "width": kernel[0], "patch": kernel[-1]}
+    return found
 
 
 def _infer_resnet(shapes: Shapes, stem: str) -> str:

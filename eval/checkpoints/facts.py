@@ -8,7 +8,7 @@ these sources that says anything wins: the user, settings in or beside the file,
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import UserError
@@ -31,10 +31,28 @@ class Unusable:
 
 @dataclass(frozen=True)
 class Fact:
-    """A value and where it was read."""
+    """A value and where it was read.
+
+    Attributes:
+        value: What is stated.
+        source: Who states it.
+        about: What the source says of the network's shapes, by the keys of `SHAPES`: settings of another checkpoint
+            contradict the tensors.
+    """
 
     value: Any
     source: str
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+
+SHAPES = {
+    "resnet": "a ResNet-{}",
+    "blocks": "{} transformer blocks",
+    "width": "{} channels a token",
+    "patch": "patches of {} px",
+    "depths": "stages of {} blocks",
+}
+"""What settings say of a network that its tensors show as well, and how to say it."""
 
 
 Facts = Mapping[str, Fact]
@@ -51,6 +69,32 @@ def merge(*sources: Facts) -> dict[str, Fact]:
         for name, fact in facts.items():
             merged.setdefault(name, fact)
     return merged
+
+
+def belong(facts: Facts, found: Mapping[str, Any]) -> None:
+    """Refuse facts from settings of another network.
+
+    Args:
+        facts: Those that would be used.
+        found: What the tensors show, by the keys of `SHAPES`; what they do not have is absent.
+
+    Raises:
+        UserError: For the first source that contradicts the tensors.
+    """
+    for fact in facts.values():
+        for key, told in fact.about.items():
+            if told != found.get(key):
+                tensors = ", ".join(SHAPES[name].format(value) for name, value in found.items())
+                remedy = "keep each checkpoint with its own settings, in a folder of its own"
+                if not fact.source.endswith(".json"):
+                    remedy = (
+                        "save the weights alone, and say the rest: --heads, --normalization, --input-size"
+                    )
+                raise UserError(
+                    f"{fact.source} says {SHAPES[key].format(told)}, and the tensors are of another network: "
+                    f"{tensors or 'no ResNet and no transformer'}",
+                    remedy=remedy,
+                )
 
 
 def usable(facts: Facts, ref: str) -> None:

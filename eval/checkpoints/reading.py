@@ -28,7 +28,7 @@ from . import (
     weight_checks,
 )
 from .backbone import Backbone
-from .facts import ASSUMED, NETWORK, PREPROCESSING, Fact, Facts, merge, usable
+from .facts import ASSUMED, NETWORK, PREPROCESSING, Fact, Facts, belong, merge, usable
 from .layouts import Layout
 from .normalization import Normalization
 from .passport import Passport
@@ -83,6 +83,10 @@ class Said(TypedDict, total=False):
 
 class _Undetermined(UserError):
     """A layout explains a file key by key, and what the keys leave open is stated nowhere."""
+
+
+class _Leftover(UserError):
+    """A whole network was found, and tensors beside it that the layout does not explain."""
 
 
 @dataclass
@@ -249,9 +253,11 @@ def _read(ref: str, said: Said) -> tuple[_Match, Passport]:
         extra = rest
     else:
         arch, named = _named(said.get("arch"))
-        stated = merge(
-            user, named, settings.in_file(contents.tree), settings.beside(located.settings), located.facts
-        )
+        try:
+            inside = settings.in_file(contents.tree)
+        except UserError as error:
+            raise UserError(f"{ref}: {error.message}", remedy=error.remedy) from error
+        stated = merge(user, named, inside, settings.beside(located.settings), located.facts)
         if arch is not None:  # the user names a network of ours, whatever a file says of timm's
             stated.pop("timm", None)
         outside: dict[str, str] = {}
@@ -318,17 +324,23 @@ def _part(
     if not prefix:
         return replace(contents, tree=dict(part)), outside
     kept: dict[str, Any] = {}
+    around = re.sub(r"[^.]*\.?$", "", prefix)  # what lies beside the backbone is told one by one
     for name, value in layouts.flatten(part):
         short = layouts.unwrapped(name)
         start = next((text for text in (name, short) if text.startswith(prefix)), None)
         if start is not None:
             kept[start[len(prefix) :]] = value
         else:
-            outside[short.partition(".")[0]] = f"outside --prefix {prefix}"
+            beside = len(around) if short.startswith(around) else 0
+            outside[short[:beside] + short[beside:].partition(".")[0]] = f"outside --prefix {prefix}"
     if not kept:
-        starts = ", ".join(sorted(outside)[:8])
+        every = (name for name, _ in layouts.flatten(part))
+        deeper = dict.fromkeys(name[: name.index(f".{prefix}") + 1] for name in every if f".{prefix}" in name)
+        ways = " or ".join(f"--prefix {start}{prefix}" for start in list(deeper)[:4])
         raise UserError(
-            f"{ref}: no key starts with --prefix {prefix}", remedy=f"keys start with {starts}", code=2
+            f"{ref}: no key starts with --prefix {prefix}",
+            remedy=f"say {ways}" if ways else f"keys start with {', '.join(sorted(outside)[:8])}",
+            code=2,
         )
     return replace(contents, tree=kept), outside
 
@@ -494,7 +506,12 @@ def _no_match(
     if refusal:
         return UserError(f"{ref}: {refusal.message}", remedy=refusal.remedy)
     if failures:
-        return failures[0]
+        first, way = failures[0], _way_on(contents.tree)
+        if isinstance(first, _Leftover) and way:
+            return UserError(
+                first.message, remedy=f"nothing was loaded; if that is no part of the backbone: {way}"
+            )
+        return first
     keys = ", ".join(str(key) for key in list(contents.tree)[:5])
     if layout:
         return UserError(
@@ -534,14 +551,16 @@ def _fit(ref: str, found: layouts.Extract, arch: str | None, facts: dict[str, Fa
         else:
             options.pop("timm", None)
             name = arch or architectures.infer(_shapes(weights), options)
+            about = {key: fact for key, fact in facts.items() if key in network or key in PREPROCESSING}
+            belong(about, architectures.measured(_shapes(weights), name))
         if layout.archs and not re.fullmatch(layout.archs, name):
             raise UserError(f"a {name}, and such files hold {layout.archs}", remedy="name the layout")
+        skeleton = architectures.build(name, _shapes(weights), options)
     except UserError as error:
         raise UserError(
             f"{ref}: as layout {layout.name}: {error.message}", remedy=error.remedy, code=error.code
         ) from error
     family = "timm" if layout.named else _family(name)
-    skeleton = architectures.build(name, _shapes(weights), options)
     wanted = architectures.target(skeleton).state_dict()
     for start in timm_networks.classifiers(skeleton) if layout.named else ():
         if head := [key for key in weights if key.startswith(f"{start}.") and key not in wanted]:
@@ -562,7 +581,8 @@ def _fit(ref: str, found: layouts.Extract, arch: str | None, facts: dict[str, Fa
     ]
     if problems:
         elsewhere = _elsewhere(lost[0], extra) if layout.named and lost else ""
-        raise UserError(
+        kind = UserError if lost or wrong else _Leftover
+        raise kind(
             f"{ref}: as layout {layout.name} and {name}: {'; '.join(problems)}",
             remedy=elsewhere or "nothing was loaded; try --layout or --arch if the guess is wrong",
         )

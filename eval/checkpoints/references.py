@@ -68,6 +68,8 @@ def check(ref: str) -> None:
     Raises:
         UserError: If it is neither; the message has the near names.
     """
+    if any("\ud800" <= sign <= "\udfff" for sign in ref):
+        raise UserError(f"{ref}: the name is no text in UTF-8", remedy="rename the file", code=2)
     if ref not in registry.entries() and Path(ref).expanduser().is_dir():
         raise UserError(f"{ref or '.'}: a folder, not a checkpoint", remedy="name the file in it", code=2)
     if ref.startswith(("random:", "hf://", "timm:")) or _is_file(ref) or ref in registry.entries():

@@ -10,8 +10,11 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from mast.files import once
 
 from ..errors import UserError
 from . import openmmlab
@@ -41,6 +44,7 @@ _ACTIVATIONS = {
     "silu": "silu",
     "swish": "silu",
 }
+_LARGEST_MEAN = 2  # of pixels in 0..1; some are read as -1..1
 _PILLOW = {2: "bilinear", 3: "bicubic", 0: "nearest", 1: "lanczos", 4: "box", 5: "hamming"}
 
 
@@ -101,7 +105,7 @@ def _of_file(name: str, path: Path) -> dict[str, Fact]:
     try:
         if path.stat().st_size > _LARGEST_JSON:
             raise ValueError(f"larger than {_LARGEST_JSON:,} bytes")
-        settings = json.loads(path.read_text("utf-8"))
+        settings = json.loads(path.read_text("utf-8-sig"), object_pairs_hook=once)
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not readable: {error}", remedy="repair or remove it") from error
     if not isinstance(settings, dict):
@@ -142,7 +146,20 @@ def _transformers(config: Mapping[str, Any], source: str) -> dict[str, Fact]:
             "downsample_in_first_stage moves a stride into the first stage, and this project's ResNet has none there",
             "the weights cannot be used",
         )
-    return {name: Fact(value, source) for name, value in facts.items()}
+    about = _shapes_of_transformers(config)
+    return {name: Fact(value, source, about) for name, value in facts.items()}
+
+
+def _shapes_of_transformers(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What Hugging Face's ``config.json`` says of the network's shapes, as far as it says it in whole numbers."""
+    if _is_whole_list(depths := config.get("depths")):
+        return {"depths": depths}
+    told = {"blocks": "num_hidden_layers", "width": "hidden_size", "patch": "patch_size"}
+    return {key: config[name] for key, name in told.items() if _is_whole_list([config.get(name)])}
+
+
+def _is_whole_list(value: Any) -> bool:
+    return isinstance(value, list) and all(type(item) is int for item in value)
 
 
 def _config(config: Mapping[str, Any], source: str) -> dict[str, Fact]:
@@ -179,9 +196,10 @@ def _image_processor(config: Mapping[str, Any], source: str) -> dict[str, Fact]:
             else _normalization(mean, std, source, "0..1" if scaled else "0..255", "BGR" if turned else "RGB")
         )
     size = config.get("size")
+    resized = _switch(config.get("do_resize", True), f"{source}: do_resize")
     if _switch(config.get("do_center_crop", False), f"{source}: do_center_crop") and config.get("crop_size"):
-        size = config["crop_size"]
-    if size is not None and _switch(config.get("do_resize", True), f"{source}: do_resize"):
+        facts["input_size"] = _side(config["crop_size"], f"{source}: crop_size")
+    elif size is not None and resized:
         facts["input_size"] = _side(size, f"{source}: size")
     if (resample := config.get("resample")) is not None:
         name = _PILLOW.get(resample) if isinstance(resample, int) else str(resample).lower()
@@ -218,8 +236,16 @@ def _timm(config: Mapping[str, Any], source: str) -> dict[str, Fact]:
         pool = config.get("global_pool")
         if isinstance(pool, str):
             arguments = {**arguments, "global_pool": pool}
-        facts = merge(facts, timm_network(name, arguments, source))
+        network = timm_network(name, arguments, source)
+        about = next((fact.about for fact in network.values()), _shapes_of_resnet(name))
+        facts = merge({key: replace(fact, about=about) for key, fact in facts.items()}, network)
     return facts
+
+
+def _shapes_of_resnet(name: str) -> dict[str, Any]:
+    """What the name of a plain ResNet says of its shapes."""
+    match = _PLAIN.fullmatch(name.partition(".")[0])
+    return {} if match is None else {"resnet": int(match[1])}
 
 
 def timm_preprocessing(config: Mapping[str, Any], source: str) -> dict[str, Fact]:
@@ -273,7 +299,8 @@ def timm_network(name: str, arguments: Mapping[str, Any], source: str) -> dict[s
         return {"timm": Fact(Unusable(error.message, error.remedy), source)}
     plain = vit.of_timm(network)
     if plain is not None:
-        return {key: Fact(value, source) for key, value in plain.items()}
+        about = vit.shapes_of_timm(network)
+        return {key: Fact(value, source, about) for key, value in plain.items()}
     transformer = isinstance(backbone, timm_networks.Transformer)
     if not transformer and own.get("global_pool") == "avg":
         del own["global_pool"]  # what there is anyway
@@ -294,6 +321,7 @@ _SOLO_DATA = {
 }
 """Mean, standard deviation and side of solo-learn's own evaluation (solo/data/classification_dataloader.py)."""
 _POOLED = {"token": "cls", "avg": "mean", "map": "map"}
+_WIDTHS = {"tiny": 192, "small": 384, "base": 768, "large": 1024}
 _STANDARD_HEADS = {"tiny": 3, "small": 6, "base": 12, "large": 16, "huge": 16}
 
 
@@ -319,16 +347,18 @@ def _solo_learn(settings: Mapping[str, Any], source: str) -> dict[str, Fact]:
         facts["input_size"] = _side(
             crop[0] if isinstance(crop, list) and crop else crop, f"{source}: crop_size"
         )
+    about: dict[str, Any] = _shapes_of_resnet(name)
     if name.startswith("resnet"):
         facts["stem"] = "cifar2" if dataset in ("cifar10", "cifar100") else "imagenet"
     size = re.fullmatch(r"vit_(tiny|small|base|large)", name)
     if size:
         own = method.lower() in ("mocov3", "mae") and size[1] in ("tiny", "small")
         facts["heads"] = 12 if own else _STANDARD_HEADS[size[1]]
+        about = {"width": _WIDTHS[size[1]]}
         given = backbone.get("kwargs") if isinstance(backbone, Mapping) else None
         if isinstance(given, Mapping) and isinstance(pool := given.get("global_pool"), str):
             facts["pooling"] = _POOLED.get(pool) or Unusable(f"global_pool {pool:.40}", "say --features NAME")
-    return {fact: Fact(value, source) for fact, value in facts.items()}
+    return {fact: Fact(value, source, about) for fact, value in facts.items()}
 
 
 _READERS = {
@@ -403,15 +433,21 @@ def _interpolation(value: Any, what: str) -> Any:
     return Unusable(f"{what} is not supported", "say --interpolation bicubic or bilinear")
 
 
-def _normalization(
-    mean: Any, std: Any, source: str, range: str = "0..1", channels: str = "RGB"
-) -> Normalization:
+def _normalization(mean: Any, std: Any, source: str, range: str = "0..1", channels: str = "RGB") -> Any:
+    """A normalisation, or why it cannot be meant: its numbers are those of the other range of pixels."""
     try:
-        return Normalization.from_json(
+        found = Normalization.from_json(
             {"mean": _three(mean), "std": _three(std), "range": range, "channels": channels}
         )
     except UserError as error:
         raise UserError(f"{source}: {error.message}", remedy="repair or remove it") from error
+    most = max(abs(value) for value in found.mean)
+    if most > _LARGEST_MEAN if range == "0..1" else 0 < most <= 1:
+        return Unusable(
+            f"the mean {list(found.mean)} is not that of pixels in {range}, as which they would be read",
+            "say how pixels are normalised: --normalization MEAN STD",
+        )
+    return found
 
 
 def _three(value: Any) -> Any:

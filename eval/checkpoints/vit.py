@@ -193,7 +193,9 @@ def heads_of(options: Mapping[str, Any], dim: int, depth: int) -> int | None:
     if heads is None and "head_dim" in options and dim % options["head_dim"] == 0:
         heads = dim // options["head_dim"]
     if heads is not None and dim % heads:
-        raise UserError(f"{heads} heads do not divide {dim} channels", remedy="check --heads", code=2)
+        raise UserError(
+            f"{heads} heads do not divide {dim} channels", remedy="say the right number: --heads N", code=2
+        )
     return None if heads is None else int(heads)
 
 
@@ -213,6 +215,15 @@ def _activation(name: str) -> Any:
             f"unknown activation '{name}'", remedy=f"known: {', '.join([*known, 'quick_gelu'])}", code=2
         )
     return known[name]
+
+
+def shapes_of_timm(network: Any) -> dict[str, int]:
+    """What one of timm's vision transformers says of its shapes, by the keys of `facts.SHAPES`."""
+    return {
+        "blocks": len(network.blocks),
+        "width": int(network.embed_dim),
+        "patch": int(network.patch_embed.patch_size[0]),
+    }
 
 
 def of_timm(network: Any) -> dict[str, Any] | None:

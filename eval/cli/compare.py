@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from mast.errors import UserError
 
@@ -12,6 +12,8 @@ from . import options, output
 
 if TYPE_CHECKING:
     from ..results.records import Book
+
+DRAWN: Final = (".svg", ".png", ".pdf")
 
 
 def add(verbs: options.Verbs) -> None:
@@ -42,15 +44,21 @@ def add(verbs: options.Verbs) -> None:
         metavar="NAME=TASK,TASK",
         help="also compare the mean over these tasks",
     )
-    parser.add_argument("--format", default="md", choices=("md", "csv"))
+    parser.add_argument(
+        "--format", choices=("md", "csv"), help="default: what the ending of --out or --check says, else md"
+    )
     options.places(parser)
-    parser.add_argument("--figure", type=Path, help="draw the differences into this file (.svg, .png, .pdf)")
+    parser.add_argument(
+        "--figure",
+        type=Path,
+        help="draw the differences into this file (.svg, .png, .pdf); --check with such a file compares it",
+    )
 
 
 def _controls(book: Book, arguments: argparse.Namespace) -> str:
     from ..results import controls, tables
 
-    if arguments.metric or arguments.group or arguments.figure or arguments.format != "md":
+    if arguments.metric or arguments.group or arguments.figure or arguments.format == "csv":
         raise UserError(
             "--controls goes with --out and --check alone",
             remedy="name the control in --pair for the rest",
@@ -77,9 +85,15 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if not found.lines:
         raise UserError("no task has both sides of a pair", remedy="`mast table` shows what was measured")
-    if arguments.figure:
+    check = arguments.check
+    if arguments.figure or (check and check.suffix in DRAWN):
         from ..results import figures
 
-        figures.save(figures.paired_differences(found), arguments.figure)
-    text = compare.markdown(found) if arguments.format == "md" else compare.as_csv(found)
+        figure = figures.paired_differences(found)
+        if arguments.figure:
+            figures.save(figure, arguments.figure)
+        if check and check.suffix in DRAWN:
+            return output.compared(figures.drawn(figure, check.stem, check.suffix[1:]), check)
+    form = arguments.format or output.ending({".csv": "csv"}, arguments.out, check)
+    text = compare.as_csv(found) if form == "csv" else compare.markdown(found)
     return output.deliver(text, arguments.out, arguments.check)

@@ -6,12 +6,15 @@ import difflib
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Final, TextIO
 
 from mast.errors import UserError, printable, public
 from mast.files import atomic_write
+
+MOST: Final = 200  # lines of a difference that are printed
+WIDEST: Final = 2000  # letters of each
 
 
 def failed(message: str, code: int) -> int:
@@ -71,8 +74,10 @@ def deliver(text: str, out: Path | None, check: Path | None) -> int:
             ) from error
         if there == text:
             return 0
-        before, after = there.splitlines(keepends=True), text.splitlines(keepends=True)
-        sys.stdout.writelines(difflib.unified_diff(before, after, str(check), "from the records"))
+        lines = list(difflib.unified_diff(_cut(there), _cut(text), str(check), "from the records"))
+        sys.stdout.writelines(lines[:MOST])
+        if len(lines) > MOST:
+            print(f"... and {len(lines) - MOST} more lines")
         return failed(f"{check} is not what the records give", 1)
     if out:
         with atomic_write(out) as file:
@@ -81,6 +86,34 @@ def deliver(text: str, out: Path | None, check: Path | None) -> int:
     else:
         sys.stdout.write(text)
     return 0
+
+
+def compared(content: bytes, check: Path) -> int:
+    """Compare a figure with a file, byte for byte."""
+    there = check.read_bytes()
+    if there == content:
+        return 0
+    pairs = zip(there.splitlines(), content.splitlines(), strict=False)
+    at = next((number for number, (old, new) in enumerate(pairs, start=1) if old != new), None)
+    where = f", from line {at}" if at and check.suffix == ".svg" else ""
+    return failed(f"{check} is not what the records give{where}", 1)
+
+
+def ending(choices: Mapping[str, str], *paths: Path | None) -> str | None:
+    """The format that the ending of the first given path stands for.
+
+    Args:
+        choices: Formats by ending, such as ``{".md": "md"}``.
+        paths: Of ``--out`` and ``--check``.
+    """
+    return next((choices.get(path.suffix) for path in paths if path), None)
+
+
+def _cut(text: str) -> list[str]:
+    """A text's lines, none longer than a reader can compare: a page holds pictures as lines of letters."""
+    return [
+        line if len(line) <= WIDEST else f"{line[:WIDEST]} ...\n" for line in text.splitlines(keepends=True)
+    ]
 
 
 def _short(value: Any) -> str:

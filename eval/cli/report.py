@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mast.errors import UserError
+from mast.files import atomic_write
 
 from . import options, output
+
+if TYPE_CHECKING:
+    from ..results.report import Drawn
 
 
 def add(verbs: options.Verbs) -> None:
@@ -26,7 +32,17 @@ def add(verbs: options.Verbs) -> None:
         help="the folder of a run; several are read together, without the masks of their pretraining runs",
     )
     parser.set_defaults(words=words)
-    parser.add_argument("--out", type=Path, required=True, help="the HTML file")
+    goal = parser.add_mutually_exclusive_group(required=True)
+    goal.add_argument("--out", type=Path, help="the HTML file")
+    goal.add_argument(
+        "--check",
+        type=Path,
+        metavar="PATH",
+        help="compare with this page, or with the figures in this folder; exit with 1 if they differ",
+    )
+    parser.add_argument(
+        "--figures", type=Path, metavar="DIR", help="write every figure into this folder too, as SVG and PNG"
+    )
     parser.add_argument("--title", default="Transfer evaluation", help="heading of the page")
     parser.add_argument(
         "--data-root", type=Path, help="show detections on the test images, which lie in this folder"
@@ -37,7 +53,15 @@ def add(verbs: options.Verbs) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from ..results import history
 
-    output.check_writable(arguments.out)
+    if arguments.check and arguments.figures:
+        raise UserError(
+            "--check writes nothing, --figures does",
+            remedy=f"--check {arguments.figures} compares figures",
+            code=2,
+        )
+    for path in (arguments.out, arguments.figures and arguments.figures / "one.svg"):
+        if path:
+            output.check_writable(path)
     if len(arguments.places) == 1:
         return _write(arguments.places[0], arguments)
     with tempfile.TemporaryDirectory() as folder:
@@ -48,10 +72,32 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _write(place: Path, arguments: argparse.Namespace) -> int:
-    from ..results import tables
-    from ..results.report import write
+    from ..results import report, tables
 
     table = tables.read([place], title=arguments.title)
-    write(table, place, arguments.out, data_root=arguments.data_root)
-    print(arguments.out)
-    return 0
+    if arguments.check and arguments.check.is_dir():
+        return _compare(report.drawings(table, place), arguments.check)
+    text = report.page(table, place, data_root=arguments.data_root)
+    code = output.deliver(text, arguments.out, arguments.check)
+    for item in report.drawings(table, place).values() if arguments.figures else ():
+        for form in ("svg", "png"):
+            path = arguments.figures / f"{item.name}.{form}"
+            with atomic_write(path, "wb") as file:
+                file.write(item.content(form))
+    if arguments.figures:
+        print(arguments.figures)
+    return code
+
+
+def _compare(drawn: Mapping[str, Drawn], folder: Path) -> int:
+    """Compare the figures in a folder; it may lack some, and may have none that the records do not give."""
+    paths = sorted(path for path in folder.iterdir() if path.suffix in (".svg", ".png"))
+    if not paths:
+        raise UserError(f"{folder}: no SVG or PNG in it", remedy="name the folder of --figures")
+    codes = [
+        output.compared(drawn[path.stem].content(path.suffix[1:]), path)
+        if path.stem in drawn
+        else output.failed(f"{path}: the records give no such figure", 1)
+        for path in paths
+    ]
+    return max(codes)

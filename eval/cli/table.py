@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from pathlib import Path
+from typing import Final
 
 from mast.errors import UserError
 
 from . import options, output
+
+ENDINGS: Final = {".txt": "text", ".md": "md", ".csv": "csv", ".tex": "tex", ".html": "html"}
 
 
 def add(verbs: options.Verbs) -> None:
@@ -18,7 +21,11 @@ def add(verbs: options.Verbs) -> None:
         "print a table from records and published numbers",
         "mast table demo --title Results --out results.md; mast table demo --title Results --check results.md",
     )
-    parser.add_argument("--format", default="md", choices=("text", "md", "csv", "tex", "html"))
+    parser.add_argument(
+        "--format",
+        choices=("text", "md", "csv", "tex", "html"),
+        help="default: what the ending of --out or --check says, else md",
+    )
     parser.add_argument(
         "--published", **options.MANY, type=Path, default=[], help="more CSV files of published numbers"
     )
@@ -61,16 +68,19 @@ def run(arguments: argparse.Namespace) -> int:
         tasks.get(same.task)
         protocols.get(same.protocol)
     if not built.sections:
+        if built.failures:
+            raise UserError(f"nothing was measured, every cell failed: {' | '.join(built.failures)}")
         raise UserError(
             f"no records in {', '.join(map(str, arguments.places))}", remedy="name the --out folder of a run"
         )
     chosen = {name: getattr(arguments, name) for name in ("rows", "columns", "sections")}
     built = selection.select(built, **chosen, names=selection.parse_names(arguments.name))
     built = dataclasses.replace(built, spread=arguments.spread, one=arguments.one)
-    if arguments.format == "html":
+    form = arguments.format or output.ending(ENDINGS, arguments.out, arguments.check) or "md"
+    if form == "html":
         from ..results.report import standalone
 
         text = standalone(built)
     else:
-        text = render(built, arguments.format)
+        text = render(built, form)
     return output.deliver(text, arguments.out, arguments.check)

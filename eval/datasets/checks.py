@@ -58,36 +58,50 @@ def look(dataset: ImageDataset) -> Findings:
     for name, split in dataset.splits.items():
         title = f"{dataset.name} {name}"
         if split.pool.on_disk and (name == "test" or split.pool.hashed):
-            found = _headers_of(split)
+            found = _headers_of(split.paths)
             problems += [str(item) for item in found if isinstance(item, UserError)]
-            warnings += _of_headers(title, split, found)
+            warnings += _of_headers(title, split.paths, found)
         warnings += _within(title, split)
     overlaps, told = _between(dataset)
     return Findings(tuple(dict.fromkeys(problems)), overlaps, (*told, *warnings))
 
 
-def _headers_of(split: Split) -> list[Header | UserError]:
-    def one(path: Path) -> Header | UserError:
+def header_of(path: Path) -> Header:
+    """A file's header, read once as long as the file is the same; errors are those of `mast.images.header`."""
+    found = _kept(path)
+    if isinstance(found, UserError):
+        raise found
+    return found
+
+
+def _kept(path: Path) -> Header | UserError:
+    try:
+        status = path.stat()
+        key = (str(path), status.st_size, status.st_mtime_ns)
+    except OSError as error:
+        return UserError(f"{path}: {error.strerror}", remedy="restore the file")
+    if key not in _headers:
         try:
-            status = path.stat()
-            key = (str(path), status.st_size, status.st_mtime_ns)
-        except OSError as error:
-            return UserError(f"{path}: {error.strerror}", remedy="restore the file")
-        if key not in _headers:
-            try:
-                _headers[key] = header(path)
-            except UserError as error:
-                _headers[key] = error
-        return _headers[key]
+            _headers[key] = header(path)
+        except UserError as error:
+            _headers[key] = error
+    return _headers[key]
 
+
+def _headers_of(paths: Sequence[Path]) -> list[Header | UserError]:
     with ThreadPoolExecutor(4) as executor:
-        return list(executor.map(one, split.paths))
+        return list(executor.map(_kept, paths))
 
 
-def _of_headers(title: str, split: Split, found: Sequence[Header | UserError]) -> list[str]:
+def dropped(title: str, paths: Sequence[Path]) -> list[str]:
+    """Sentences about what the decoder drops from pictures: orientation, transparency, further frames."""
+    return _of_headers(title, paths, _headers_of(paths))
+
+
+def _of_headers(title: str, paths: Sequence[Path], found: Sequence[Header | UserError]) -> list[str]:
     """What the decoder drops, as torchvision does, by what it is."""
     kinds: dict[str, list[str]] = defaultdict(list)
-    for path, item in zip(split.paths, found, strict=True):
+    for path, item in zip(paths, found, strict=True):
         if isinstance(item, Header):
             if item.turned:
                 kinds["are TIFF with an orientation tag, which Pillow applies as it reads"].append(path.name)
@@ -99,18 +113,14 @@ def _of_headers(title: str, split: Split, found: Sequence[Header | UserError]) -
                 kinds["have transparency, which is dropped: the colours below it are read"].append(path.name)
             if item.frames > 1:
                 kinds["have several frames or pages, of which the first is read"].append(path.name)
-    deep = [
-        p
-        for p, item in zip(split.paths, found, strict=True)
-        if isinstance(item, Header) and item.mode in DEEP
-    ]
+    deep = [p for p, item in zip(paths, found, strict=True) if isinstance(item, Header) and item.mode in DEEP]
     if deep and (most := _brightest(deep)) < DARK:
         kinds[
             f"hold 16-bit values and are nearly black: none looked at is brighter than {most} of 255, since files of "
             "10 or 12 bits do not say so; scale them to their own range"
         ] = [path.name for path in deep]
     return [
-        f"{title}: {len(names)} of {len(split)} images {what} ({some(names)})"
+        f"{title}: {len(names)} of {len(paths)} images {what} ({some(names)})"
         for what, names in kinds.items()
     ]
 

@@ -15,6 +15,7 @@ from itertools import pairwise
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from mast.files import once
 from mast.images import header
 
 from ..errors import UserError
@@ -396,19 +397,6 @@ class _CocoReader:
                 "areas are impossible for their boxes, computed anew", f"{where}: {entry['area']!r}"
             )
         entry["area"] = _mask_area(entry["segmentation"], size) if entry.get("segmentation") else of_box
-
-
-def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object whose keys stand in it once; Python's reader would take the last of several.
-
-    Raises:
-        ValueError: If one stands twice.
-    """
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-        raise ValueError(f"the key '{twice}' stands twice in one object")
-    return found
 
 
 def _turned(entry: Mapping[str, Any]) -> bool:

@@ -11,17 +11,20 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from mast.files import sha256_file
-from mast.images import header, walk
+from mast.images import walk
 
 from ..errors import UserError, unknown
 from .base import Pool
-from .segmentation import Mask, MaskSplit, SegmentationDataset, refuse_overlap
-from .values import text_lines
+from .checks import dropped, header_of
+from .segmentation import DECODE_ALL, Mask, MaskSplit, SegmentationDataset, refuse_overlap
+from .values import Tally, text_lines
 
 NYU, PLACE = "nyu", "depth:"
+NEAR = 256  # millimetres: nearer than all of a room, so that the numbers are likely metres or grey levels
+FEW = 16  # depths of a large set that are looked at
 UNKNOWN = -1  # a pixel whose depth was not measured, or does not count
 # What of NYU's 480 x 640 pictures counts: all but the white border in training, Eigen's crop in test.
 NYU_TRAIN, NYU_TEST = (45, 472, 43, 608), (45, 471, 41, 601)
@@ -37,7 +40,7 @@ class DepthDataset(SegmentationDataset):
 
 
 def load(name: str, data_root: Path) -> DepthDataset:
-    """Read a data set: lists, sizes of pictures and depths, hashes.
+    """Read a data set: lists, sizes of pictures and depths, hashes; see `_odd` for what is decoded.
 
     Args:
         name: ``nyu``; a folder under the data root; or ``depth:DIR``, a folder anywhere, with
@@ -45,7 +48,7 @@ def load(name: str, data_root: Path) -> DepthDataset:
         data_root: Where the data sets lie.
 
     Raises:
-        UserError: If something is missing or does not fit.
+        UserError: If something is missing, does not fit, or cannot be read as a depth.
     """
     if name == NYU:
         found = _nyu(data_root / NYU)
@@ -56,7 +59,27 @@ def load(name: str, data_root: Path) -> DepthDataset:
     else:
         raise unknown("depth data set", name, [NYU, f"{PLACE}DIR"])
     refuse_overlap(found.splits)
-    return replace(found, name=name)
+    return replace(found, name=name, warnings=tuple(_odd(name, found)))
+
+
+def _odd(name: str, data: DepthDataset) -> list[str]:
+    """What is odd about pictures and depths; those of a small set are all decoded, before anything is trained."""
+    tally, told, farthest = Tally(), list[str](), 0
+    for split in data.splits.values():
+        told += dropped(f"{name} {split.name}", split.pool.paths)
+        looked_at = len(split) if len(split) <= DECODE_ALL else FEW
+        for index in np.linspace(0, len(split) - 1, looked_at).round().astype(int):
+            most = int(split.read(int(index)).max())
+            farthest = max(farthest, most)
+            if most == UNKNOWN:
+                tally.add(f"depths of {split.name} hold no pixel that counts", split.pool.paths[int(index)])
+    if 0 < farthest < NEAR:
+        told.append(
+            f"{name}: nothing looked at is farther than {farthest} mm: depths are read as millimetres"
+        )
+    return told + [
+        f"{name}: {count} {kind} (such as {tally.examples[kind]})" for kind, count in tally.counts.items()
+    ]
 
 
 def _nyu(folder: Path) -> DepthDataset:
@@ -105,7 +128,7 @@ def _split(
     for picture, depth in pairs:
         if not depth.is_file():
             raise UserError(f"{depth} is missing", remedy="every picture needs its depth")
-        found, told = header(picture).size, header(depth).size
+        found, told = header_of(picture).size, header_of(depth).size
         if found != told:
             raise UserError(
                 f"{picture} is {found[0]} x {found[1]}, and {depth} {told[0]} x {told[1]}",
@@ -125,6 +148,10 @@ def _read(depths: tuple[Path, ...], window: tuple[int, int, int, int] | None, in
         with Image.open(path, formats=("PNG",)) as image:
             image.load()
             mode, values = image.mode, np.asarray(image).astype(np.int32)
+    except UnidentifiedImageError:
+        raise UserError(
+            f"{path}: the depth is no PNG", remedy="save millimetres as a 16-bit grey PNG"
+        ) from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} is not a readable depth: {error}", remedy="save it as PNG") from error
     if mode not in ("I;16", "I;16B", "I"):

@@ -17,18 +17,20 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from mast.files import canonical_json, sha256_file
-from mast.images import header, walk
+from mast.images import walk
 
 from ..errors import UserError, unknown
 from ..numbers.segmentation import IGNORED
 from .base import Pool, reread
+from .checks import dropped, header_of
 from .coco import CocoFile, read_coco
 from .values import Tally, class_name, text_lines
 
 Mask = npt.NDArray[np.integer[Any]]
+_STRETCHED = {"L;2": 85, "L;4": 17}  # Pillow makes grey of two and four bits reach from 0 to 255
 DECODE_ALL = 3000  # up to so many masks are decoded beforehand; beyond that their headers are read
 VOC_CLASSES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -72,7 +74,7 @@ class MaskSplit:
     @cached_property
     def sizes(self) -> npt.NDArray[np.int64]:
         """(N, 2) width and height of the pictures."""
-        return np.array([header(path).size for path in self.pool.paths], dtype=np.int64)
+        return np.array([header_of(path).size for path in self.pool.paths], dtype=np.int64)
 
     def limited(self, number: int) -> MaskSplit:
         """At most ``number`` pictures, evenly spaced."""
@@ -175,13 +177,16 @@ class Values:
 
 
 def _values(path: Path) -> npt.NDArray[np.uint16]:
-    """The numbers in a mask file: palette indices and not colours, 8 or 16 bits."""
+    """The numbers in a mask file: palette indices and not colours, 1 to 16 bits."""
     try:
-        with Image.open(path, formats=("PNG", "TIFF", "BMP", "PPM")) as image:
+        with Image.open(path, formats=("PNG",)) as image:
+            stretched = _STRETCHED.get(str(image.tile[0].args) if image.tile else "", 1)
             image.load()
-            mode, array = image.mode, np.asarray(image)
+            mode, array = image.mode, np.asarray(image) // stretched
     except FileNotFoundError:
         raise UserError(f"{path} is missing", remedy="every picture needs its mask") from None
+    except UnidentifiedImageError:
+        raise UserError(f"{path}: the mask is no PNG", remedy="save the class numbers as PNG") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} is not a readable mask: {error}", remedy="save it as PNG") from error
     if mode not in ("1", "L", "P", "I;16", "I;16B", "I;16L", "I") or array.ndim != 2:
@@ -490,6 +495,8 @@ def _checked(dataset: SegmentationDataset) -> SegmentationDataset:
         f"{dataset.name}: {count} {kind} (such as {tally.examples[kind]})"
         for kind, count in tally.counts.items()
     ]
+    for name, split in dataset.splits.items():
+        lines += dropped(f"{dataset.name} {name}", split.pool.paths)
     return replace(dataset, warnings=(*dataset.warnings, *lines))
 
 
@@ -528,7 +535,7 @@ def _split(name: str, root: Path, pairs: list[tuple[Path, Path]], values: Values
     for picture, mask in pairs:
         if not mask.is_file():
             raise UserError(f"{mask} is missing", remedy="every picture needs its mask")
-        _same_size(picture, header(mask).size, mask)
+        _same_size(picture, header_of(mask).size, mask)
     masks = tuple(mask for _, mask in pairs)
     digest = hashlib.sha256()
     for mask in masks:
@@ -542,7 +549,7 @@ def _mask(values: Values, masks: tuple[Path, ...], index: int) -> Mask:
 
 
 def _same_size(picture: Path, size: tuple[int, int], source: Path) -> None:
-    found = header(picture)
+    found = header_of(picture)
     if found.size != size:
         turned = " (its orientation tag is not applied)" if found.shown == size else ""
         raise UserError(

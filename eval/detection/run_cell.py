@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from unittest import mock
 
 import torch
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from ..checkpoints import Loaded
     from ..protocols import Protocol
     from ..tasks import Task
+
+PATIENCE: Final = 20.0  # seconds that a forecast may take for its iterations
 
 Progress = Callable[[str, int, int], None]
 Score = Callable[[nn.Module, Mapper | None], dict[str, float]]
@@ -181,7 +183,8 @@ def forecast(
         protocol: As for `run`.
         data: As for `run`.
         store: As for `run`.
-        iterations: How many are timed, after one that is not.
+        iterations: How many are timed, after one that is not. Where these would take longer than `PATIENCE`, one
+            image is timed, and an iteration counted as that many times as it has images.
 
     Returns:
         ``seconds_per_iteration``, ``iterations``, ``train_seconds``, ``seconds_per_test_image``, ``test_seconds``,
@@ -195,6 +198,7 @@ def forecast(
         maps = _opened(trainer, loaded, cfg, store)
         batches = iter(trainer.data_loader)
         times, tested, mapped = [], [], []
+        timed = iterations + 1
 
         def clocked(batch: list[dict[str, Any]], step: Callable[[Any], None]) -> float:
             """Seconds of a step; those that its maps take are told apart."""
@@ -215,13 +219,17 @@ def forecast(
             trainer.optimizer.step()
 
         with EventStorage():
-            for _ in range(iterations + 1):
+            batch = next(batches)
+            alone = [clocked(batch[:1], train) * len(batch) for _ in range(2)]
+            if alone[1] * timed > PATIENCE:
+                times, timed = alone, 2
+            while len(times) < timed:
                 began = time.monotonic()
                 batch = next(batches)
                 read = 0.0 if maps else time.monotonic() - began  # the store's maps are not decoded again
                 times.append(read + clocked(batch, train))
         sample = itertools.islice(
-            build_detection_test_loader(cfg, "test", mapper=pixels.Mapper(cfg, False)), iterations + 1
+            build_detection_test_loader(cfg, "test", mapper=pixels.Mapper(cfg, False)), timed
         )
         with inference_context(trainer.model), torch.no_grad():
             tested = [clocked(image, trainer.model) for image in sample]
@@ -485,6 +493,8 @@ def _quiet(work_dir: Path, name: str = "log.txt") -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=FutureWarning)
             warnings.filterwarnings("ignore", message="torch.meshgrid", category=UserWarning)
+            # Detectron2's number of loaders decides what each of them draws, so it is kept.
+            warnings.filterwarnings("ignore", message="This DataLoader will create", category=UserWarning)
             yield
     finally:
         handler.close()

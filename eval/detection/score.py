@@ -10,7 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..datasets.coco import check_run_lengths, key_of, once
+from mast.files import once
+
+from ..datasets.coco import check_run_lengths, key_of
 from ..datasets.values import TOLERANCE, Tally, number, whole
 from ..errors import UserError, unknown
 from ..numbers.intervals import Interval, NoInterval

@@ -37,6 +37,7 @@ from .data_order import KeyedDataset, KeyedSampler, keyed_seed
 from .networks import parameter_groups
 
 CHECKPOINT = "checkpoint.pth"
+LOGGERS = ("detectron2", "fvcore", "torch.fx")  # whose lines go to log.txt
 Progress = Callable[[str, int, int], None]
 Mapper = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -317,16 +318,16 @@ class _LogFile(logging.FileHandler):
 
     def close(self) -> None:
         """Close the file and leave the loggers."""
-        for name in ("detectron2", "fvcore"):
+        for name in LOGGERS:
             logging.getLogger(name).removeHandler(self)
         super().close()
 
 
 def quiet_logs(path: Path) -> logging.Handler:
-    """Send Detectron2's log to a file instead of the terminal; returns the handler, to be closed by the caller."""
+    """Send Detectron2's log, and torch's of tracing, to a file; returns the handler, to be closed by the caller."""
     handler = _LogFile(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    for name in ("detectron2", "fvcore"):
+    for name in LOGGERS:
         logger = logging.getLogger(name)
         logger.setLevel(logging.INFO)
         logger.propagate = False

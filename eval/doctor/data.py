@@ -142,7 +142,8 @@ def _dense(name: str, load: Callable[[], SegmentationDataset], workers: int) -> 
         split, index = job
         try:
             split.pool.read(index)
-            split.read(index)
+            if len(split) > segmentation.DECODE_ALL:  # fewer were decoded when they were opened
+                split.read(index)
         except UserError as error:
             return str(error)
         return None

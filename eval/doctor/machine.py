@@ -84,7 +84,7 @@ def report(quick: bool = False) -> dict[str, Any]:
     return {
         "ok": all(check["status"] != "failed" for check in checks),
         "quick": quick,
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in VERSIONS}},
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in VERSIONS}},
         "system": {
             "platform": platform.platform(),
             "processor": processor(),
@@ -191,11 +191,11 @@ def _packages() -> str:
         ):
             continue
         needed += 1
-        version = _version(requirement.name)
-        if version is None:
+        installed = version(requirement.name)
+        if installed is None:
             wrong.append(f"{requirement.name} is missing")
-        elif not requirement.specifier.contains(version, prereleases=True):
-            wrong.append(f"{requirement.name} {version}, {requirement.specifier} needed")
+        elif not requirement.specifier.contains(installed, prereleases=True):
+            wrong.append(f"{requirement.name} {installed}, {requirement.specifier} needed")
     if wrong:
         raise UserError("; ".join(wrong), remedy=_SETUP)
     return f"{needed} needed, all there"
@@ -333,7 +333,8 @@ def _selfcheck(names: list[str], timeout: float) -> tuple[dict[str, dict[str, An
     return answers, ": ".join([reason, *last])
 
 
-def _version(name: str) -> str | None:
+def version(name: str) -> str | None:
+    """The version of a distribution; None where it is not installed, as this one where its folder is on the path."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

@@ -49,6 +49,7 @@ DARK_INK, DARK_LINE = "#e6e9ee", "#454e5c"  # in a page that is read dark
 # Legible on white, and apart from each other for colour-blind readers (markers differ as well).
 PALETTE: Final = ("#2f7ed8", "#e0702d", "#1f9e77", "#b052c0", "#c9a227", "#d6455d")
 CONTROL: Final = "#8a93a3"
+DATELESS: Final = {"svg": {"Date": None}, "png": {"Software": None}, "pdf": {"CreationDate": None}}
 MARKERS: Final = ("o", "s", "D", "^", "v", "P")
 STYLE: Final[dict[Any, Any]] = {
     "font.family": "DejaVu Sans",
@@ -74,7 +75,6 @@ STYLE: Final[dict[Any, Any]] = {
     "ytick.major.size": 0,
     "legend.frameon": False,
     "lines.linewidth": 1.6,
-    "svg.fonttype": "none",
     "text.parse_math": False,  # a name is a name, also with dollar signs
     "path.simplify": False,
 }
@@ -395,7 +395,7 @@ def drawn(figure: Figure, name: str, form: str) -> bytes:
         name: Makes the ids in an SVG the same twice.
         form: ``svg``, ``png`` or ``pdf``.
     """
-    metadata: dict[str, Any] = {"png": {"Software": None}, "svg": {"Date": None}}.get(form, {})
+    metadata: dict[str, Any] = DATELESS[form]
     file = io.BytesIO()
     with mpl.rc_context({"svg.hashsalt": name}):
         figure.savefig(file, format=form, dpi=160, facecolor="white", metadata=metadata)

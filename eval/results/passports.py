@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,27 +28,30 @@ def _kept(folder: Path, checkpoint: CheckpointEntry) -> Path:
     )
 
 
-def read(place: Path, records: Iterable[Record]) -> tuple[list[dict[str, Any]], list[str]]:
+def read(places: Sequence[Path], records: Iterable[Record]) -> tuple[list[dict[str, Any]], list[str]]:
     """The passports of the records' checkpoints, in the records' order.
 
     Args:
-        place: The folder of a run.
-        records: Its records.
+        places: Folders with a folder ``passports``; the first that has one of a checkpoint gives it.
+        records: Of the checkpoints.
 
     Returns:
         The whole ones, and a line for each damaged one, which is left out.
     """
     checkpoints = {record.checkpoint.name + record.checkpoint.key: record.checkpoint for record in records}
-    paths = dict.fromkeys(_kept(place / "passports", checkpoint) for checkpoint in checkpoints.values())
+    paths: dict[Path, CheckpointEntry] = {}
+    for checkpoint in checkpoints.values():
+        kept = (_kept(place / "passports", checkpoint) for place in places)
+        if (path := next(filter(Path.is_file, kept), None)) is not None:
+            paths.setdefault(path, checkpoint)
     found, problems = [], []
-    for path in paths:
-        if not path.is_file():
-            continue
+    for path, checkpoint in paths.items():
         try:
             if path.stat().st_size > _LARGEST:
                 raise ValueError(f"larger than {_LARGEST:,} bytes")
             passport = json.loads(path.read_text(encoding="utf-8"))
             check(passport)
+            _of(passport, checkpoint)
         except (OSError, ValueError, RecursionError) as error:
             told = " ".join(str(error).split())[:120]
             problems.append(f"{path.name}: a damaged passport, which is left out: {told}")
@@ -85,6 +88,14 @@ def check(passport: Any) -> None:
     masks = {name for name in history[-1] if name.startswith("mask_")} if history else set()
     if any(not masks <= set(line) for line in history):
         raise ValueError("a line of its history lacks a mask")
+
+
+def _of(passport: dict[str, Any], checkpoint: CheckpointEntry) -> None:
+    """Raise ValueError for the passport of other weights than those that were measured."""
+    weights = passport.get("weights_sha256")
+    others = checkpoint.weights_sha256 is not None and weights not in (None, checkpoint.weights_sha256)
+    if passport["name"] != checkpoint.name or others:
+        raise ValueError("it is of another checkpoint")
 
 
 def _is_number(value: Any) -> bool:

@@ -87,7 +87,8 @@ def publish(table: Table, out: Path, *, data_root: Path | None = None) -> list[P
     """
     drawn = _Figures.of(table, out)
     written = [out / "report.html"]
-    _write(table, out, written[0], drawn, data_root)
+    with atomic_write(written[0]) as file:
+        file.write(_page(table, out, drawn, data_root))
     for form in ("md", "csv", "tex", "html"):
         written.append(out / "tables" / f"table.{form}")
         with atomic_write(written[-1]) as file:
@@ -96,7 +97,7 @@ def publish(table: Table, out: Path, *, data_root: Path | None = None) -> list[P
         written.append(out / "tables" / "measures.csv")
         with atomic_write(written[-1]) as file:
             file.write(measures.comma_separated(measures.sheets(taken, table.sections)))
-    for item in (*drawn.scores, *drawn.gains, *drawn.curves, *drawn.pretraining):
+    for item in drawn.all():
         for form in ("svg", "png"):
             written.append(out / "figures" / f"{item.name}.{form}")
             with atomic_write(written[-1], "wb") as file:
@@ -104,21 +105,32 @@ def publish(table: Table, out: Path, *, data_root: Path | None = None) -> list[P
     return written
 
 
-def write(table: Table, place: Path, path: Path, *, data_root: Path | None = None) -> None:
-    """Write the report of a folder of records.
+def page(table: Table, place: Path, *, data_root: Path | None = None) -> str:
+    """The report of a folder of records, as HTML.
 
     Args:
         table: Of the folder's records; its title is the page's.
         place: The folder.
-        path: The HTML file.
         data_root: Where the images of detection tasks lie, to show some.
     """
     if not table.book.records:
         raise UserError(f"{place}: no records", remedy="name the --out folder of a run")
-    _write(table, place, path, _Figures.of(table, place, most=MANY), data_root)
+    return _page(table, place, _Figures.of(table, place, most=MANY), data_root)
 
 
-def _write(table: Table, place: Path, path: Path, drawn: _Figures, data_root: Path | None) -> None:
+def write(table: Table, place: Path, path: Path, *, data_root: Path | None = None) -> None:
+    """Write `page` to a file."""
+    text = page(table, place, data_root=data_root)
+    with atomic_write(path) as file:
+        file.write(text)
+
+
+def drawings(table: Table, place: Path) -> dict[str, Drawn]:
+    """Every figure of a folder of records by its name, as `publish` writes them."""
+    return {item.name: item for item in _Figures.of(table, place).all()}
+
+
+def _page(table: Table, place: Path, drawn: _Figures, data_root: Path | None) -> str:
     book = table.book
     done = book.counting()
     gains = pages.render("gains.html") + _grid(drawn.gains[:MANY]) if drawn.gains else Markup()
@@ -150,8 +162,7 @@ def _write(table: Table, place: Path, path: Path, drawn: _Figures, data_root: Pa
         notices=[*_notices(book), *drawn.problems, *problems],
         parts=[part for part in parts if part.html],
     )
-    with atomic_write(path) as file:
-        file.write(pages.page(table.title, body))
+    return pages.page(table.title, body)
 
 
 # ------------------------------------------------------------------------------------------------------ figures
@@ -170,10 +181,13 @@ class _Figures:
 
     @classmethod
     def of(cls, table: Table, place: Path, *, most: int | None = None) -> _Figures:
-        found, problems = passports.read(place, table.book.records)
+        found, problems = passports.read([place, *table.book.roots], table.book.records)
         kinds = _scores(table), _gains(table), _curves(table)
         scores, gains, curves = (list(islice(kind, most)) for kind in kinds)
         return cls(found, problems, scores, gains, curves, list(_pretraining(found)))
+
+    def all(self) -> list[Drawn]:
+        return [*self.scores, *self.gains, *self.curves, *self.pretraining]
 
 
 def _scores(table: Table) -> Iterator[Drawn]:
@@ -258,14 +272,14 @@ def _pretraining(passports: Sequence[dict[str, Any]]) -> Iterator[Drawn]:
     note = f" Shown are the first {DRAWN} of {len(curves)} checkpoints." if len(curves) > DRAWN else ""
     curves = dict(list(curves.items())[:DRAWN])
     names = dict.fromkeys(name for history in curves.values() for line in history for name in line)
-    for name in names:
-        if name not in ("epoch", "lr") and not name.startswith(("mask_", "std_")):
-            text = f"Mean {name.replace('_', ' ')} of an epoch.{note}"
-            yield Drawn(f"history-{_slug(name)}", figures.histories(curves, name), text)
-    for label, history in curves.items():
-        if any(name.startswith("mask_") for name in history[-1]):
+    drawn = [name for name in names if name not in ("epoch", "lr") and not name.startswith(("mask_", "std_"))]
+    for name, slug in _slugs(drawn).items():
+        text = f"Mean {name.replace('_', ' ')} of an epoch.{note}"
+        yield Drawn(f"history-{slug}", figures.histories(curves, name), text)
+    for label, slug in _slugs(curves).items():
+        if any(name.startswith("mask_") for name in curves[label][-1]):
             text = f"{label}: the share of the embedding that stays open to each augmentation's invariance."
-            yield Drawn(f"masks-{_slug(label)}", figures.masks(history, label), text)
+            yield Drawn(f"masks-{slug}", figures.masks(curves[label], label), text)
 
 
 def _detections(book: Book, data_root: Path) -> Markup:
@@ -519,4 +533,18 @@ def _said(values: dict[str, Any]) -> str:
 
 
 def _slug(text: str) -> str:
-    return "".join(sign if sign.isalnum() else "-" for sign in text.lower()).strip("-")
+    """A text as part of a file's name, whose 255 bytes it leaves room in."""
+    slug = "".join(sign if sign.isalnum() else "-" for sign in text.lower())
+    return slug.encode()[:120].decode(errors="ignore").strip("-")
+
+
+def _slugs(texts: Iterable[str]) -> dict[str, str]:
+    """Of each text a part of a file's name that no other has: ``a.b`` and ``A-B`` would share one."""
+    found: dict[str, str] = {}
+    for text in texts:
+        slug, number = _slug(text), 1
+        while slug in found.values():
+            number += 1
+            slug = f"{_slug(text)}-{number}"
+        found[text] = slug
+    return found

@@ -84,18 +84,35 @@ def build(book: Book, quoted: Iterable[Published] = (), *, title: str = "Results
     quoted = list(quoted)
     unplaced = [item for item in quoted if not _stand_in_measured(item, sections)]
     sections += _publications(quoted)
-    failures = [
-        escape.line(
-            f"{record.checkpoint.name}, {record.task.name}, {protocol_heading(record.protocol)}, "
-            f"seed {record.seed}: {record.error.type}: {record.error.message}"
-        )
-        for record in book.failures()
-        if record.error is not None
-    ]
     cited = (cell.source for section in sections for cell in section.cells.values())
     sources = list(dict.fromkeys(source for source in cited if source))
     same = [item.same_as for item in unplaced if item.same_as]
-    return Table(title, sections, failures, sources, book, list(dict.fromkeys(same)))
+    return Table(title, sections, _failures(book), sources, book, list(dict.fromkeys(same)))
+
+
+def _failures(book: Book) -> list[str]:
+    """A line for each checkpoint and error; cells that ended with the same one share it."""
+    found: dict[tuple[str, str], list[Record]] = {}
+    for record in book.failures():
+        if record.error is not None:
+            told = f"{record.error.type}: {record.error.message}"
+            found.setdefault((record.checkpoint.name, told), []).append(record)
+    lines = []
+    for (name, told), cells in found.items():
+        tasks = sorted({record.task.name for record in cells})
+        protocols = sorted({str(protocol_heading(record.protocol)) for record in cells})
+        seeds = sorted({record.seed for record in cells})
+        whole = len(tasks) * len(protocols) * len(seeds) == len(cells)
+        where = [
+            ", ".join(tasks),
+            ", ".join(protocols),
+            f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}",
+            *([] if whole else [f"{len(cells)} cells of these"]),
+        ]
+        lines.append(
+            escape.line(f"{name}, {'; '.join(where) if len(cells) > 1 else ', '.join(where)}: {told}")
+        )
+    return lines
 
 
 def protocol_heading(how: ProtocolEntry) -> Heading:

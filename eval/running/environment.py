@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 from functools import cache
 from typing import Any
 
-from ..doctor.machine import DISTRIBUTION, processor
+from ..doctor.machine import DISTRIBUTION, processor, version
 
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "pillow", "detectron2", "pycocotools")
 
@@ -18,22 +17,18 @@ def describe() -> dict[str, Any]:
     """The environment of this process.
 
     Returns:
-        ``mast`` (version), ``git`` (commit, "-dirty" where files differ from it, empty outside a checkout),
+        ``mast`` (version, "not installed" where its folder is on the path alone), ``git`` (commit, "-dirty" where
+        files differ from it, empty outside a checkout),
         ``python``, ``packages``, ``platform``, ``processor``, ``cores``, ``threads`` and ``device``.
     """
     import torch
 
     from mast.train import git_stamp
 
-    versions = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
+    versions = {name: found for name in PACKAGES if (found := version(name))}
     cuda = torch.cuda.is_available()
     return {
-        "mast": importlib.metadata.version(DISTRIBUTION),
+        "mast": version(DISTRIBUTION) or "not installed",
         "git": git_stamp(),
         "python": platform.python_version(),
         "packages": versions,

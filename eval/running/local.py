@@ -447,7 +447,7 @@ class Runner:
     def _lost(self, source: Source, waiting: list[_Slot], error: Failure, told: str) -> None:
         """A checkpoint cannot be had: all its cells have failed."""
         self._ready[source.name] = None
-        self._say(f"{source.name}: {told}")
+        self._say(told if told.startswith(f"{source.name}: ") else f"{source.name}: {told}")
         for slot in waiting:
             slot.record = failed(slot.cell, nothing_known(source), error, began=now())
             slot.over = True

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .plan import Plan
 
 RANDOM = "random:"
+LONGEST = 100  # bytes of a checkpoint's name; a file's may have 255
 
 
 @dataclass(frozen=True)
@@ -130,11 +131,23 @@ def _named(request: Request) -> dict[str, str]:
         name, ref = _split(text)
         path = Path(ref)
         stem = path.absolute().parent.name if path.name == PUBLISHED else path.name.partition(".")[0]
-        name = name or re.sub(r"[^\w.-]+", "-", ref if ref.startswith(RANDOM) else stem).strip("-.")
+        name = name or _made(ref if ref.startswith(RANDOM) else stem)
+        if len(name.encode()) > LONGEST:
+            raise UserError(
+                f"the name {name[:20]}... is longer than {LONGEST} bytes, and files are named by it",
+                remedy="give a shorter one: NAME=FILE",
+                code=2,
+            )
         if name in found:
             raise UserError(f"two checkpoints are named {name}", remedy="name them: NAME=FILE", code=2)
         found[name] = ref
     return found
+
+
+def _made(text: str) -> str:
+    """A name for tables and files, as near to a text as they allow."""
+    fits = re.sub(r"[^\w.-]+", "-", text).encode()[:LONGEST].decode(errors="ignore")
+    return fits.strip("-.") or "checkpoint"
 
 
 def _split(text: str) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from ..definitions import files
 from ..errors import UserError, unknown
 
 FOLDER = Path(__file__).parent
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 Seed = Annotated[int, Field(ge=0)]
 DRAWS = range(5)  # seeds of a label-efficiency curve, where none are given
 

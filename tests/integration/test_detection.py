@@ -18,10 +18,12 @@ import torch
 
 pytest.importorskip("detectron2", reason="needs Detectron2: python -m eval.doctor.install")
 
+from detectron2.modeling import GeneralizedRCNN
 from test_detection_overfit import NETWORKS, of_timm
 
 from eval import checkpoints, detection, protocols, scenes, suites, tasks
 from eval.checkpoints.facts import ASSUMED
+from eval.detection import run_cell
 from eval.detection.result import PREDICTIONS, RESULT
 from eval.errors import UserError
 from eval.running.local import Runner
@@ -254,6 +256,25 @@ def test_a_forecast_times_a_few_iterations(root: Path) -> None:
     assert found["iterations"] == 8
     assert 0 < found["seconds_per_iteration"] * 8 == pytest.approx(found["train_seconds"])
     assert 0 < found["test_seconds"] == pytest.approx(8 * found["seconds_per_test_image"])
+
+
+def test_a_forecast_of_slow_iterations_times_one_image(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full schedule on a processor takes minutes an iteration, and nobody waits for four of them."""
+    loaded = checkpoints.load(f"random:{ARCH}@0")
+    task, protocol = tasks.resolve("scenes-voc", "voc-fpn-tiny", QUICK)
+    monkeypatch.setattr(run_cell, "PATIENCE", 0.0)
+    seen = list[int]()
+
+    def watched(model: GeneralizedRCNN, batch: list[dict[str, Any]]) -> Any:
+        seen.append(len(batch))
+        return forward(model, batch)
+
+    forward = GeneralizedRCNN.forward
+    monkeypatch.setattr(GeneralizedRCNN, "forward", watched)
+    found = detection.forecast(loaded, task, protocol, task.open(root))
+    assert seen == [1, 1, 1, 1]  # two in training, two of the test split
+    assert found["iterations"] == 8
+    assert found["train_seconds"] > 0
 
 
 def test_the_dry_run_tells_the_cost_of_detection(root: Path, tmp_path: Path) -> None:

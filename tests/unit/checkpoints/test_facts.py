@@ -289,6 +289,125 @@ def test_hugging_faces_image_processor(tmp_path: Path) -> None:
     assert inspect(ref, interpolation="bicubic").interpolation == "bicubic"  # the user overrules it
 
 
+@pytest.mark.parametrize("side", [96, 224])
+@pytest.mark.parametrize("resized", [True, False])
+def test_a_crop_counts_whether_or_not_images_are_resized(side: int, resized: bool, tmp_path: Path) -> None:
+    ref = saved(tmp_path / "a.pth", build(Narrow).state_dict())
+    for crop in (side, [side, side], {"height": side, "width": side}):
+        settings(tmp_path, "preprocessor_config.json", size={"shortest_edge": 256}, crop_size=crop,
+                 do_center_crop=True, do_resize=resized)  # fmt: skip
+        assert inspect(ref).input_size == side
+
+
+@pytest.mark.parametrize("rescaled", [True, False])
+@pytest.mark.parametrize("mean", [0.45, 0.5, 1.0, 103.5, 127.5])
+def test_a_mean_of_the_other_range_of_pixels_is_refused(rescaled: bool, mean: float, tmp_path: Path) -> None:
+    ref = saved(tmp_path / "a.pth", build(Narrow).state_dict())
+    settings(
+        tmp_path, "preprocessor_config.json", image_mean=[mean] * 3, image_std=[mean] * 3, do_rescale=rescaled
+    )
+    if rescaled == (mean <= 1):
+        assert inspect(ref).normalization.range == ("0..1" if rescaled else "0..255")
+    else:
+        with pytest.raises(
+            UserError, match=r"preprocessor_config\.json: the mean .*--normalization MEAN STD"
+        ):
+            inspect(ref)
+        assert inspect(ref, normalization=["imagenet"]).normalization == Normalization()
+
+
+# --- settings of another checkpoint ------------------------------------------------------------------------------
+
+VIT = {
+    "model_type": "vit",
+    "hidden_size": 128,
+    "num_attention_heads": 2,
+    "num_hidden_layers": 2,
+    "patch_size": 8,
+}
+HALF = {"mean": [0.5] * 3, "std": [0.5] * 3}
+SOLO = {"method": "dino", "data": {"dataset": "imagenet100"}}
+
+
+@pytest.mark.parametrize("key", ["hidden_size", "num_hidden_layers", "patch_size"])
+@pytest.mark.parametrize("factor", [0.5, 2, 3])
+def test_a_config_of_other_shapes_is_not_believed(key: str, factor: float, tmp_path: Path) -> None:
+    """Its heads would be taken for those of this file: a wrong number without a word."""
+    ref = saved(tmp_path / "a.pth", build(lambda: MiniViT(128, heads=2, depth=2)).state_dict())
+    settings(tmp_path, **VIT)
+    assert inspect(ref).provenance["heads"] == "config.json"
+    settings(tmp_path, **{**VIT, key: int(VIT[key] * factor)})  # type: ignore[call-overload]
+    with pytest.raises(UserError, match=r"a\.pth: as layout vit: config\.json says .*another network"):
+        inspect(ref)
+
+
+@pytest.mark.parametrize(
+    ("net", "name", "told", "message"),
+    [
+        (Narrow, "config.json", VIT, "2 transformer blocks"),
+        (Narrow, "config.json", {"model_type": "resnet", "depths": [3, 4, 6, 3], "downsample_in_bottleneck": True},
+         r"stages of \[3, 4, 6, 3\] blocks"),
+        (Narrow, "config.json", {"architecture": "resnet50", "pretrained_cfg": HALF},
+         "a ResNet-50"),
+        (Narrow, "config.json", {"architecture": "vit_tiny_patch16_224", "pretrained_cfg": HALF},
+         "12 transformer blocks"),
+        (MiniViT, "config.json", {"architecture": "vit_tiny_patch16_224"}, "12 transformer blocks"),
+        (MiniViT, "config.json", {"architecture": "resnet18", "pretrained_cfg": HALF},
+         "a ResNet-18"),
+        (MiniViT, "args.json", {**SOLO, "backbone": {"name": "vit_tiny"}}, "192 channels a token"),
+        (MiniViT, "args.json", {**SOLO, "backbone": {"name": "resnet18"}}, "a ResNet-18"),
+        (Narrow, "args.json", {**SOLO, "backbone": {"name": "vit_base"}}, "768 channels a token"),
+        (Narrow, "args.json", {**SOLO, "backbone": {"name": "resnet50"}}, "a ResNet-50"),
+    ],
+)  # fmt: skip
+def test_settings_of_another_network(
+    net: Callable[[], torch.nn.Module], name: str, told: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    ref = saved(
+        tmp_path / "a.pth", build(lambda: MiniViT(128, heads=2) if net is MiniViT else net()).state_dict()
+    )
+    settings(tmp_path, name, **told)
+    with pytest.raises(UserError, match=f"{name} says {message}") as caught:
+        inspect(ref)
+    assert "a folder of its own" in caught.value.remedy
+
+
+def test_settings_in_the_file_of_another_network(tmp_path: Path) -> None:
+    state = build(lambda: MiniViT(128, heads=2)).state_dict()
+    ref = saved(
+        tmp_path / "a.pth", {"model": state, "args": argparse.Namespace(model="vit_base_patch16_224")}
+    )
+    with pytest.raises(UserError, match=r"args says 12 transformer blocks.*save the weights alone"):
+        inspect(ref)
+    ref = saved(
+        tmp_path / "b.pth",
+        {"model": state, "hyper_parameters": {**SOLO, "backbone": "vit_tiny", "dataset": 1}},
+    )
+    with pytest.raises(UserError, match="192 channels a token"):
+        inspect(ref)
+
+
+def test_an_error_in_settings_names_the_file(tmp_path: Path) -> None:
+    told = {**SOLO, "backbone": "resnet18", "data": {"dataset": "own"}, "mean": "x", "std": [1, 1, 1]}
+    ref = saved(tmp_path / "a.pth", {"model": build(Narrow).state_dict(), "hyper_parameters": told})
+    with pytest.raises(UserError, match=r"a\.pth: hyper_parameters: the mean"):
+        inspect(ref)
+    settings(tmp_path, num_attention_heads=7, hidden_size=128)
+    with pytest.raises(UserError, match=r"b\.pth: .*7 heads do not divide 128 channels"):
+        inspect(saved(tmp_path / "b.pth", build(lambda: MiniViT(128, heads=2)).state_dict()))
+
+
+def test_settings_as_editors_write_them(tmp_path: Path) -> None:
+    """With a mark at the start; a key that stands twice has no one reading."""
+    ref = saved(tmp_path / "a.pth", build(Narrow).state_dict())
+    half = '{"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]'
+    (tmp_path / "preprocessor_config.json").write_text("\ufeff" + half + "}")
+    assert inspect(ref).normalization == Normalization((0.5,) * 3, (0.5,) * 3)
+    (tmp_path / "preprocessor_config.json").write_text(half + ', "image_mean": [0, 0, 0]}')
+    with pytest.raises(UserError, match="the key 'image_mean' stands twice"):
+        inspect(ref)
+
+
 def test_augselfs_networks(written: Callable[[str], Case]) -> None:
     small, large = (inspect(str(written(name).path)) for name in ("augself", "augself_imagenet100"))
     assert small.normalization == Normalization((0.43, 0.42, 0.39), (0.27, 0.26, 0.27))

@@ -75,6 +75,25 @@ def test_unexplained_keys_are_named(state: dict[str, torch.Tensor], tmp_path: Pa
     assert "1 unexplained: layer2.0.se.weight" in message
 
 
+def test_a_head_of_ones_own_is_left_out_by_the_option_that_the_error_names(
+    state: Any, tmp_path: Path
+) -> None:
+    """A LightningModule with a backbone and heads of any name."""
+    head = {"my_head.weight": torch.ones(4, 64), "my_head.bias": torch.ones(4)}
+    stages = {"conv1": "0", "bn1": "1", **{f"layer{number}": str(number + 3) for number in range(1, 5)}}
+    body = {
+        f"backbone.{stages[start]}.{rest}": value
+        for start, _, rest, value in ((*key.partition("."), value) for key, value in state.items())
+        if start in stages
+    }
+    content = {"state_dict": body | head, "epoch": 3}
+    path = saved(tmp_path / "epoch=3.ckpt", content)
+    assert "if that is no part of the backbone: --prefix state_dict.backbone.)" in refusal(path)
+    assert "say --prefix state_dict.backbone.)" in refusal(path, prefix="backbone.")
+    dropped = inspect(str(path), prefix="state_dict.backbone.").dropped
+    assert dropped["state_dict.my_head"] == "outside --prefix state_dict.backbone."
+
+
 def test_unknown_tensors_beside_the_weights_are_an_error(state: Any, tmp_path: Path) -> None:
     message = refusal(saved(tmp_path / "a.pth", {"state_dict": state, "other_model": dict(state)}))
     assert "other_model.conv1.weight" in message

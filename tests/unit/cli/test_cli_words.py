@@ -13,6 +13,7 @@ import pytest
 from eval.cli import entry as cli
 from eval.cli.list import KINDS
 from eval.errors import UserError
+from eval.running import request
 
 
 @pytest.mark.parametrize(
@@ -61,6 +62,47 @@ def test_a_list_may_be_given_in_parts() -> None:
     assert parsed.set == ["k=1", "l=2"]
     assert parsed.seeds == [1, 2]
     assert cli.parse(["eval", "--checkpoint", "a", "--task", "x", "--out", "O"]).set == []
+
+
+ODD = (
+    "...",
+    "~",
+    "\u200b",
+    "\u00a0",
+    "\u202e",
+    "-",
+    "x" * 240,
+    "\u6f22" * 80,
+    "\U00010400" * 60,
+    "a\u0301" * 60,
+    "$(x)",
+)
+
+
+@pytest.mark.parametrize("stem", ODD, ids=map(ascii, ODD))
+def test_any_file_has_a_name_for_tables_and_files(stem: str, tmp_path: Path) -> None:
+    file = tmp_path / f"{stem}.safetensors"
+    file.touch()
+    (name,) = request._named(request.Request((str(file),), ()))
+    assert name
+    assert not name.startswith((".", "-"))
+    (tmp_path / f".{name}-{'0' * 12}.json.12345678.tmp").touch()
+
+
+def test_names_that_no_file_could_have(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = "x" * 101
+    line = [
+        "eval",
+        f"--checkpoint={name}=random:resnet18",
+        "--task=cifar10",
+        f"--out={tmp_path}/out",
+        "--data-root=.",
+    ]
+    assert cli.main(line) == 2
+    assert "longer than 100 bytes" in capsys.readouterr().err
+    (tmp_path / "\udcff.pth").touch()
+    assert cli.main(["inspect", str(tmp_path / "\udcff.pth")]) == 2
+    assert "the name is no text in UTF-8" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,33 @@ def test_what_is_wrong_is_refused(tmp_path: Path, spoil: Callable[[Path], None],
     assert "\n" not in str(caught.value)
 
 
+def test_what_is_odd_is_told(tmp_path: Path) -> None:
+    folder = own(tmp_path / "mine")
+    assert load("mine", tmp_path).warnings == ()
+    distances(folder / "depth/test/b.png", value=0)
+    assert load("mine", tmp_path).warnings == (
+        f"mine: 1 depths of test hold no pixel that counts (such as {folder}/images/test/b.jpg)",
+    )
+    for name in ("train/a", "test/b"):
+        distances(folder / f"depth/{name}.png", value=3)
+    (told,) = load("mine", tmp_path).warnings
+    assert told == "mine: nothing looked at is farther than 3 mm: depths are read as millimetres"
+    own(tmp_path / "mine")
+    turned = Image.Exif()
+    turned[0x0112] = 3
+    Image.open(folder / "images/train/a.jpg").save(folder / "images/train/a.jpg", exif=turned)
+    (told,) = load("mine", tmp_path).warnings
+    assert told.startswith("mine train: 1 of 1 images carry an orientation tag")
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n"])
+def test_a_damaged_depth_is_found_before_anything_is_trained(tmp_path: Path, content: bytes) -> None:
+    folder = own(tmp_path / "mine")
+    (folder / "depth/train/a.png").write_bytes(content)
+    with pytest.raises(UserError, match=r"train/a\.png"):
+        load("mine", tmp_path)
+
+
 def test_unknown_names(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="did you mean nyu"):
         load("nyuu", tmp_path)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,6 +54,57 @@ def test_own_folders_with_grey_palette_and_16_bit_masks(tmp_path: Path, options:
     assert found.counts == {"train": 2, "test": 1}
     expected = np.resize([0, 1, 2, IGNORED], 12)
     assert np.array_equal(found.splits["test"].read(0), expected[None].repeat(10, 0))
+
+
+@pytest.mark.parametrize(("bits", "kind"), [(1, 0), (2, 0), (4, 0), (8, 0), (1, 3), (2, 3), (4, 3), (8, 3)])
+def test_masks_of_any_depth_hold_their_numbers(tmp_path: Path, bits: int, kind: int) -> None:
+    """Grey of two and four bits too, which picture readers stretch to 0 to 255: class 1 would be read as 17."""
+    folder = own(tmp_path / "mine", classes="".join(f"c{index}\n" for index in range(90)))
+    values = np.random.default_rng(bits).integers(0, min(2**bits, 90), (10, 12))
+    for path in (folder / "masks").rglob("*.png"):
+        path.write_bytes(png(values, bits, kind))
+    assert np.array_equal(load("mine", tmp_path).splits["test"].read(0), values)
+
+
+def png(values: np.ndarray, bits: int, kind: int) -> bytes:
+    """A PNG of 1 to 8 bits, grey (0) or with a palette (3)."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    rows = b"".join(
+        b"\0" + np.packbits([int(bit) for value in row for bit in f"{value:0{bits}b}"]).tobytes()
+        for row in values
+    )
+    head = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], bits, kind, 0, 0, 0)
+    palette = chunk(b"PLTE", bytes(PALETTE[: 3 * 2**bits])) if kind == 3 else b""
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", head)
+        + palette
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize("form", ["TIFF", "BMP", "PPM", "GIF", "JPEG"])
+def test_masks_are_png(tmp_path: Path, form: str) -> None:
+    folder = own(tmp_path / "mine")
+    Image.fromarray(np.zeros((10, 12), np.uint8)).save(folder / "masks/test/c.png", form)
+    with pytest.raises(UserError, match=r"c\.png: the mask is no PNG"):
+        load("mine", tmp_path)
+
+
+@pytest.mark.parametrize("tag", range(2, 9))
+def test_turned_pictures_are_told(tmp_path: Path, tag: int) -> None:
+    """Masks fit the stored pixels, so a tool that turned the picture first has drawn them elsewhere."""
+    folder = own(tmp_path / "mine")
+    turned = Image.Exif()
+    turned[0x0112] = tag
+    path = folder / "images/test/c.jpg"
+    Image.open(path).save(path, exif=turned)
+    (told,) = [line for line in load("mine", tmp_path).warnings if "orientation" in line]
+    assert told.startswith("mine test: 1 of 1 images carry an orientation tag, which is not applied")
 
 
 def test_the_manifest_is_about_content_and_not_about_places(tmp_path: Path) -> None:

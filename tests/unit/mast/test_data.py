@@ -224,12 +224,57 @@ def test_shards_without_labels_are_read_and_their_probe_is_off(tmp_path):
         ([("a.jpg", b"x"), ("a.cls", b"1.5")], "no class number"),
         ([("a.jpg", b"x"), ("a.cls", b"9" * 5000)], "no class number"),
         ([("a.jpg", b"x"), ("a.cls", b"1"), ("b.jpg", b"y")], r"b\.jpg: has no \.cls"),
-        ([("a.jpg", b"x"), ("a.jpg", b"y")], r"a\.jpg: stands twice"),
+        ([("a.jpg", b"x"), ("a.jpg", b"y")], r"a\.jpg: a second image of one key"),
+        ([("a.jpg", b"x"), ("a.png", b"y"), ("a.cls", b"1")], r"a\.png: a second image of one key"),
+        ([("a.jpg", b"x"), ("a.seg.png", b"y")], r"a\.seg\.png: a second image of one key"),
+        ([("./a.jpg", b"x"), ("a.jpg", b"y")], r":a\.jpg: a second image of one key"),
+        ([("a//b.jpg", b"x"), ("a/b.jpg", b"y")], r"a/b\.jpg: a second image of one key"),
+        ([("a.jpg", b"x"), ("a.cls", b"1"), ("a.cls", b"2")], r"a\.cls: a second label of one key"),
+        ([("a.jpg", b"x"), ("a.cls", b"1"), ("b.cls", b"2")], "label of b has no image in its shard"),
+        ([("a.jpg", b"x"), ("b.cls", b"2")], "label of b has no image in its shard"),
+        ([("a.jpg", b"")], r"a\.jpg: is empty"),
     ],
 )
 def test_what_a_shard_gets_wrong_is_told_with_its_member(tmp_path, members, told):
     with pytest.raises(UserError, match=told):
         list_shards(shard(tmp_path / "0.tar", members), progress=False)
+
+
+def test_a_damaged_head_is_not_the_end(tmp_path):
+    """tarfile stops without a word at a head that it cannot read; no image may get lost so."""
+    members = [(f"{index}.jpg", bytes([index]) * (300 * index)) for index in range(1, 7)]
+    content = (shard(tmp_path / "0.tar", members) / "0.tar").read_bytes()
+    heads = [0]
+    for _, image in members[:-1]:
+        heads.append(heads[-1] + 512 + -(-len(image) // 512) * 512)
+    rng = np.random.default_rng(0)
+    for head in heads[1:]:
+        for damage in (bytes(512), b"G" * 512, rng.bytes(512)):
+            (tmp_path / "0.tar").write_bytes(content[:head] + damage + content[head + 512 :])
+            with pytest.raises(UserError, match=r"0\.tar: damaged"):
+                list_shards(tmp_path, progress=False)
+        (tmp_path / "0.tar").write_bytes(content[:head])  # without the zeros at the end, but whole members
+        assert len(list_shards(tmp_path, progress=False).names) == heads.index(head)
+    (tmp_path / "0.tar").write_bytes(content + content)
+    with pytest.raises(UserError, match="several archives in one file"):
+        list_shards(tmp_path, progress=False)
+
+
+@pytest.mark.parametrize("mode", ["w:gz", "w:xz", "w:bz2"])
+@pytest.mark.parametrize("name", ["1.tar", "1.tar.gz", "1.TGZ"])
+def test_compressed_shards_are_not_left_out(tmp_path, mode, name):
+    shard(tmp_path / "0.tar", [("a.jpg", b"x")])
+    with tarfile.open(tmp_path / name, mode) as archive:
+        archive.addfile(tarfile.TarInfo("b.jpg"))
+    with pytest.raises(UserError, match=rf"{name}: is compressed.*unpack it"):
+        list_shards(tmp_path, progress=False)
+
+
+def test_shards_of_odd_names(tmp_path):
+    shard(tmp_path / "0.TAR", [("a.jpg", b"x")])
+    (tmp_path / "._0.tar").write_bytes(b"what macOS keeps beside it")
+    (tmp_path / "dir.tar").mkdir()
+    assert list_shards(tmp_path, progress=False).names == (f"{tmp_path}/0.TAR:a.jpg",)
 
 
 def test_a_huge_class_number_costs_no_memory(tmp_path):

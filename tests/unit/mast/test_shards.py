@@ -1,5 +1,6 @@
 """Images become shards and come back the same, from a disk or an address, however often the writer was killed."""
 
+import json
 import shutil
 import signal
 import subprocess
@@ -113,6 +114,31 @@ def test_a_folder_of_other_shards_is_left_alone(tmp_path, data_root):
     (tmp_path / "out" / shards.MANIFEST).unlink()
     with pytest.raises(UserError, match="5 tar files that no such call has written"):
         written(data_root, tmp_path / "out")
+
+
+def test_a_changed_manifest_is_found(tmp_path, data_root):
+    """Any value of any line: the images stay what they were, or one line says that the list is damaged."""
+    written(data_root, tmp_path / "out")
+    whole = shards.list_shards(tmp_path / "out", progress=False)
+    lines = [json.loads(line) for line in (tmp_path / "out" / shards.MANIFEST).read_text().splitlines()]
+    odd = (None, -1, 0, 1, 2**40, 1.5, True, "", "x", "../x", [], {}, [[0, 1]], ["a"])
+    refused = 0
+    for number, line in enumerate(lines[:3]):
+        for key, value in ((key, value) for key in line for value in odd if value != line[key]):
+            changed = [*lines]
+            changed[number] = {**line, key: value}
+            (tmp_path / "out" / shards.MANIFEST).write_text("".join(json.dumps(x) + "\n" for x in changed))
+            try:
+                found = shards.list_shards(tmp_path / "out", progress=False)
+            except UserError:
+                refused += 1
+            else:  # a hash, which `mast data verify` compares, or a word for the reader
+                assert (key, found.names, found.labels.tolist()) == (
+                    key if key in ("sha256", "schema_version", "per_shard") else "",
+                    whole.names,
+                    whole.labels.tolist(),
+                )
+    assert refused > 100
 
 
 def test_two_writers_do_not_share_a_folder(tmp_path, data_root):

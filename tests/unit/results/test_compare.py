@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,13 +15,10 @@ import scipy.stats
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from eval.analysis import write as analysis
-from eval.cli.entry import main
 from eval.errors import UserError
 from eval.results import compare, figures, records, tables
 from eval.results.records import Book, Record
 
-RESULTS = Path(__file__).parents[3] / "results"
 WEIGHTS = {"mast5": "0123", "vicreg": "4567", "a": "0123", "b": "4567", "c": "89"}
 OURS, THEIRS = [0.50, 0.56, 0.53, 0.60], [0.48, 0.50, 0.52, 0.55]
 
@@ -152,27 +146,6 @@ def test_csv_has_a_line_a_pair_and_the_figure_a_panel_a_protocol(book: Book) -> 
     found = compare.build(book, [("mast5", "vicreg"), ("vicreg", "mast5")])
     assert compare.as_csv(found).count("\n") == 1 + 2 * 3
     assert len(figures.paired_differences(found).axes) == 1
-
-
-@pytest.mark.parametrize("path", sorted((RESULTS / "comparisons").glob("*.md")), ids=lambda path: path.stem)
-def test_committed_comparisons_are_those_of_the_records(path: Path) -> None:
-    """The command stands in results/README.md."""
-    lines = (RESULTS / "README.md").read_text(encoding="utf-8").replace("\\\n", " ").splitlines()
-    command = next(line for line in lines if f"--check results/comparisons/{path.name}" in line)
-    program, *words = command.split()
-    root = RESULTS.parent
-    if program == "python":
-        call = [sys.executable, *words]
-        subprocess.run(call, cwd=root, env=os.environ | {"PYTHONPATH": str(root)}, check=True)
-    else:
-        assert program == "mast"
-        assert main([f"{root}/{word}" if word.startswith("results/") else word for word in words]) == 0
-
-
-def test_committed_differences_of_augmentations_are_those_of_the_records(tmp_path: Path) -> None:
-    analysis.compare(tmp_path, RESULTS / "records" / "leave-one-out", "all")
-    committed = RESULTS / "comparisons" / "leave-one-out.csv"
-    assert (tmp_path / "differences.csv").read_bytes() == committed.read_bytes()
 
 
 def prepared(record: Record, params: dict[str, object] | None = None, **how: object) -> Record:

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from eval.cli.entry import main
 from eval.errors import UserError
 from eval.results import figures, passports, publishing, records, report, tables
 from eval.results.evidence import Witness
@@ -247,7 +248,8 @@ for _ in range(100):
      {"name": "vicreg", "extra": {"history": [{"epoch": 1, "loss": "low"}]}},
      {"name": "vicreg", "extra": {"history": [{"epoch": 1, "loss": float("nan")}]}},
      {"name": "vicreg", "extra": {"history": [{"epoch": 10**400}]}},
-     {"name": "vicreg", "extra": {"history": [{"epoch": 1}, {"epoch": 2, "mask_crop": 0.5}]}}],
+     {"name": "vicreg", "extra": {"history": [{"epoch": 1}, {"epoch": 2, "mask_crop": 0.5}]}},
+     {"name": "mast5", "weights_sha256": "a" * 64}, {"name": "vicreg", "weights_sha256": "b" * 64}],
 )  # fmt: skip
 def test_a_damaged_passport_is_named_and_left_out(run: Path, content: object) -> None:
     path = run / "passports" / f"vicreg-{'a' * 12}.json"
@@ -256,6 +258,17 @@ def test_a_damaged_passport_is_named_and_left_out(run: Path, content: object) ->
     text = (run / "report.html").read_text()
     assert f"{path.name}: a damaged passport, which is left out" in text
     assert "mast5" in text
+
+
+def test_names_that_differ_in_signs_alone_have_figures_of_their_own(tmp_path: Path) -> None:
+    """Files are named without signs and in lower case, as some file systems do themselves."""
+    names = ["a.b", "A-B", "a b", "a-b-2", "x" * 300, "x" * 300 + "y", "é" * 200, "#", "%"]
+    history = [{"epoch": epoch, "loss": 1.0, "mask_crop": 0.5} for epoch in (1, 2)]
+    found = [{"name": name, "extra": {"history": history}} for name in names]
+    drawn = [item.name for item in report._pretraining(found)]
+    assert len({name.casefold() for name in drawn}) == len(drawn) > 5
+    for name in drawn:
+        (tmp_path / f".{name}.12345678.tmp").touch()
 
 
 def test_one_network_with_pixels_prepared_in_two_ways_has_two_passports(
@@ -280,10 +293,10 @@ def test_one_network_with_pixels_prepared_in_two_ways_has_two_passports(
         )
         for each in (first, second, first)
     ]
-    found, problems = passports.read(tmp_path, measured)
+    found, problems = passports.read([tmp_path], measured)
     assert [each["input_size"] for each in found] == [224, 32]
     (folder / passports.file_name(first)).rename(folder / f"vicreg-{'a' * 12}.json")  # as older runs named it
-    assert [each["input_size"] for each in passports.read(tmp_path, measured)[0]] == [224, 32]
+    assert [each["input_size"] for each in passports.read([tmp_path], measured)[0]] == [224, 32]
     assert problems == []
 
 
@@ -302,3 +315,47 @@ def test_a_legend_stays_inside_its_figure_whatever_the_names(make_record: Make, 
     assert all(len(text.get_text()) <= figures.LONGEST for text in legend.get_texts())
     assert not re.search(r"url\(#p[0-9a-f]{10}\)", content)
     assert "url(#clip0)" in content
+
+
+def test_the_command_compares_pages_and_figures_and_writes_nothing(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page, folder = tmp_path / "page.html", tmp_path / "drawn"
+    assert main(["report", str(run), "--out", str(page), "--figures", str(folder)]) == 0
+    assert main(["report", str(run), "--check", str(page)]) == 0
+    assert main(["report", str(run), "--check", str(folder)]) == 0
+    capsys.readouterr()
+    first = min(folder.glob("*.svg"))
+    first.write_bytes(first.read_bytes().replace(b"vicreg", b"vicerg"))
+    page.write_text(page.read_text().replace("vicreg", "vicerg"))
+    assert main(["report", str(run), "--check", str(folder)]) == 1
+    assert f"{first} is not what the records give, from line" in capsys.readouterr().err
+    assert main(["report", str(run), "--check", str(page)]) == 1
+    assert max(map(len, capsys.readouterr().out.splitlines())) < 2100  # a figure in a page is one long line
+    (folder / "scores-9-other.svg").write_text("<svg/>")
+    assert main(["report", str(run), "--check", str(folder)]) == 1
+    assert "the records give no such figure" in capsys.readouterr().err
+    assert main(["report", str(run), "--check", str(page), "--figures", str(folder)]) == 2
+
+
+def test_the_ending_of_a_file_chooses_the_format(run: Path, tmp_path: Path) -> None:
+    for ending, start in (
+        ("md", "# "),
+        ("csv", "section,"),
+        ("tex", "% "),
+        ("html", "<!doctype"),
+        ("x", "# "),
+    ):
+        path = tmp_path / f"table.{ending}"
+        assert main(["table", str(run), "--out", str(path)]) == 0
+        assert path.read_text().startswith(start)
+        assert main(["table", str(run), "--check", str(path)]) == 0
+    path = tmp_path / "difference.csv"
+    assert main(["compare", str(run), "--pair", "vicreg", "mast5", "--out", str(path)]) == 0
+    assert "," in path.read_text().splitlines()[0]
+    for form in ("svg", "pdf", "png"):
+        path = tmp_path / f"difference.{form}"
+        command = ["compare", str(run), "--pair", "vicreg", "mast5"]
+        assert main([*command, "--figure", str(path)]) == 0
+        assert main([*command, "--check", str(path)]) == 0
+        assert main(["compare", str(run), "--pair", "mast5", "vicreg", "--check", str(path)]) == 1

@@ -111,6 +111,19 @@ def test_failures_are_told_under_the_table(make_record: Make) -> None:
         assert "b, cifar10, linear v1 (k=0), seed 0: ValueError: it broke" in render.render(table, form)
 
 
+def test_cells_that_failed_alike_share_a_line(make_record: Make) -> None:
+    cells = [(task, seed) for task in ("one", "two") for seed in (0, 1)]
+    made = [
+        make_record(name="b", weights="b", task=task, seed=seed, status="failed", protocol=protocol)
+        for protocol in ("linear", "knn")
+        for task, seed in cells
+    ]
+    (line,) = tables.build(Book(made)).failures
+    assert line == "b, one, two; knn v1, linear v1; seeds 0, 1: ValueError: it broke"
+    (line,) = tables.build(Book(made[:-1])).failures
+    assert line == "b, one, two; knn v1, linear v1; seeds 0, 1; 7 cells of these: ValueError: it broke"
+
+
 def test_published_numbers_share_a_column_only_with_their_own_protocol(
     tmp_path: Path, make_record: Make
 ) -> None:
@@ -219,23 +232,6 @@ def test_an_unknown_format_names_the_near_one(make_record: Make) -> None:
 def test_the_title_is_the_one_that_was_given(make_record: Make) -> None:
     table = tables.build(Book([make_record(value=0.6, interval=None)]), title="Mine")
     assert render.render(table, "md").startswith("# Mine\n")
-
-
-RESULTS = Path(__file__).parents[3] / "results"
-
-
-TABLES = [path for path in sorted((RESULTS / "tables").iterdir()) if "sensitivity" not in path.stem]
-# Those are of differences, by benchmarks/sensitivity.py, and tests/unit/mast/test_sensitivity_tables.py holds them.
-
-
-@pytest.mark.parametrize("path", TABLES, ids=lambda path: path.name)
-def test_committed_tables_are_what_the_committed_records_give(path: Path) -> None:
-    book = records.read([RESULTS / "records" / path.stem])
-    assert book.problems == []
-    title = path.read_text().splitlines()[0].removeprefix("# ") if path.suffix == ".md" else ""
-    assert render.render(tables.build(book, title=title), path.suffix[1:]) == path.read_text()
-    for record in book.counting():
-        assert book.outcomes(record) is not None  # there and unaltered
 
 
 def test_the_order_of_records_moves_nothing(make_record: Make) -> None:
