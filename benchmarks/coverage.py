@@ -745,10 +745,11 @@ def _costs(g: np.random.Generator, n: int, classes: int, skills: Array) -> list[
     items: list[Any] = []
     for name in COSTS:
         for two, found in enumerate((values[0][name], values[0][name] - values[1][name])):
-            told = diagnosis.estimate(float(found[0]), found[1:], paired=bool(two))
+            interval = diagnosis.difference if two else diagnosis.estimate
+            told = interval(float(found[0]), found[1:], n)
             span: Any = intervals.NoInterval("it does not vary")
             if told.low is not None and told.high is not None:
-                span = Interval(told.low, told.high, "normal")
+                span = Interval(told.low, told.high, "of the page")
             items.append((float(found[0]), span))
     return items
 
