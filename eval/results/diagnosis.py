@@ -384,9 +384,9 @@ def _percent(found: Estimate, sign: str = "") -> str:
 
 
 LEGEND: Final = (
-    "In percent of average precision, with 95 % intervals over test images if these are 100 or more: what it would gain if all errors of a "
-    "type were mended, one type at a time, so that the parts do not add up to what is missing. Types: Bolya et al. "
-    "2020, TIDE."
+    "In percent of average precision, with 95 % intervals over test images if these are 100 or more: what it would "
+    "gain if all errors of a type were mended, one type at a time, so that the parts do not add up to what is "
+    "missing. Types: Bolya et al. 2020, TIDE."
 )
 
 

@@ -295,6 +295,9 @@ def test_the_bold_the_p_value_and_the_interval_decide_alike(
             assert told == pytest.approx(result.p_value, rel=1e-6, abs=1e-9)
             assert float(line["p"]) == pytest.approx(told, abs=1e-6)
             assert result.differs == (told < 0.05)
+        means = [float(line[f"mean_{side}"]) for side in ("first", "second")]
+        assert means == pytest.approx(standing.values.tolist(), abs=1e-6)
+        assert float(line["difference"]) == pytest.approx(means[0] - means[1], abs=2e-6)
         best = "ab"[int(np.argmax(standing.values))]
         marked = {row.label for row in standing.leaders}
         assert marked == ({best} if result.differs else set())
