@@ -133,14 +133,15 @@ def unseen_in_classes(contributed: Array, labels: Array) -> npt.NDArray[np.float
     """
     _, place, count = np.unique(labels, return_inverse=True, return_counts=True)
     stratum = np.where(count[place] == 1, -1, place)
-    found = np.zeros((len(contributed),) * 2)
-    for one in np.unique(stratum):
-        members = np.flatnonzero(stratum == one)
-        # Rows that differ by a constant have the same differences from their first value.
-        part = np.round(contributed[:, members] - contributed[:, members[:1]], 9)
-        _, row = np.unique(part, axis=0, return_inverse=True)
-        share = 1 / (len(count) * count[place[members[0]]])
-        found = np.maximum(found, np.where(row.ravel()[:, None] == row.ravel(), share**2 / 4, 0.0))
+    order = np.argsort(stratum, kind="stable")
+    _, starts = np.unique(stratum[order], return_index=True)
+    unseen = (1 / (len(count) * count[place[order[starts]]])) ** 2 / 4  # of each class
+    values = contributed[:, order]
+    found = np.zeros((len(values),) * 2)
+    for row, one in enumerate(values):
+        delta = one - values  # (R, N)
+        spread = np.maximum.reduceat(delta, starts, axis=1) - np.minimum.reduceat(delta, starts, axis=1)
+        found[row] = np.where(spread < 1e-9, unseen, 0.0).max(1)
     return found
 
 
