@@ -1,6 +1,6 @@
-"""JPEGs decoded on one core by Pillow and by simplejpeg, whole or at a reduced scale, alone and with the resize.
+"""JPEGs decoded on one core by Pillow and by others, whole or at a reduced scale, alone and with the resize.
 
-    pip install simplejpeg
+    pip install simplejpeg torchcodec      # those that are there are compared; torchvision is
     python benchmarks/decoding.py FOLDER [--count 200] [--side 256]
 
 Seconds are of the processor, the least of five rounds in turn. Scaled decoding gives the smallest of 1/1, 1/2, 1/4
@@ -10,6 +10,7 @@ and 1/8 whose short side is no less than ``--side``. What differs in the pixels 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import io
 import sys
 import time
@@ -29,7 +30,8 @@ Pixels = npt.NDArray[np.uint8]
 
 def ways(side: int) -> dict[str, Callable[[bytes], Image.Image]]:
     """What is compared; each gives an RGB image."""
-    import simplejpeg
+    import torch
+    import torchvision.io
 
     def pillow(content: bytes) -> Image.Image:
         return Image.open(io.BytesIO(content)).convert("RGB")
@@ -39,20 +41,35 @@ def ways(side: int) -> dict[str, Callable[[bytes], Image.Image]]:
         image.draft("RGB", scaled(*image.size, side))
         return image.convert("RGB")
 
-    def simple(content: bytes) -> Image.Image:
-        return Image.fromarray(simplejpeg.decode_jpeg(content))
+    def of_tensor(decode: Callable[..., torch.Tensor], mode: Any) -> Callable[[bytes], Image.Image]:
+        def decoded(content: bytes) -> Image.Image:
+            pixels = decode(torch.frombuffer(bytearray(content), dtype=torch.uint8), mode=mode)
+            return Image.fromarray(pixels.permute(1, 2, 0).numpy())
 
-    def simple_scaled(content: bytes) -> Image.Image:
-        height, width, *_ = simplejpeg.decode_jpeg_header(content)
-        width, height = scaled(width, height, side)
-        return Image.fromarray(simplejpeg.decode_jpeg(content, min_height=height, min_width=width))
+        return decoded
 
-    return {
+    found = {
         "Pillow": pillow,
         "Pillow, scaled": pillow_scaled,
-        "simplejpeg": simple,
-        "simplejpeg, scaled": simple_scaled,
+        "torchvision.io": of_tensor(torchvision.io.decode_jpeg, torchvision.io.ImageReadMode.RGB),
     }
+    if importlib.util.find_spec("torchcodec"):
+        from torchcodec import decoders
+
+        found["torchcodec"] = of_tensor(decoders.decode_jpeg, decoders.ImageReadMode.RGB)
+    if importlib.util.find_spec("simplejpeg"):
+        import simplejpeg
+
+        def simple(content: bytes) -> Image.Image:
+            return Image.fromarray(simplejpeg.decode_jpeg(content))
+
+        def simple_scaled(content: bytes) -> Image.Image:
+            height, width, *_ = simplejpeg.decode_jpeg_header(content)
+            width, height = scaled(width, height, side)
+            return Image.fromarray(simplejpeg.decode_jpeg(content, min_height=height, min_width=width))
+
+        found |= {"simplejpeg": simple, "simplejpeg, scaled": simple_scaled}
+    return found
 
 
 def scaled(width: int, height: int, side: int) -> tuple[int, int]:

@@ -51,10 +51,10 @@ class Rates:
     Attributes:
         decode: JPEGs of 500 x 375 px that a core decodes, resizes and crops. Measured, see docs/scale.md.
         cpu_forward: Images of 224 px through ResNet-50 on a core. Measured, see docs/scale.md.
-        gpu_forward: The same on a GPU. Assumed.
-        gpu_pairs: Pairs of views through a pretraining step of ResNet-50 on a GPU. Assumed.
+        gpu_forward: The same on a GPU, float32 with TF32 convolutions. Measured on an H100, see benchmarks/results.
+        gpu_pairs: Pairs of views through a pretraining step of ResNet-50 on a GPU, bf16. Measured there too.
         cpu_fit: Products of a linear probe's fit on a core. Measured, see docs/scale.md.
-        gpu_fit: The same on a GPU. Assumed.
+        gpu_fit: The same on a GPU. Measured there too.
         overhead: Seconds that a cell costs beside its work. Assumed.
         cores_per_gpu: Assumed.
         cores_per_node: Of a node without GPUs. Assumed.
@@ -64,10 +64,10 @@ class Rates:
 
     decode: float = 290
     cpu_forward: float = 6.8
-    gpu_forward: float = 2500
-    gpu_pairs: float = 550
+    gpu_forward: float = 5070
+    gpu_pairs: float = 1600
     cpu_fit: float = 0.034
-    gpu_fit: float = 2.0
+    gpu_fit: float = 2.9
     overhead: float = 0.3
     cores_per_gpu: float = 12
     cores_per_node: float = 32

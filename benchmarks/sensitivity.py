@@ -73,10 +73,17 @@ def mean(cells: Mapping[Cell, float], wanted: Wanted) -> float:
 def whole(found: Values) -> Values:
     """Without the checkpoints that lack cells which VICReg's have: a mean over fewer tasks is another mean."""
     full = {key for cells in found[BASE].values() for key in cells}
-    return {
+    kept = {
         method: {seed: cells for seed, cells in seeds.items() if full <= cells.keys()}
         for method, seeds in found.items()
     }
+    if not kept[BASE]:
+        seeds = ", ".join(map(str, sorted(found[BASE])))
+        raise SystemExit(
+            f"error: no seed of {BASE} ({seeds}) has all {len(full)} cells of these records; "
+            "give records of the same seeds"
+        )
+    return kept
 
 
 def search(found: Values) -> str:

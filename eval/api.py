@@ -40,8 +40,8 @@ def load_backbone(ref: str, *, device: str | None = None, **said: Unpack[Said]) 
             ``random:ARCH[@SEED]`` for random weights.
         device: Where to put the backbone; the GPU if there is one, when None.
         **said: What you know about the file, which overrules it: ``layout``, ``arch``, ``key``, ``prefix``,
-            ``heads``, ``input_size``, ``normalization``, ``interpolation``; ``trust_pickle=True`` lets the file run
-            its own code.
+            ``heads``, ``input_size``, ``normalization``, ``interpolation``, ``features``; ``precision="bf16"`` for
+            features in bfloat16; ``trust_pickle=True`` lets the file run its own code.
 
     Returns:
         The backbone, in evaluation mode and without gradients, and its passport. ``backbone.features(images)``
@@ -67,7 +67,7 @@ def extract(
     squash: bool = False,
     batch_size: int = 64,
     workers: int = 2,
-    dtype: str = "float32",
+    dtype: str | None = None,
     store: Place | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> npt.NDArray[np.float32]:
@@ -84,7 +84,8 @@ def extract(
         squash: Resize to a square, which changes the aspect ratio.
         batch_size: Images in one forward pass.
         workers: Threads that decode.
-        dtype: What the network computes in: "float32", or "bfloat16" where the device is quick at it.
+        dtype: What the network computes in: "float32", or "bfloat16" where the device is quick at it; what
+            ``load_backbone(ref, precision=...)`` said when None.
         store: A folder that keeps the features; images in it are not forwarded again.
         progress: Called with the number of images done and in all.
 

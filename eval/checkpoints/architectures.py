@@ -15,7 +15,7 @@ from mast.model import Arch, parse_arch
 from mast.model import Backbone as ResNet
 
 from ..errors import UserError
-from . import stages
+from . import beit, stages
 from .backbone import Backbone
 from .timm_networks import NoDraws, create, known, wrap
 
@@ -43,6 +43,8 @@ def infer(shapes: Shapes, options: Options | None = None) -> str:
         return _infer_resnet(shapes, str(options.get("stem", "")))
     if stages.is_convnext(shapes) or stages.is_swin(shapes):
         return stages.infer(shapes)
+    if "patch_embed.proj.weight" in shapes and options.get("relative") == "beit":
+        return beit.infer(shapes)
     if "patch_embed.proj.weight" in shapes:
         from . import vit
 
@@ -69,7 +71,7 @@ def measured(shapes: Shapes, arch: str) -> dict[str, Any]:
     places = [re.match(r"(?:layer|stages\.|layers\.)(\d+)\.(?:blocks\.)?(\d+)\.", key) for key in shapes]
     if stages_of := Counter(stage for stage, _ in {match.groups() for match in places if match is not None}):
         found["depths"] = [count for _, count in sorted(stages_of.items())]
-    elif arch.startswith("vit"):
+    elif arch.startswith(("vit", "beit")):
         from . import vit
 
         kernel = shapes["patch_embed.proj.weight"]
@@ -130,6 +132,10 @@ def build(arch: str, shapes: Shapes, options: Options) -> Backbone:
     if (stated := options.get("timm")) is not None:
         with NoDraws():  # not on meta: constants such as rotary frequencies are in no file
             return wrap(create(stated["architecture"], stated["model_args"]), arch)
+    if options.get("relative") == "beit":
+        heads = options.get("heads") or beit.heads_by_table(shapes)
+        with NoDraws():
+            return beit.build(arch, shapes, {**options, "heads": heads})
     if stages.is_convnext(shapes) or stages.is_swin(shapes) or "rope" in options:
         with NoDraws():
             if "rope" in options:

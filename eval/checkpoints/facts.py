@@ -13,10 +13,23 @@ from typing import Any
 
 from ..errors import UserError
 
-NETWORK = ("heads", "activation", "eps", "stem", "stride_in_1x1", "pooling", "timm", "rope", "final_eps")
+NETWORK = (
+    "heads",
+    "activation",
+    "eps",
+    "stem",
+    "stride_in_1x1",
+    "pooling",
+    "timm",
+    "rope",
+    "final_eps",
+    "grid",
+)
 """Facts that change what a network computes."""
 PREPROCESSING = ("normalization", "input_size", "interpolation")
 """Facts that change the pixels it sees."""
+PRECISIONS = {"fp32": "float32", "bf16": "bfloat16"}
+"""What features can be computed in: the words of ``--precision`` and torch's."""
 ASSUMED = "assumed"
 """The source of a fact that nobody states."""
 

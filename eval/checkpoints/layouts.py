@@ -63,9 +63,10 @@ class _Options(BaseModel):
     activation: Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"] = "gelu"
     eps: _Epsilon = 1e-6
     final_eps: _Epsilon = 1e-6
-    pooling: Literal["cls", "mean", "cls+mean", "last4", "map", "avg"] = "cls"
+    pooling: Literal["cls", "mean", "cls+mean", "last4", "last4+mean", "map", "avg"] = "cls"
     positions: _Positions = _Positions()
     rope: Literal["dinov3"] = "dinov3"
+    relative: Literal["beit"] = "beit"
     padding: Literal["same"] = "same"
     stride_in_1x1: bool = False
 

@@ -40,6 +40,7 @@ class Passport:
         provenance: Where each fact that the tensors do not determine was read: ``--heads``, ``config.json``,
             ``hyper_parameters``, a published name, ``layout moco-v3``; ``assumed`` if nobody states it.
         network: What the network computes otherwise than the usual one of its keys and shapes, such as ``heads``.
+        precision: What frozen features, tokens and maps are computed in: ``float32``, or ``bfloat16`` under autocast.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Passport:
     extra: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, str] = field(default_factory=dict)
     network: dict[str, Any] = field(default_factory=dict)
+    precision: str = "float32"
 
     @property
     def normalization_assumed(self) -> bool:

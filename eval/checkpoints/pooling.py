@@ -15,6 +15,7 @@ CHOICES = {
     "mean": "the mean of the patch tokens after the last normalisation, without class and register tokens",
     "cls+mean": "both, one after the other",
     "last4": "the class tokens of the last four blocks, each normalised, one after the other",
+    "last4+mean": "last4 and mean, one after the other",
     "map": "the network's own attention pooling",
     "avg": "the network's own average over space",
 }
@@ -46,7 +47,7 @@ def of_transformer(network: Any) -> list[str]:
     token = getattr(network, "cls_token", None) is not None
     found = ["cls", "mean", "cls+mean"] if token else ["mean"]
     if token and len(network.blocks) >= 4:
-        found.append("last4")
+        found += ["last4", "last4+mean"]
     if getattr(network, "attn_pool", None) is not None:
         found.insert(0, "map")
     return found
@@ -65,13 +66,14 @@ def pooled(network: Any, images: Tensor, choices: Sequence[str]) -> dict[str, Te
     """
     import torch
 
-    blocks = layers(network, images, 4) if "last4" in choices else [network.forward_features(images)]
+    several = {"last4", "last4+mean"} & set(choices)
+    blocks = layers(network, images, 4) if several else [network.forward_features(images)]
     tokens, skip = blocks[-1], int(network.num_prefix_tokens)
     finish = getattr(network, "fc_norm", None) or torch.nn.Identity()
 
     def one(choice: str) -> Tensor:
-        if choice == "cls+mean":
-            return torch.cat([one("cls"), one("mean")], dim=1)
+        if choice in ("cls+mean", "last4+mean"):
+            return torch.cat([one(choice.removesuffix("+mean")), one("mean")], dim=1)
         if choice == "last4":
             return torch.cat([finish(block[:, 0]) for block in blocks], dim=1)
         if choice == "map":

@@ -18,6 +18,7 @@ from mast.files import sha256_file
 from ..errors import UserError
 from . import (
     architectures,
+    beit,
     file_formats,
     layouts,
     pooling,
@@ -28,7 +29,7 @@ from . import (
     weight_checks,
 )
 from .backbone import Backbone
-from .facts import ASSUMED, NETWORK, PREPROCESSING, Fact, Facts, belong, merge, usable
+from .facts import ASSUMED, NETWORK, PRECISIONS, PREPROCESSING, Fact, Facts, belong, merge, usable
 from .layouts import Layout
 from .normalization import Normalization
 from .passport import Passport
@@ -66,6 +67,7 @@ class Said(TypedDict, total=False):
         interpolation: ``bicubic`` or ``bilinear``.
         features: What the feature is, a name of `pooling.CHOICES`.
         together: Further features that extraction is to store from the same forward.
+        precision: What frozen features are computed in: ``fp32``, or ``bf16`` under torch's autocast.
     """
 
     layout: str | None
@@ -79,6 +81,7 @@ class Said(TypedDict, total=False):
     interpolation: str | None
     features: str | None
     together: Sequence[str]
+    precision: str | None
 
 
 class _Undetermined(UserError):
@@ -204,6 +207,7 @@ def _random(ref: str, said: Said) -> Loaded:
         warnings=["random weights, the control that a pretrained backbone has to beat"],
         provenance={key: facts[key].source for key in PREPROCESSING},
         network={} if chosen == usual_pooling else {"pooling": chosen},
+        precision=_precision(said),
         normalization=facts["normalization"].value,
         input_size=facts["input_size"].value,
         interpolation=facts["interpolation"].value,
@@ -213,6 +217,14 @@ def _random(ref: str, said: Said) -> Loaded:
         passport,
         _together(backbone, passport.network, usual_pooling, said.get("together", ())),
     )
+
+
+def _precision(said: Said) -> str:
+    """What features are computed in, in torch's word."""
+    wanted = said.get("precision") or "fp32"
+    if wanted not in PRECISIONS:
+        raise UserError(f"--precision {wanted}", remedy=f"known: {', '.join(PRECISIONS)}", code=2)
+    return PRECISIONS[wanted]
 
 
 def _of_user(said: Said) -> dict[str, Fact]:
@@ -295,6 +307,7 @@ def _read(ref: str, said: Said) -> tuple[_Match, Passport]:
         stride_in_1x1=bool(match.network.get("stride_in_1x1")),
         provenance={name: fact.source for name, fact in facts.items()},
         network=match.network,
+        precision=_precision(said),
         normalization=facts["normalization"].value,
         input_size=facts["input_size"].value,
         interpolation=facts["interpolation"].value,
@@ -476,6 +489,7 @@ def _family(arch: str) -> str:
         "convnext": "convnext",
         "convnextv2": "convnext",
         "swin": "swin",
+        "beit": "beit",
     }.get(start, "resnet")
 
 
@@ -587,8 +601,10 @@ def _fit(ref: str, found: layouts.Extract, arch: str | None, facts: dict[str, Fa
             remedy=elsewhere or "nothing was loaded; try --layout or --arch if the guess is wrong",
         )
     facts = dict(facts)
-    if family == "vit":
+    if family in ("vit", "beit"):
         heads = vit.heads_of(options, _width(skeleton), vit.depth_of(wanted))
+        if heads is None and family == "beit":
+            heads = beit.heads_by_table(_shapes(weights))
         if heads is None:
             raise _Undetermined(
                 f"{ref}: as layout {layout.name} and {name}: the file does not say how many heads of attention, and "

@@ -130,6 +130,8 @@ def _transformers(config: Mapping[str, Any], source: str) -> dict[str, Fact]:
         theta = rotary.get("rope_theta") if isinstance(rotary, Mapping) else config.get("rope_theta")
         if theta is not None and _number(theta, f"{source}: rope_theta", above=0) != 100:
             facts["rope"] = Unusable(f"rope_theta {theta}", "DINOv3's frequencies have 100")
+    if kind in ("beit", "data2vec-vision") and (pooled := config.get("use_mean_pooling")) is not None:
+        facts["pooling"] = "mean" if _switch(pooled, f"{source}: use_mean_pooling") else "cls"
     if (heads := config.get("num_attention_heads")) is not None and "hidden_size" in config:
         facts["heads"] = _whole(heads, f"{source}: num_attention_heads")
     if (eps := config.get("layer_norm_eps")) is not None:
@@ -137,6 +139,9 @@ def _transformers(config: Mapping[str, Any], source: str) -> dict[str, Fact]:
         facts["final_eps" if kind in ("convnext", "convnextv2") else "eps"] = number
         if kind == "swin" and number != 1e-5:
             facts["eps"] = Unusable(f"layer_norm_eps {eps}", "Swin's first norm has 1e-5, so all must")
+    side = config.get("image_size")
+    if isinstance(side, list) and len(set(map(str, side))) > 1:  # shapes tell a grid's area alone
+        facts["grid"] = Unusable(f"image_size {side!r:.40}", "positions are read as those of a square image")
     if (activation := config.get("hidden_act")) is not None:
         facts["activation"] = _activation(activation, f"{source}: hidden_act")
     if (moved := config.get("downsample_in_bottleneck")) is not None:

@@ -69,23 +69,29 @@ def dinov3(weights: Weights) -> Weights:
     return split
 
 
-def huggingface_dinov3(weights: Weights) -> Weights:
-    """Query, key and value joined; queries and values have biases, keys have none. No registers are an empty tensor.
+def beit(weights: Weights) -> Weights:
+    """Query, key and value joined; queries and values have biases of their own, keys have none.
 
     Raises:
         UserError: If keys have one.
     """
-    weights = {name: tensor for name, tensor in weights.items() if name != "reg_token" or tensor.numel()}
     biases = {
         name: tensor
         for name, tensor in weights.items()
         if re.search(r"\.attn\.(query|key|value)\.bias$", name)
     }
     if any(".key." in name for name in biases):
-        raise UserError("keys have a bias", remedy="such a DINOv3 is not supported")
+        raise UserError("keys have a bias", remedy="such a network is not supported")
     joined = qkv({name: tensor for name, tensor in weights.items() if name not in biases})
     for name, tensor in biases.items():
         joined[name.replace(".query.bias", ".q_bias").replace(".value.bias", ".v_bias")] = tensor
+    return joined
+
+
+def huggingface_dinov3(weights: Weights) -> Weights:
+    """As `beit`, with gated perceptrons; where there are no registers, they are an empty tensor."""
+    weights = {name: tensor for name, tensor in weights.items() if name != "reg_token" or tensor.numel()}
+    joined = beit(weights)
     return {name.replace(".mlp.up_proj.", ".mlp.fc1_x." if _gated(weights) else ".mlp.fc1."): tensor
             for name, tensor in joined.items()}  # fmt: skip
 
@@ -95,7 +101,17 @@ def _gated(weights: Weights) -> bool:
 
 
 def siglip(weights: Weights) -> Weights:
-    """SigLIP's image tower: joined matrices, positions and the attention pooling as timm has them."""
+    """SigLIP's image tower: joined matrices, positions and the attention pooling as timm has them.
+
+    Raises:
+        UserError: For SigLIP 2's NaFlex networks, whose patch embedding is a matrix.
+    """
+    kernel = weights.get("patch_embed.proj.weight")
+    if kernel is not None and kernel.ndim == 2:
+        raise UserError(
+            "SigLIP 2 NaFlex: its image processor cuts patches at each picture's own shape, and here all are squares",
+            remedy="take a release of a fixed size, such as google/siglip2-base-patch16-256",
+        )
     found = {}
     for name, tensor in qkv(weights).items():
         if name == "pos_embed":
@@ -143,6 +159,7 @@ TRANSFORMS: dict[str, Callable[[Weights], Weights]] = {
     "haiku": haiku,
     "qkv": qkv,
     "absorbed": absorbed,
+    "beit": beit,
     "dinov3": dinov3,
     "huggingface-dinov3": huggingface_dinov3,
     "siglip": siglip,

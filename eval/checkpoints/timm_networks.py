@@ -132,7 +132,7 @@ class Transformer(nn.Module):
             UserError: If this network cannot give it.
         """
         self.pooling = pooling.check(choice, self.choices, self.arch)
-        times = {"cls+mean": 2, "last4": 4}.get(choice, 1)
+        times = {"cls+mean": 2, "last4": 4, "last4+mean": 5}.get(choice, 1)
         self.feature_dim = int(self.network.embed_dim) * times
 
     @property

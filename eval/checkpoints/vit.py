@@ -264,7 +264,20 @@ def of_timm(network: Any) -> dict[str, Any] | None:
         return None
     if getattr(act, "approximate", "none") == "tanh":
         activation = "gelu_tanh"
-    return {"heads": int(block.attn.num_heads), "activation": activation, "eps": float(block.norm1.eps)}
+    options = {"heads": int(block.attn.num_heads), "activation": activation, "eps": float(block.norm1.eps)}
+    return options if _told_by_shapes(network, options) else None
+
+
+def _told_by_shapes(network: Any, options: Mapping[str, Any]) -> bool:
+    """Whether `build` makes the same keys and shapes of a network's shapes, and of its grid a square."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    grid = network.patch_embed.grid_size
+    try:
+        ours = build(infer(shapes), shapes, options)
+    except UserError:
+        return False
+    found = {name: tuple(tensor.shape) for name, tensor in ours.network.state_dict().items()}
+    return found == shapes and tuple(grid) == (ours.grid, ours.grid)
 
 
 class ViT(Transformer):

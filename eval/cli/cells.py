@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mast.errors import UserError
+from mast.errors import UserError, printable
 
 from . import options, output
 
@@ -62,6 +63,8 @@ def run(
         then: Prints more, from the records that the table was made of.
     """
     ready = runner(todo, arguments, data_root)
+    for note in todo.notes if not arguments.quiet else ():
+        print(printable(note), file=sys.stderr)
     if arguments.dry_run:
         cells = ready.preview()
         return output.as_json(cells) if arguments.json else forecast(cells)

@@ -75,6 +75,10 @@ def run(arguments: argparse.Namespace) -> int:
             output.check_writable(path)
     book = records.read(arguments.places)
     output.problems(book.problems)
+    if not book.records:
+        raise UserError(
+            f"no records in {', '.join(map(str, arguments.places))}", remedy="name the --out folder of a run"
+        )
     if arguments.controls:
         return output.deliver(_controls(book, arguments), arguments.out, arguments.check)
     found = compare.build(
@@ -84,7 +88,15 @@ def run(arguments: argparse.Namespace) -> int:
         groups=compare.parse_groups(arguments.group),
     )
     if not found.lines:
-        raise UserError("no task has both sides of a pair", remedy="`mast table` shows what was measured")
+        told = dict.fromkeys(
+            f"{line.task} {line.metric}: {reason}"
+            for line in found.left_out
+            for reason in line.reasons.values()
+        )
+        raise UserError(
+            f"nothing pairs: {'; '.join(list(told)[:5])}" if told else "no task has both sides of a pair",
+            remedy="`mast table` shows what was measured",
+        )
     check = arguments.check
     if arguments.figure or (check and check.suffix in DRAWN):
         from ..results import figures

@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.protocol:
         chosen = [protocols.get(name) for name in arguments.protocol]
     if arguments.limit is not None:
-        chosen = [protocol.override(protocol.code.params.smoke(arguments.limit)) for protocol in chosen]
+        chosen = [protocol.override(protocol.settings.smoke(arguments.limit)) for protocol in chosen]
     chosen = [protocol.override(options.changes(arguments.set)) for protocol in chosen]
     titles = [f"{protocol.name} v{protocol.version}" for protocol in chosen]
     if arguments.vary:

@@ -65,6 +65,7 @@ def add(verbs: options.Verbs) -> None:
         "--set", **options.MANY, default=[], metavar="KEY=VALUE", help="changes to the protocols' parameters"
     )
     options.reading(parser)
+    options.precision(parser)
     options.running(parser)
 
 

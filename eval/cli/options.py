@@ -85,7 +85,8 @@ def reading(parser: Parser) -> None:
     parser.add_argument(
         "--features",
         metavar="NAME",
-        help="what the feature is: cls, mean, cls+mean, last4, map or avg; `mast eval` takes several: cls,mean",
+        help="what the feature is: cls, mean, cls+mean, last4, last4+mean, map or avg; `mast eval` takes several: "
+        "cls,mean",
     )
     parser.add_argument("--interpolation", choices=("bicubic", "bilinear"), help="how images are resized")
     parser.add_argument(
@@ -105,13 +106,25 @@ _READING = (
     "normalization",
     "interpolation",
     "features",
+    "precision",
     "trust_pickle",
 )
 
 
 def reading_of(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The options of `reading`, as `eval.checkpoints.load` takes them."""
-    return {name: value for name in _READING if (value := getattr(arguments, name)) not in (None, False)}
+    """The options of `reading`, and `precision` where a verb has it, as `eval.checkpoints.load` takes them."""
+    return {
+        name: value for name in _READING if (value := getattr(arguments, name, None)) not in (None, False)
+    }
+
+
+def precision(parser: Parser) -> None:
+    """``--precision``."""
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", "bf16"),
+        help="compute frozen features, tokens and maps in this (default: fp32); bf16 stands in records and tables",
+    )
 
 
 def checkpoint(parser: Parser) -> None:

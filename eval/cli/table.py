@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import Final
 
-from mast.errors import UserError
+from mast.errors import UserError, unknown
 
 from . import options, output
 
@@ -66,7 +66,13 @@ def run(arguments: argparse.Namespace) -> int:
 
     for same in built.absent:  # not measured, or misspelt
         tasks.get(same.task)
-        protocols.get(same.protocol)
+        if same.version > (latest := protocols.get(same.protocol).version):
+            raise UserError(f"same_as {same}: the latest version of {same.protocol} is v{latest}", code=2)
+        if (there := built.book.metrics(same.task, same.protocol, same.version)) and same.metric not in there:
+            raise unknown(f"metric in same_as {same}:", same.metric, sorted(there))
+    if built.absent:
+        some = f"such as {built.absent[0]}" if len(built.absent) > 1 else built.absent[0]
+        output.problems([f"not measured here, so published numbers stand by themselves: {some}"])
     if not built.sections:
         if built.failures:
             raise UserError(f"nothing was measured, every cell failed: {' | '.join(built.failures)}")

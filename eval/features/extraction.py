@@ -15,6 +15,7 @@ import numpy.typing as npt
 from filelock import Timeout
 
 from ..checkpoints import Backbone, Passport
+from ..checkpoints.pooling import check
 from ..datasets import Pool, Split
 from ..errors import UserError
 from .matrices import COPY, Features, Rows, take
@@ -42,7 +43,7 @@ def extract(
     normalization: str | None = None,
     pooling: str = "average",
     workers: int = 2,
-    dtype: str = "float32",
+    dtype: str | None = None,
     progress: Progress | None = None,
 ) -> Features:
     """Features of a split; images that another split, task or run has extracted are not decoded again.
@@ -61,7 +62,8 @@ def extract(
         normalization: The checkpoint's own when None, see `Preprocess.of`.
         pooling: As of `pooled`.
         workers: Threads that decode; 0 decodes in between.
-        dtype: "float32", or "bfloat16" for a forward under autocast; stored as float32 either way.
+        dtype: "float32", or "bfloat16" for a forward under autocast; stored as float32 either way. The passport's
+            precision when None.
         progress: Called with rows done and rows in all.
 
     Returns:
@@ -107,7 +109,7 @@ def extract_pool(
     pooling: str = "average",
     batch_size: int = 64,
     workers: int = 2,
-    dtype: str = "float32",
+    dtype: str | None = None,
     progress: Progress | None = None,
 ) -> npt.NDArray[np.float32]:
     """Features of every image of a pool; arguments and errors are those of `extract`.
@@ -115,6 +117,7 @@ def extract_pool(
     Returns:
         (N, D) float32, memory-mapped and read-only, rows in the pool's order.
     """
+    dtype = dtype or passport.precision
     if dtype not in ("float32", "bfloat16"):
         raise UserError(f"features in '{dtype}'", remedy="choose float32 or bfloat16", code=2)
     if not len(pool):
@@ -149,7 +152,7 @@ def entry(
     preprocess: Preprocess,
     store: str | Path,
     pooling: str = "average",
-    dtype: str = "float32",
+    dtype: str | None = None,
 ) -> Entry:
     """Where a pool's features lie in the store, whether they are there already or not."""
     identity: dict[str, Any] = {
@@ -158,11 +161,18 @@ def entry(
         "preprocess": preprocess.identity(),
         "images": pool.digest,
         "layer": "features" if pooling == "average" else pooling,
-        "dtype": dtype,
+        "dtype": dtype or passport.precision,
     }
     if passport.network:  # the same tensors compute something else
         identity["network"] = passport.network
     return Entry(Path(store), identity, len(pool))
+
+
+def computing_in(precision: str, device: torch.device) -> Any:
+    """A context for a forward: torch's autocast for "bfloat16", nothing for "float32"."""
+    import torch
+
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()
 
 
 def pooled(backbone: Backbone, images: torch.Tensor, pooling: str = "average") -> torch.Tensor:
@@ -171,18 +181,28 @@ def pooled(backbone: Backbone, images: torch.Tensor, pooling: str = "average") -
     Args:
         backbone: The backbone.
         images: (B, 3, H, W), normalised.
-        pooling: "average" for the backbone's own features; "res5-6x6" for the last feature map averaged over 6 x 6
-            windows at stride 1 and flattened, channel by channel (VISSL: 8192 numbers of a ResNet-50 at 224 px).
+        pooling: "average" for the backbone's own features; "last4+mean" for that feature of a transformer, whatever
+            its own is; "res5-6x6" for the last feature map averaged over 6 x 6 windows at stride 1 and flattened,
+            channel by channel (VISSL: 8192 numbers of a ResNet-50 at 224 px).
 
     Raises:
-        UserError: If the pooling is unknown or the feature map is smaller than a window.
+        UserError: If the pooling is unknown, the network has none of that name, or the feature map is smaller than a
+            window.
     """
     import torch
 
     if pooling == "average":
         return backbone.features(images)
+    if pooling == "last4+mean":
+        arch: Any = getattr(backbone, "arch", "it")
+        check(pooling, getattr(backbone, "choices", ("avg",)), getattr(arch, "name", arch))
+        of_transformer: Any = backbone
+        parts: torch.Tensor = of_transformer.pooled(images, [pooling])[pooling]
+        return parts
     if pooling != "res5-6x6":
-        raise UserError(f"pooling '{pooling}' is not known", remedy="it is average or res5-6x6", code=2)
+        raise UserError(
+            f"pooling '{pooling}' is not known", remedy="it is average, last4+mean or res5-6x6", code=2
+        )
     found = backbone.feature_maps(images)["res5"]
     if min(found.shape[2:]) < 6:
         raise UserError(
@@ -210,7 +230,7 @@ def _fill(
     import torch
 
     device = next(iter(backbone.parameters())).device
-    context: Any = torch.autocast(device.type, torch.bfloat16) if dtype == "bfloat16" else nullcontext()
+    context = computing_in(dtype, device)
     written = position = entry.begin()
     others = {choice: other for choice, other in others.items() if other.begin() == position}
     entries = {"": entry, **others}

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from ..checkpoints import Backbone, Passport, spatial
 from ..datasets import Pool
 from ..errors import UserError, unknown
-from .extraction import ahead
+from .extraction import ahead, computing_in
 from .preprocess import Preprocess
 from .store import Entry
 from .views import View, Views
@@ -229,7 +229,7 @@ def planned(
     else:
         told, rows, side = _of_views(views, preprocess), len(views.plan(sizes)), views.side
     entry = _entry(passport, pool, layers, told, rows, store)
-    shape = _shape(backbone, preprocess, layers, side)
+    shape = _shape(backbone, passport, preprocess, layers, side)
     return {} if entry.whole() else {entry.key: rows * int(np.prod(shape)) * 2}, shape
 
 
@@ -245,27 +245,38 @@ def _entry(
         "dtype": "bfloat16",
         **told,
     }
-    if passport.network:
-        identity["network"] = passport.network
+    network = {
+        name: value for name, value in passport.network.items() if name != "pooling"
+    }  # maps are not pooled
+    if network:
+        identity["network"] = network
+    if passport.precision != "float32":
+        identity["precision"] = passport.precision
     return Entry(store, identity, rows, "<u2")
 
 
 def _rows(
-    backbone: Backbone, preprocess: Preprocess, layers: Layers, batch: npt.NDArray[Any]
+    backbone: Backbone,
+    passport: Passport,
+    preprocess: Preprocess,
+    layers: Layers,
+    batch: npt.NDArray[Any],
 ) -> torch.Tensor:
     """Maps (B, h, w, C) float32 of pixels (B, H, W, 3) uint8."""
     import torch
 
     device = next(iter(backbone.parameters())).device
-    with torch.inference_mode():
+    with torch.inference_mode(), computing_in(passport.precision, device):
         found = dense(backbone, preprocess.normalise(torch.from_numpy(batch).to(device)), layers)
         return found.permute(0, 2, 3, 1).float().cpu()
 
 
-def _shape(backbone: Backbone, preprocess: Preprocess, layers: Layers, side: int) -> tuple[int, int, int]:
+def _shape(
+    backbone: Backbone, passport: Passport, preprocess: Preprocess, layers: Layers, side: int
+) -> tuple[int, int, int]:
     """(h, w, C) of the map of a square."""
     height, width, channels = _rows(
-        backbone, preprocess, layers, np.zeros((1, side, side, 3), dtype=np.uint8)
+        backbone, passport, preprocess, layers, np.zeros((1, side, side, 3), dtype=np.uint8)
     ).shape[1:]
     return height, width, channels
 
@@ -301,7 +312,7 @@ def _stored(
     entry = _entry(passport, pool, layers, told, rows, store)
 
     def batched(batch: npt.NDArray[Any], first: int) -> npt.NDArray[Any]:
-        found = _rows(backbone, preprocess, layers, batch)
+        found = _rows(backbone, passport, preprocess, layers, batch)
         if not bool(torch.isfinite(found).all()):
             raise UserError(
                 f"{pool.paths[images[first]]}: its maps, or one of the next, are not finite",
@@ -312,7 +323,7 @@ def _stored(
     with entry.lock():
         os.utime(entry.folder / "lock")  # when it was last used, for `budget.evict`
         if not entry.whole():
-            shape = _shape(backbone, preprocess, layers, side)
+            shape = _shape(backbone, passport, preprocess, layers, side)
             need = budget(rows, shape, store, most_gb, f"maps of {pool.name}")
             what = f"maps of {pool.name}, {need / GB:.2f} GB"
             fill_entry(entry, square, batched, batch_size, workers, lambda done: progress(what, done, rows))

@@ -62,8 +62,12 @@ class Params(base.Params):
     start_lr: Share
     warmup: Annotated[int, Field(ge=0)]
 
-    @classmethod
-    def smoke(cls, limit: int) -> dict[str, Any]:
+    @property
+    def reads_choice(self) -> bool:
+        """It reads patch tokens."""
+        return False
+
+    def smoke(self, limit: int) -> dict[str, Any]:
         """One epoch of one pair."""
         return {"epochs": 1, "lr": [0.001], "weight_decay": [0.001], "warmup": 0}
 
@@ -385,4 +389,4 @@ def disk(context: Context) -> dict[str, int]:
     return found
 
 
-KIND = Kind(Params, ("classification",), measure, disk=disk, family="attentive")
+KIND = Kind(Params, ("classification",), measure, disk=disk, family="attentive", precision=True)

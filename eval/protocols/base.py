@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
@@ -60,7 +60,7 @@ class Extraction(Strict):
     squash: bool | Literal["after"] = False
     interpolation: Literal["bilinear", "bicubic"] | None = None
     normalization: Literal["imagenet"] | None = None
-    pooling: Literal["average", "res5-6x6"] = "average"
+    pooling: Literal["average", "res5-6x6", "last4+mean"] = "average"
 
     def options(self) -> dict[str, Any]:
         """What `features.extract` takes."""
@@ -88,8 +88,15 @@ class Params(Strict):
         """Whether a cell writes maps, where its kind may; told before any data is opened."""
         return True
 
-    @classmethod
-    def smoke(cls, limit: int) -> dict[str, Any]:
+    @property
+    def reads_choice(self) -> bool:
+        """Whether its numbers depend on what the checkpoint's feature is (``--features``).
+
+        They do not where it reads tokens, maps or a part of its own.
+        """
+        return self.extraction.pooling == "average"
+
+    def smoke(self, limit: int) -> dict[str, Any]:
         """Changes that make a run short, for a smoke test with at most ``limit`` examples of each split."""
         return {}
 
@@ -352,6 +359,8 @@ class Kind:
         disk: Bytes of maps that a cell will write, by their key in the feature store; None for kinds that write none.
         family: The name under which `mast delta` finds it.
         images: Whether it needs images and the backbone; False where features and labels are enough.
+        precision: Whether what it reads off the backbone is computed in the precision that ``--precision`` names, as
+            all features are; False where it computes with the backbone itself, in float32.
     """
 
     params: type[Params]
@@ -363,6 +372,7 @@ class Kind:
     disk: Callable[[Context], dict[str, int]] | None = None
     family: str = ""
     images: bool = True
+    precision: bool = False
 
 
 # -- tools of the kinds ----------------------------------------------------------------------------------------
@@ -430,6 +440,37 @@ def select(
         "grid": [[float(c), float(v)] for c, v in zip(candidates, values, strict=True)],
     }
     return index, record, tuple(warnings)
+
+
+def select_pair(
+    values: Array, features: Sequence[str], rates: Sequence[float]
+) -> tuple[tuple[int, int], dict[str, Any], tuple[str, ...]]:
+    """The feature and the learning rate with the best validation value, the first among equals.
+
+    Args:
+        values: (F, L) validation values, higher is better.
+        features: F names.
+        rates: L rates, ascending.
+
+    Returns:
+        Places of both, what to record, and warnings for a rate at the grid's edge and for ties.
+    """
+    flat, record, warnings = select(values.ravel(), np.arange(values.size, dtype=float), name="", edges=False)
+    feature, rate = divmod(flat, len(rates))
+    edge = len(rates) > 1 and rate in (0, len(rates) - 1)
+    told = (
+        [f"{record['ties'] + 1} pairs of feature and lr tie on val; the first is taken"] if warnings else []
+    )
+    if edge:
+        told.insert(0, f"lr {rates[rate]:.6g} lies at the edge of the grid")
+    grid = [
+        [name, float(lr), float(value)]
+        for name, row in zip(features, values, strict=True)
+        for lr, value in zip(rates, row, strict=True)
+    ]
+    del record[""]
+    record |= {"features": features[feature], "lr": float(rates[rate]), "edge": edge, "grid": grid}
+    return (feature, rate), record, tuple(told)
 
 
 def require(labelled: Labelled, name: str) -> None:

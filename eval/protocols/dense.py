@@ -76,6 +76,11 @@ class DenseParams(base.Params):
     mask_size: Count | None = None
     logit_size: Count | Literal["grid"] | None = None
 
+    @property
+    def reads_choice(self) -> bool:
+        """It reads maps."""
+        return False
+
 
 DEPTHS = 65_535  # values of a mask that holds millimetres
 

@@ -55,8 +55,7 @@ class Params(dense.DenseParams):
     clip: Positive
     mean_only: Annotated[int, Field(ge=0)]
 
-    @classmethod
-    def smoke(cls, limit: int) -> dict[str, Any]:
+    def smoke(self, limit: int) -> dict[str, Any]:
         """As many iterations as images, small squares."""
         return {
             "iterations": limit,
@@ -214,4 +213,4 @@ def disk(context: Context) -> dict[str, int]:
     return dense.disk(context, lambda shape: _side(context))
 
 
-KIND = Kind(Params, ("depth",), measure, disk=disk, family="depth")
+KIND = Kind(Params, ("depth",), measure, disk=disk, family="depth", precision=True)

@@ -50,8 +50,12 @@ class Params(base.Params):
             found = part.get("INPUT.STORED", found)
         return found
 
-    @classmethod
-    def smoke(cls, limit: int) -> dict[str, Any]:
+    @property
+    def reads_choice(self) -> bool:
+        """It reads maps."""
+        return False
+
+    def smoke(self, limit: int) -> dict[str, Any]:
         """As many iterations as images, and small heads and sizes."""
         return {"tiny": True, "iterations": limit}
 

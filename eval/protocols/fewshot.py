@@ -44,8 +44,7 @@ class Params(base.Params):
     splits: Annotated[tuple[Literal["train", "val", "test"], ...], Listed]
     short: Literal["leave out", "resample"] = "leave out"
 
-    @classmethod
-    def smoke(cls, limit: int) -> dict[str, Any]:
+    def smoke(self, limit: int) -> dict[str, Any]:
         """Episodes that a few images of two classes can fill."""
         return {"way": 2, "shots": 1, "queries": 1, "episodes": limit}
 

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from .. import claims
 from ..errors import UserError
 from ..numbers.metrics import softmax
 from . import scoring
-from .base import Array, Context, Kind, Listed, Measured, metric, select
+from .base import Array, Context, Kind, Listed, Measured, metric, select, select_pair
 from .heads import HeadParams, Share
 
 if TYPE_CHECKING:
@@ -32,18 +32,25 @@ class Params(HeadParams):
     """Parameters of training on images.
 
     Attributes:
-        schedule: Of `HeadParams`, by epoch; or ``cosine-by-step``.
+        schedule: Of `HeadParams`, by epoch; ``cosine-by-step``, 0 in the last step; or ``cosine-by-iteration``.
         drop_last: Whether an epoch leaves out the images that fill no whole batch.
-        lr: Pairs of rates, of backbone and head, for a batch of 256, scaled linearly; of several, val chooses one.
+        lr: Pairs of rates, of backbone and head, for a batch of 256, scaled linearly; of several, val chooses one, as
+            of ``features``.
         freeze: Whether the backbone stays as it is.
         subset: The labelled part of train and val: None for all, a share, or a list of file names.
     """
 
-    schedule: Literal["cosine", "cosine-by-step", "step"]  # type: ignore[assignment]
+    schedule: Literal["cosine", "cosine-by-step", "cosine-by-iteration", "step"]  # type: ignore[assignment]
     drop_last: bool = False
     lr: Annotated[tuple[Rates, ...], Listed]
     freeze: bool
     subset: float | str | None
+
+    @model_validator(mode="after")
+    def _heads_alone(self) -> Self:
+        if self.features and not self.freeze:
+            raise ValueError("features are for heads on a frozen backbone: freeze it")
+        return self
 
 
 @dataclass(frozen=True)
@@ -94,7 +101,9 @@ def run(context: Context) -> Finetuned:
     }
     claims.claim(context.work, identity, keeps=["*.pt"])
 
-    def trained(name: str, images: Images, rates: list[tuple[float, float]]) -> Trainer:
+    def trained(
+        name: str, images: Images, rates: list[tuple[float, float]], parts: tuple[str, ...]
+    ) -> Trainer:
         trainer = Trainer(
             loaded.backbone,
             preprocess,
@@ -105,27 +114,34 @@ def run(context: Context) -> Finetuned:
             context.seed,
             context.work / f"{name}.pt",
             context.progress,
+            parts,
         )
         trainer.train()
         return trainer
 
     selected: dict[str, Any] = {"split": None, "epoch": "last"}
     warnings: tuple[str, ...] = ()
-    index, rates = 0, list(params.lr)
-    if len(rates) > 1:
+    part, index, rates = 0, 0, list(params.lr)
+    if len(rates) * len(params.parts) > 1:
         measured = metric(context.metric)
         groups = [rates] if params.freeze else [[pair] for pair in rates]
         tables = [
-            trained(f"select-{place}", own, group).scores(held_out) for place, group in enumerate(groups)
+            trained(f"select-{place}", own, group, params.parts).scores(held_out)
+            for place, group in enumerate(groups)
         ]
         values = np.array([measured(scores, held_out.labels) for table in tables for scores in table])
-        index, selected, warnings = select(values, np.arange(len(rates), dtype=float), name="lr", edges=False)
-        selected |= {
-            "grid": [[list(r), float(v)] for r, v in zip(rates, values, strict=True)],
-            "epoch": "last",
-        }
-    final = trained("final", labelled, [rates[index]])
+        if params.features:
+            table = values.reshape(len(params.features), -1)
+            (part, index), selected, warnings = select_pair(table, params.features, [r for _, r in rates])
+        else:
+            places = np.arange(len(rates), dtype=float)
+            index, selected, warnings = select(values, places, name="lr", edges=False)
+            selected["grid"] = [[list(r), float(v)] for r, v in zip(rates, values, strict=True)]
+        selected["epoch"] = "last"
+    final = trained("final", labelled, [rates[index]], (params.parts[part],))
     selected |= {"lr": list(rates[index]), "refit": "train+val" if whole else "labelled part of train+val"}
+    if params.features:
+        selected |= {"features": params.features[part], "lr": rates[index][1]}
 
     def scores(split: Split) -> Array:
         table: Array = final.scores(split)[0]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 SHUFFLE = 1 << 16  # rows shuffled together when features do not fit into memory
 Share = Annotated[float, Field(ge=0)]
+Part = Literal["cls", "cls+mean", "last4", "last4+mean"]
+PARTS: dict[str, tuple[int, int]] = {"cls": (3, 4), "cls+mean": (3, 5), "last4": (0, 4), "last4+mean": (0, 5)}
+"""The first and the last, not included, of the five tokens of the feature ``last4+mean`` that make up a feature."""
 
 
 class HeadParams(Params):
@@ -31,6 +35,10 @@ class HeadParams(Params):
         init: The first weights and biases: ``normal``, N(0, ``init_std``) and 0; or ``default``, nn.Linear's own,
             uniform within 1 / sqrt(D).
         init_std: Standard deviation of ``normal``.
+        epoch_length: Batches of an epoch, whatever the number of images: one shuffled pass follows the other, and
+            batches run across the border. All images once when None.
+        features: What heads read of the feature ``last4+mean`` (``extraction.pooling``), each as often as there are
+            rates: DINOv2's grid of blocks and average pooling. All of the checkpoint's feature when empty.
     """
 
     epochs: Count
@@ -45,12 +53,39 @@ class HeadParams(Params):
     affine: bool = False
     init: Literal["normal", "default"] = "normal"
     init_std: Share
+    epoch_length: Count | None = None
+    features: Annotated[tuple[Part, ...], Field(strict=False)] = ()
 
     @model_validator(mode="after")
     def _normalised(self) -> Self:
         if self.affine and not self.batchnorm:
             raise ValueError("affine is of the batch normalisation, which batchnorm turns on")
+        if self.features and self.extraction.pooling != "last4+mean":
+            raise ValueError("features are parts of last4+mean, which extraction.pooling has to name")
         return self
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The features that heads read, or an empty name for all of the feature there is."""
+        return self.features or ("",)
+
+    def smoke(self, limit: int) -> dict[str, Any]:
+        """A few batches of a protocol whose epochs have a length of their own."""
+        return {} if self.epoch_length is None else {"epochs": 1, "epoch_length": 4}
+
+
+def columns(part: str, dim: int) -> slice:
+    """Where a feature lies in ``last4+mean``.
+
+    Args:
+        part: A name of `PARTS`; an empty one stands for all columns.
+        dim: Columns of ``last4+mean``, five times a token's.
+
+    >>> columns("cls+mean", 50)
+    slice(30, 50, None)
+    """
+    first, last = PARTS.get(part, (0, 5))
+    return slice(0, dim) if not part else slice(dim // 5 * first, dim // 5 * last)
 
 
 def schedule(params: HeadParams, step: int, steps: int, epoch: int) -> float:
@@ -79,6 +114,17 @@ def _epoch(part: Labelled, batch: int, generator: np.random.Generator) -> Iterat
             yield block[rows], labels[rows]
 
 
+def _endless(part: Labelled, batch: int, generator: np.random.Generator) -> Iterator[tuple[Array, Array]]:
+    """Whole batches without end, one `_epoch` after the other."""
+    x, y = np.asarray(part.features[:0]), part.labels[:0]
+    while True:
+        for features, labels in _epoch(part, batch, generator):
+            x, y = np.concatenate([x, features]), np.concatenate([y, labels])
+            while len(y) >= batch:
+                yield x[:batch], y[:batch]
+                x, y = x[batch:], y[batch:]
+
+
 class Heads:
     """H linear heads that see the same batches, each with its own learning rate.
 
@@ -90,12 +136,35 @@ class Heads:
         mean: (D / area,) running mean of the features.
         std: (D / area,) running standard deviation.
         area: Positions of a channel that are features of their own and are normalised as one, as BatchNorm2d does.
+        columns: Of what they are given, those that they read: D of them.
     """
 
     def __init__(
-        self, rates: list[float], dim: int, classes: int, params: HeadParams, seed: int, *, area: int = 1
+        self,
+        rates: Sequence[float],
+        dim: int,
+        classes: int,
+        params: HeadParams,
+        seed: int,
+        *,
+        area: int = 1,
+        part: str = "",
     ) -> None:
+        """Make them.
+
+        Args:
+            rates: H peak learning rates.
+            dim: Columns of what they are given.
+            classes: C.
+            params: Of their training.
+            seed: Of their first weights.
+            area: As of the class.
+            part: What they read, see `columns`.
+        """
         import torch
+
+        self.columns = columns(part, dim)
+        dim = self.columns.stop - self.columns.start
 
         device = choose_device()
         generator = torch.Generator().manual_seed(seed)
@@ -137,7 +206,11 @@ class Heads:
             value.copy_(state[name])
 
     def normalise(self, x: torch.Tensor, *, train: bool) -> torch.Tensor:
-        """Batch normalisation where the protocol has it, before its affine part; statistics as torch keeps them."""
+        """The columns that heads read, after a batch normalisation where the protocol has one.
+
+        It is that before its affine part; statistics are kept as torch keeps them.
+        """
+        x = x[:, self.columns]
         if not self.params.batchnorm:
             return x
         if train and len(x) > 1:
@@ -205,18 +278,37 @@ class Heads:
         return np.concatenate(found)
 
 
-def train_heads(part: Labelled, rates: list[float], params: HeadParams, seed: int) -> Heads:
-    """Train all heads over ``params.epochs`` epochs; the last state is what counts, never the best one."""
+def train_heads(
+    part: Labelled, rates: Sequence[float], params: HeadParams, seed: int, parts: Sequence[str] = ("",)
+) -> list[Heads]:
+    """Train all heads over ``params.epochs`` epochs; the last state is what counts, never the best one.
+
+    Args:
+        part: Features and labels.
+        rates: Peak learning rates.
+        params: Of the training.
+        seed: Of first weights and order.
+        parts: What the heads read, see `columns`.
+
+    Returns:
+        For each part heads of all rates; all saw the same batches.
+    """
     import torch
 
-    heads = Heads(rates, part.features.shape[1], part.num_classes, params, seed)
+    dim = part.features.shape[1]
+    groups = [Heads(rates, dim, part.num_classes, params, seed, part=name) for name in parts]
+    device = groups[0].device
     generator = np.random.default_rng(seed)
     batch, epochs = params.batch_size, params.epochs
-    steps, step = epochs * -(-len(part) // batch), 0
+    each = params.epoch_length or -(-len(part) // batch)
+    endless = _endless(part, batch, generator) if params.epoch_length else None
+    step = 0
     for epoch in range(epochs):
-        for features, labels in _epoch(part, batch, generator):
-            x = torch.from_numpy(np.array(features, dtype=np.float32)).to(heads.device)
-            y = torch.from_numpy(np.array(labels)).to(heads.device)
-            heads.step(x, y, schedule(params, step, steps, epoch))
+        batches = _epoch(part, batch, generator) if endless is None else islice(endless, each)
+        for features, labels in batches:
+            x = torch.from_numpy(np.array(features, dtype=np.float32)).to(device)
+            y = torch.from_numpy(np.array(labels)).to(device)
+            for heads in groups:
+                heads.step(x, y, schedule(params, step, epochs * each, epoch))
             step += 1
-    return heads
+    return groups

@@ -48,8 +48,7 @@ class Params(dense.DenseParams):
     memory: Count | None
     ignored: Literal["left-out", "first-class"]
 
-    @classmethod
-    def smoke(cls, limit: int) -> dict[str, Any]:
+    def smoke(self, limit: int) -> dict[str, Any]:
         """Small squares and few cells."""
         return {"extraction.image_size": 64, "memory": 1000, "train_views.copies": 1}
 
@@ -238,4 +237,4 @@ def disk(context: Context) -> dict[str, int]:
     return dense.disk(context, lambda shape: _label_side(context.params, square, shape))
 
 
-KIND = Kind(Params, ("segmentation",), measure, disk=disk, family="seg")
+KIND = Kind(Params, ("segmentation",), measure, disk=disk, family="seg", precision=True)

@@ -44,8 +44,7 @@ class Params(dense.DenseParams):
     power: Positive
     init_std: Positive
 
-    @classmethod
-    def smoke(cls, limit: int) -> dict[str, Any]:
+    def smoke(self, limit: int) -> dict[str, Any]:
         """As many iterations as images, small squares of the whole image."""
         return {
             "iterations": limit,
@@ -146,4 +145,4 @@ def disk(context: Context) -> dict[str, int]:
     return dense.disk(context, lambda shape: context.params.label_size or _side(context, context.params))
 
 
-KIND = Kind(Params, ("segmentation",), measure, disk=disk, family="seg")
+KIND = Kind(Params, ("segmentation",), measure, disk=disk, family="seg", precision=True)

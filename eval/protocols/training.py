@@ -95,15 +95,23 @@ def learning_share(params: Params, epoch: int, step: int, steps: int) -> float:
     """The share of the peak learning rate.
 
     Args:
+<<<<<<< HEAD
         params: ``schedule`` is ``cosine`` (torch's CosineAnnealingLR, stepped once an epoch), ``cosine-by-step``
             (lightly's CosineWarmupScheduler, a thousandth in the last step) or ``step`` (a factor ``gamma`` at each
             of ``milestones``).
+=======
+        params: ``schedule`` is ``cosine`` (torch's CosineAnnealingLR, stepped once an epoch), ``cosine-by-iteration``
+            (the same, stepped after every batch), ``cosine-by-step`` (lightly's: 0 in the last step) or ``step`` (a
+            factor ``gamma`` at each of ``milestones``).
+>>>>>>> main
         epoch: From 0.
         step: From 0, over all epochs.
         steps: Of all epochs.
     """
     if params.schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * epoch / params.epochs))
+    if params.schedule == "cosine-by-iteration":
+        return 0.5 * (1 + math.cos(math.pi * step / steps))
     if params.schedule == "cosine-by-step":
         end = 0.001
         return end + (1 - end) / 2 * (1 + math.cos(math.pi * step / (steps - 1))) if steps > 1 else end
@@ -111,7 +119,10 @@ def learning_share(params: Params, epoch: int, step: int, steps: int) -> float:
 
 
 class Trainer:
-    """One training run over a list of images; a checkpoint an epoch."""
+    """One training run over a list of images; a checkpoint an epoch.
+
+    ``parts`` are what heads on a frozen backbone read, see `heads.columns`; for each there are heads of all rates.
+    """
 
     def __init__(
         self,
@@ -124,6 +135,7 @@ class Trainer:
         seed: int,
         state: Path,
         progress: Progress,
+        parts: tuple[str, ...] = ("",),
     ) -> None:
         self.backbone = copy.deepcopy(backbone)
         self.preprocess, self.images, self.params, self.rates = preprocess, images, params, rates
@@ -136,11 +148,15 @@ class Trainer:
             dim = pooled(self.backbone, pixels, self.pooling).shape[1]
         scale = params.batch_size / 256
         heads = [head * scale for _, head in rates]
-        self.heads = Heads(heads, dim, num_classes, params, seed, area=dim // self.backbone.feature_dim)
-        self.head = nn.Linear(dim, num_classes).to(self.device)
+        area = dim // self.backbone.feature_dim if self.pooling == "res5-6x6" else 1
+        self.heads = {
+            part: Heads(heads, dim, num_classes, params, seed, area=area, part=part) for part in parts
+        }
+        first = self.heads[parts[0]]
+        self.head = nn.Linear(*first.weight.shape[1:]).to(self.device)
         with torch.no_grad():
-            self.head.weight.copy_(self.heads.weight[0].T)
-            self.head.bias.copy_(self.heads.bias[0])
+            self.head.weight.copy_(first.weight[0].T)
+            self.head.bias.copy_(first.bias[0])
         self.optimizer = torch.optim.SGD(
             [
                 {"params": list(self.backbone.parameters()), "peak": rates[0][0] * scale},
@@ -153,25 +169,38 @@ class Trainer:
         )
 
     def _order(self, epoch: int) -> Array:
-        """The images of an epoch, in a new order, without the last batch where the protocol drops a short one."""
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.images))
-        size = self.params.batch_size
-        whole = len(order) // size * size if self.params.drop_last and len(order) >= size else len(order)
-        return order[:whole]
+        """The images of an epoch in a new order: (M, 2), the pass over all images and the image.
+
+        An epoch is a pass, without the last batch where the protocol drops a short one; or as many batches as the
+        protocol says, out of one pass after the other.
+        """
+        size, number = self.params.batch_size, len(self.images)
+        if self.params.epoch_length is None:
+            whole = number // size * size if self.params.drop_last and number >= size else number
+            places = np.arange(whole) + epoch * number
+        else:
+            length = self.params.epoch_length * size
+            places = np.arange(length) + epoch * length
+        passes, rows = np.divmod(places, number)
+        order = np.empty_like(rows)
+        for each in np.unique(passes):
+            here = passes == each
+            order[here] = np.random.default_rng([self.seed, int(each)]).permutation(number)[rows[here]]
+        return np.stack([passes, order], 1)
 
     def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         order = self._order(epoch)
         size, crop = self.params.batch_size, self.preprocess.crop
 
-        def one(index: int) -> tuple[Array, int]:
-            split, row = self.images[index]
+        def one(place: list[int]) -> tuple[Array, int]:
+            split, row = self.images[place[1]]
             image = split.pool.read(int(split.rows[row]))
-            generator = np.random.default_rng([self.seed, epoch, index])
+            generator = np.random.default_rng([self.seed, *place])
             return augment(image, crop, self.preprocess.interpolation, generator), int(split.labels[row])
 
         with ThreadPoolExecutor(2) as executor:
             for start in range(0, len(order), size):
-                pairs = list(executor.map(one, [int(i) for i in order[start : start + size]]))
+                pairs = list(executor.map(one, order[start : start + size].tolist()))
                 if len(pairs) == 1 and not self.frozen:
                     continue  # batch normalisation has no statistics of one image
                 pixels = torch.from_numpy(np.stack([pixel for pixel, _ in pairs])).to(self.device)
@@ -183,7 +212,11 @@ class Trainer:
     def _modules(self) -> dict[str, Any]:
         model = {} if self.frozen else self.backbone.state_dict()
         return {
-            "heads": self.heads.state(),
+            "heads": {
+                f"{part}{name}": value
+                for part, heads in self.heads.items()
+                for name, value in heads.state().items()
+            },
             "backbone": model,
             "head": self.head.state_dict(),
             "sgd": self.optimizer.state_dict(),
@@ -197,7 +230,8 @@ class Trainer:
             self.backbone.load_state_dict(saved["backbone"])
         self.head.load_state_dict(saved["head"])
         self.optimizer.load_state_dict(saved["sgd"])
-        self.heads.load({name: value.to(self.device) for name, value in saved["heads"].items()})
+        for part, heads in self.heads.items():
+            heads.load({name: saved["heads"][f"{part}{name}"].to(self.device) for name in heads.state()})
         return int(saved["epoch"])
 
     def train(self) -> None:
@@ -212,7 +246,9 @@ class Trainer:
                     group["lr"] = group["peak"] * share
                 if self.frozen:
                     with torch.no_grad():
-                        self.heads.step(pooled(self.backbone, images, self.pooling), labels, share)
+                        x = pooled(self.backbone, images, self.pooling)
+                        for heads in self.heads.values():
+                            heads.step(x, labels, share)
                 else:
                     self.optimizer.zero_grad()
                     logits = self.head(pooled(self.backbone, images, self.pooling))
@@ -230,7 +266,7 @@ class Trainer:
         self.backbone.eval()
 
     def scores(self, split: Split) -> Array:
-        """Logits (heads, N, C) on centre crops; one head unless the backbone is frozen."""
+        """Logits (parts x rates, N, C) on centre crops; of one head unless the backbone is frozen."""
         found = []
         for start in range(0, len(split), 64):
             rows = split.rows[start : start + 64]
@@ -239,8 +275,9 @@ class Trainer:
                 images = self.preprocess.normalise(torch.from_numpy(pixels).to(self.device))
                 x = pooled(self.backbone, images, self.pooling)
                 if self.frozen:
-                    x = self.heads.normalise(x, train=False)
-                    logits = self.heads.logits(x)
+                    logits = torch.cat(
+                        [heads.logits(heads.normalise(x, train=False)) for heads in self.heads.values()]
+                    )
                 else:
                     logits = self.head(x)[None]
             found.append(logits.cpu().numpy())

@@ -103,7 +103,7 @@ def build(
             any, the mean over all tasks is.
 
     Raises:
-        UserError: If a name or a group's task is in no record.
+        UserError: If a name, a metric or a group's task is in no record.
     """
     records = book.counting()
     known = sorted({record.checkpoint.name for record in records})
@@ -116,6 +116,9 @@ def build(
                 what = _What(entry.name, metric, record.protocol.key, entry.version, manifest)
                 cells = found.setdefault(protocol_heading(record.protocol), {}).setdefault(what, {})
                 cells.setdefault(record.checkpoint.name, []).append(record)
+    for metric in metrics:
+        if not any(what.metric == metric for part in found.values() for what in part):
+            raise unknown("metric", metric, {name for record in records for name in record.metrics})
     tasks = sorted({what.task for part in found.values() for what in part})
     for task in (task for group in (groups or {}).values() for task in group):
         if task not in tasks:

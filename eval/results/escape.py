@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
+LATIN = 0x24F  # the last letter that pdfLaTeX may know
+
 _TEX = {
     "\\": r"\textbackslash{}",
     "^": r"\textasciicircum{}",
@@ -32,7 +34,7 @@ def line(text: str) -> str:
 def markdown(text: str) -> str:
     """For a Markdown table, list or heading: no markup, HTML or link comes of it."""
     text = line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    text = re.sub(r"([\\`*\[\]|~])", r"\\\1", text)
+    text = re.sub(r"([\\`*\[\]|~$])", r"\\\1", text)
     text = re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", text)  # within a word it marks nothing
     text = re.sub(r"^([-+#]|\d+[.)])(?=\s|$)", r"\\\1", text)
     return re.sub(r"(?i)\b(https?|ftp|www)([:.])(?=/|\w)", r"\1&#8203;\2", text)
@@ -40,7 +42,8 @@ def markdown(text: str) -> str:
 
 def latex(text: str) -> str:
     """For LaTeX text; Greek letters become commands of math mode."""
-    return "".join(_TEX.get(sign) or _greek(sign) for sign in line(text))
+    text = unicodedata.normalize("NFC", line(text))
+    return "".join(_TEX.get(sign) or _greek(sign) for sign in text)
 
 
 def _greek(sign: str) -> str:

@@ -7,10 +7,12 @@ stand side by side as well as where one fills the screen.
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 
 WIDTH: Final = 3.6
 LONGEST: Final = 44  # letters of a name in a legend
+TICK: Final = 24  # letters of a task on a line of an axis
 INK: Final = "#1f2430"
 LINE: Final = "#d5d9e0"
 DARK_INK, DARK_LINE = "#e6e9ee", "#454e5c"  # in a page that is read dark
@@ -51,6 +54,7 @@ PALETTE: Final = ("#2f7ed8", "#e0702d", "#1f9e77", "#b052c0", "#c9a227", "#d6455
 CONTROL: Final = "#8a93a3"
 DATELESS: Final = {"svg": {"Date": None}, "png": {"Software": None}, "pdf": {"CreationDate": None}}
 MARKERS: Final = ("o", "s", "D", "^", "v", "P")
+LINES: Final = ("-", "--", ":")
 STYLE: Final[dict[Any, Any]] = {
     "font.family": "DejaVu Sans",
     "font.size": 8.5,
@@ -83,11 +87,14 @@ STYLE: Final[dict[Any, Any]] = {
 def looks(section: Section) -> dict[Row, tuple[str, str]]:
     """A colour and a marker for each row of a section; controls are grey."""
     trained = [row for row in section.rows if not row.control]
-    found = {
-        row: (PALETTE[number % len(PALETTE)], MARKERS[number % len(MARKERS)])
-        for number, row in enumerate(trained)
-    }
+    found = {row: _look(number) for number, row in enumerate(trained)}
     return found | {row: (CONTROL, "X") for row in section.rows if row.control}
+
+
+def _look(number: int) -> tuple[str, str]:
+    """A colour and a marker; the first 36 differ in one of the two."""
+    again = number // len(PALETTE)
+    return PALETTE[number % len(PALETTE)], MARKERS[(number + again) % len(MARKERS)]
 
 
 def comparison(section: Section) -> Figure:
@@ -96,7 +103,8 @@ def comparison(section: Section) -> Figure:
     with mpl.rc_context(STYLE):
         figure, axes = _figure(len(columns), [row.label for row in section.rows])
         style = looks(section)
-        spread = np.linspace(-0.24, 0.24, len(section.rows)) if len(section.rows) > 1 else [0.0]
+        side = 0.24 if len(section.rows) <= 4 else 0.36  # of the room of a task, where markers lie
+        spread = np.linspace(-side, side, len(section.rows)) if len(section.rows) > 1 else [0.0]
         for shift, row in zip(spread, section.rows, strict=True):
             cells = {
                 position: section.cells[row, column]
@@ -106,8 +114,9 @@ def comparison(section: Section) -> Figure:
             points = {position + shift: (cell.value, *cell.span) for position, cell in cells.items()}
             _points(axes, points, style[row], row.label)
         _tasks(axes, columns)
-        axes.set_xlabel("percent")
-        axes.set_xlim(left=max(0.0, axes.get_xlim()[0]))
+        axes.set_xlabel(f"{metric}, percent" if (metric := _one_metric(columns)) else "percent")
+        left, right = axes.get_xlim()
+        axes.set_xlim(left=max(-0.03 * right, left))  # a marker at zero is whole, and nothing is below
         _title(figure, section)
         _legend(figure, axes)
         return figure
@@ -223,7 +232,8 @@ def differences(section: Section, witness: Witness, reference: Row) -> Figure | 
             }
             _points(axes, points, style[row], row.label)
         _tasks(axes, columns)
-        axes.set_xlabel("points, paired 95 %")
+        metric = _one_metric(columns)
+        axes.set_xlabel(f"{metric + ', ' if metric else ''}points, paired 95 %")
         _title(figure, section)
         _legend(figure, axes)
         return figure
@@ -246,7 +256,7 @@ def paired_differences(comparison: Comparison) -> Figure:
         for axes, heading in zip(panels, protocols, strict=True):
             axes.axvline(0, color=INK, linewidth=0.9)
             for number, (shift, pair) in enumerate(zip(shifts, comparison.pairs, strict=True)):
-                colour, marker = PALETTE[number % len(PALETTE)], MARKERS[number % len(MARKERS)]
+                colour, marker = _look(number)
                 for position, line in enumerate(lines[heading]):
                     if (result := line.results.get(pair)) is None:
                         continue
@@ -273,8 +283,8 @@ def paired_differences(comparison: Comparison) -> Figure:
             Line2D(
                 [],
                 [],
-                color=PALETTE[n % len(PALETTE)],
-                marker=MARKERS[n % len(MARKERS)],
+                color=_look(n)[0],
+                marker=_look(n)[1],
                 label=label,
             )
             for n, label in enumerate(names)
@@ -291,7 +301,8 @@ def histories(curves: Mapping[str, Sequence[Mapping[str, float]]], name: str) ->
         for number, label in enumerate(curves):
             points = [(line["epoch"], line[name]) for line in curves[label] if name in line]
             if points:
-                axes.plot(*zip(*points, strict=True), color=PALETTE[number % len(PALETTE)], label=label)
+                colour, line = PALETTE[number % len(PALETTE)], LINES[number // len(PALETTE) % len(LINES)]
+                axes.plot(*zip(*points, strict=True), color=colour, linestyle=line, label=label)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         figure.suptitle(name.replace("_", " "), x=0.0, ha="left", size=9.5, weight="bold")
@@ -305,12 +316,14 @@ def masks(history: Sequence[Mapping[str, float]], label: str) -> Figure:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 2.3), layout="constrained")
         axes = figure.add_subplot()
+        widths = np.linspace(3.2, 1.2, len(names))  # lines that lie upon each other are all seen
         for number, name in enumerate(names):
             axes.plot(
                 [line["epoch"] for line in history],
                 [line[name] for line in history],
                 color=PALETTE[number % len(PALETTE)],
-                linestyle=("-", "--", ":")[number // len(PALETTE) % 3],
+                linestyle=LINES[number // len(PALETTE) % len(LINES)],
+                linewidth=widths[number],
                 label=name.removeprefix("mask_"),
             )
         axes.set_xlabel("epoch")
@@ -397,10 +410,18 @@ def drawn(figure: Figure, name: str, form: str) -> bytes:
     """
     metadata: dict[str, Any] = DATELESS[form]
     file = io.BytesIO()
-    with mpl.rc_context({"svg.hashsalt": name}):
+    with mpl.rc_context({"svg.hashsalt": name}), _boxes():
         figure.savefig(file, format=form, dpi=160, facecolor="white", metadata=metadata)
     content = file.getvalue()
     return _numbered(content) if form == "svg" else content
+
+
+@contextlib.contextmanager
+def _boxes() -> Iterator[None]:
+    """A letter that the font lacks is a box, and no warning for each figure, which nobody could act on."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font", category=UserWarning)
+        yield
 
 
 def _numbered(svg: bytes) -> bytes:
@@ -457,11 +478,27 @@ def _title(figure: Figure, section: Section) -> None:
 
 
 def _tasks(axes: Axes, columns: Sequence[Column]) -> None:
-    one_metric = len({column.metric for column in columns}) == 1  # said once, not on every line
-    labels = [column.task if one_metric and not column.note else column.label for column in columns]
-    axes.set_yticks(range(len(columns)), labels)
+    metric = _one_metric(columns)
+    labels = [column.task if metric and not column.note else column.label for column in columns]
+    axes.set_yticks(range(len(columns)), list(map(_tick, labels)))
     axes.set_ylim(len(columns) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
+
+
+def _tick(label: str) -> str:
+    """A task beside its line: in two lines where it is long, without its middle where it is longer than that."""
+    if len(label) <= TICK:
+        return label
+    head, _, metric = label.partition(" ")
+    half = TICK // 2
+    parts = [head if len(head) <= TICK else f"{head[: half - 1]}…{head[-half:]}", metric]
+    return "\n".join(part if len(part) <= TICK else f"{part[: TICK - 1]}…" for part in parts if part)
+
+
+def _one_metric(columns: Sequence[Column]) -> str:
+    """The metric of all columns, which the axis says once; nothing where they differ."""
+    metrics = {column.metric for column in columns}
+    return metrics.pop() if len(metrics) == 1 else ""
 
 
 def _across(labels: Sequence[str], width: float = WIDTH) -> int:
@@ -479,7 +516,8 @@ def _across(labels: Sequence[str], width: float = WIDTH) -> int:
 def _wide(text: str) -> float:
     """The width of a text in points."""
     font = FontProperties(family=STYLE["font.family"], size=STYLE["font.size"])
-    width, _, _ = text_to_path.get_text_width_height_descent(text, font, ismath=False)
+    with _boxes():
+        width, _, _ = text_to_path.get_text_width_height_descent(text, font, ismath=False)
     return float(width)
 
 

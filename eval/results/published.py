@@ -24,6 +24,9 @@ class SameAs:
     version: int
     metric: str
 
+    def __str__(self) -> str:
+        return f"{self.task} {self.protocol} v{self.version} {self.metric}"
+
     @classmethod
     def parse(cls, text: str) -> Self:
         """From ``coco coco-fpn-1x-vicreg v1 mask_ap``.
@@ -166,16 +169,23 @@ def _read_file(path: Path) -> list[Published]:
         heads = ",".join(lines[0]) if lines else ""
         remedy = f"it needs {','.join(COLUMNS)}, and may have {','.join(OPTIONAL)} after them"
         raise UserError(f"{path}: has the columns {heads}", remedy=remedy)
-    found = []
+    found, seen = [], dict[tuple[object, ...], int]()
     for number, line in enumerate(lines[1:], start=2):
         if not line:
             continue
         if len(line) != len(lines[0]):
             raise UserError(f"{path}:{number}: has {len(line)} columns instead of {len(lines[0])}")
         try:
-            found.append(_entry(dict(zip(lines[0], line, strict=True)), path.stem))
+            item = _entry(dict(zip(lines[0], line, strict=True)), path.stem)
         except ValueError as error:
             raise UserError(f"{path}:{number}: {error}") from error
+        place = item.method, item.backbone, item.task, item.metric, item.same_as, item.data
+        if (first := seen.setdefault(place, number)) != number:
+            raise UserError(
+                f"{path}:{number}: {item.method} {item.backbone}, {item.task} {item.metric}: line {first} has it too",
+                remedy="keep one of them, or name another task",
+            )
+        found.append(item)
     return found
 
 

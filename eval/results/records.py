@@ -407,6 +407,15 @@ class Book:
                     failed.pop(_cell(record), None)
         return sorted(failed.values(), key=_when)
 
+    def metrics(self, task: str, protocol: str, version: int) -> set[str]:
+        """The metrics that were measured on a task by a version of a protocol."""
+        return {
+            name
+            for record in self.records
+            if (record.task.name, record.protocol.name, record.protocol.version) == (task, protocol, version)
+            for name in record.metrics
+        }
+
     def outcomes(self, record: Record) -> Any:
         """Read a record's outcomes file and check its hash.
 

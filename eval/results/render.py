@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import math
+import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +26,7 @@ DASH: Final = "–"
 TIE: Final = "≈"
 DETECTABLE: Final = "detectable"
 ACROSS: Final = 6  # checkpoints beside one another on a terminal
+IN_TABULAR: Final = 40  # columns of one tabular; TeX has no lengths for a few hundred
 RANKS: Final = (
     "Rank: the mean over tasks of the rank by value, with the range that the tests leave it (95 %, all rows and "
     "tasks together)."
@@ -134,7 +138,17 @@ def notes(table: Table, section: Section) -> list[str]:
         *filter(None, [intervals(section)]),
         *([f"Paired over {paired}."] if paired else []),
         *(f"Not paired: {', '.join(columns)} ({reason})." for reason, columns in reasons.items()),
+        *filter(None, [repeated(section)]),
     ]
+
+
+def repeated(section: Section) -> str:
+    """One sentence on seeds that a table counts once, where there are some."""
+    more = {column for (_, column), cell in section.cells.items() if len(cell.records) > cell.seeds}
+    columns = [column.label for column in section.columns if column in more]
+    every = len(columns) == len(section.columns)
+    where = "" if every else f" ({', '.join(columns)})"
+    return f"Seeds with the same outcomes are one result{where}." if columns else ""
 
 
 def has_summary(section: Section) -> bool:
@@ -200,7 +214,8 @@ def text(table: Table) -> str:
     ]
     labels = list(dict.fromkeys(label for _, rows in told for label in rows))
     parts = [_part(told, labels[at : at + ACROSS]) for at in range(0, len(labels), ACROSS)]
-    below = dict.fromkeys(filter(None, map(intervals, table.sections)))
+    notes_ = [*map(intervals, table.sections), *map(repeated, table.sections)]
+    below = dict.fromkeys(filter(None, notes_))
     ranks = [RANKS] if any(map(has_summary, table.sections)) else []
     return "\n".join(["\n\n".join(parts), *map(escape.line, (*below, *ranks, *_failed(table)))]) + "\n"
 
@@ -357,37 +372,50 @@ def latex(table: Table) -> str:
         r"\providecommand{\fit}[1]{\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{#1}}",
     ]
     for block in _blocks(table):
-        columns = [head for section in block for head in heads(section)]
-        out += [r"\noindent\fit{%", f"\\begin{{tabular}}{{l{'r' * len(columns)}}}", r"\toprule"]
-        out += _groups(block) if table.one else []
-        corner = "" if table.one else tell(block[0].title)
-        out += [" & ".join([corner, *map(tell, columns)]) + r" \\", r"\midrule"]
-        for line, row in _across(table, block):
-            label = tell(line.label) + (" (random control)" if line.control else "")
-            label += rf"~\cite{{{line.cite}}}" if line.cite else ""
-            told = _told(block, row, partial(_in_latex, cited=bool(line.cite)))
-            out.append(" & ".join([label, *(text.replace(DASH, "--") for text in told)]) + r" \\")
-        if found := _detectable(table, block):
-            out += [r"\midrule", " & ".join([rf"\emph{{{DETECTABLE}}}", *map(tell, found)]) + r" \\"]
-        out += [r"\bottomrule", r"\end{tabular}}"]
+        count = sum(len(heads(section)) for section in block)
+        for start in range(0, count, IN_TABULAR):
+            out += _tabular(table, block, slice(start, min(count, start + IN_TABULAR)))
         out += [rf"\par{{\footnotesize {tell(note)}\par}}" for note in _notes(table, block)]
         out.append("")
-    out.append(rf"\par{{\footnotesize {tell(LEGEND)}\par}}")
+    legend = re.sub("`([^`]+)`", r"\\texttt{\1}", tell(LEGEND))
+    out.append(rf"\par{{\footnotesize {legend}\par}}")
     out += [f"% {escape.line(failed)}" for failed in _failed(table)]
     out += [
         rf"\par{{\footnotesize $^{{{number}}}${tell(source)}\par}}"
         for number, source in enumerate(table.sources, start=1)
     ]
-    return "\n".join(out).rstrip() + "\n"
+    text = "\n".join(out).rstrip() + "\n"
+    beyond = {sign for sign in text if ord(sign) > escape.LATIN and unicodedata.category(sign)[0] in "LMS"}
+    if beyond:
+        known = f"% pdfLaTeX may not know {' '.join(sorted(beyond))}"
+        text = f"{known}: show other names (--name), or use LuaLaTeX with a font that has them.\n{text}"
+    return text
 
 
-def _groups(block: Sequence[Section]) -> list[str]:
-    """The protocols over their columns."""
-    widths = [len(heads(section)) for section in block]
-    titles = [
-        rf"\multicolumn{{{width}}}{{c}}{{{escape.latex(section.title)}}}"
-        for section, width in zip(block, widths, strict=True)
-    ]
+def _tabular(table: Table, block: Sequence[Section], part: slice) -> list[str]:
+    """Some columns of a block, with all its rows."""
+    tell = escape.latex
+    columns = [head for section in block for head in heads(section)][part]
+    out = [r"\noindent\fit{%", f"\\begin{{tabular}}{{l{'r' * len(columns)}}}", r"\toprule"]
+    out += _groups(block, part) if table.one else []
+    corner = "" if table.one else tell(block[0].title)
+    out += [" & ".join([corner, *map(tell, columns)]) + r" \\", r"\midrule"]
+    for line, row in _across(table, block):
+        label = tell(line.label) + (" (random control)" if line.control else "")
+        label += rf"~\cite{{{line.cite}}}" if line.cite else ""
+        told = _told(block, row, partial(_in_latex, cited=bool(line.cite)))[part]
+        out.append(" & ".join([label, *(text.replace(DASH, "--") for text in told)]) + r" \\")
+    if found := _detectable(table, block):
+        out += [r"\midrule", " & ".join([rf"\emph{{{DETECTABLE}}}", *map(tell, found[part])]) + r" \\"]
+    return [*out, r"\bottomrule", r"\end{tabular}}"]
+
+
+def _groups(block: Sequence[Section], part: slice) -> list[str]:
+    """The protocols over their columns, of which a part is shown."""
+    over = [section.title for section in block for _ in heads(section)][part]
+    shown = [(title, len(list(columns))) for title, columns in itertools.groupby(over)]
+    widths = [width for _, width in shown]
+    titles = [rf"\multicolumn{{{width}}}{{c}}{{{escape.latex(title)}}}" for title, width in shown]
     ends = np.cumsum(widths) + 1
     rules = [rf"\cmidrule(lr){{{end - width + 1}-{end}}}" for end, width in zip(ends, widths, strict=True)]
     return [" & ".join(["", *titles]) + r" \\", "".join(rules)]

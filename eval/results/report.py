@@ -34,6 +34,7 @@ PICTURES: Final = 4  # test images shown for each detection cell
 SHOWN_SCORE: Final = 0.3  # detections below it are not drawn
 SIDE: Final = 240  # longest side in pixels of a picture in the page
 DRAWN: Final = 12  # checkpoints in one figure; more cannot be told apart
+TASKS: Final = 40  # tasks in one figure
 MANY: Final = 20  # figures of one kind in a page; nobody looks at more, and they are large
 
 
@@ -248,9 +249,13 @@ def _gains(table: Table) -> Iterator[Drawn]:
 
 
 def _few(section: Section, *always: Row) -> tuple[Section, str]:
-    """A section with the rows of the highest means, as many as a figure can show; and a note if some are left out."""
+    """A section with the first tasks and the rows of the highest means, as many as a figure can show, and a note."""
+    told = ""
+    if (tasks := len(section.headline)) > TASKS:
+        section = Section(section.heading, section.rows, section.headline[:TASKS], section.cells)
+        told = f" Shown are the first {TASKS} of {tasks} tasks; the tables have all."
     if len(section.rows) <= DRAWN:
-        return section, ""
+        return section, told
 
     def mean(row: Row) -> float:
         values = [section.cells[row, c].value for c in section.headline if (row, c) in section.cells]
@@ -258,8 +263,8 @@ def _few(section: Section, *always: Row) -> tuple[Section, str]:
 
     best = sorted(section.rows, key=lambda row: (row not in always, -mean(row)))[:DRAWN]
     rows = [row for row in section.rows if row in best]
-    note = f" Shown are {DRAWN} of {len(section.rows)} checkpoints, those with the highest means."
-    return Section(section.heading, rows, section.columns, section.cells), note
+    told += f" Shown are {DRAWN} of {len(section.rows)} checkpoints, those with the highest means."
+    return Section(section.heading, rows, section.columns, section.cells), told
 
 
 def _pretraining(passports: Sequence[dict[str, Any]]) -> Iterator[Drawn]:

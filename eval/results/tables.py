@@ -282,7 +282,7 @@ def _rows(checkpoints: Iterable[CheckpointEntry]) -> dict[tuple[str, str], Row]:
     """By name and identity; a label has hashes where a name stands for several weights or preprocessings.
 
     Where checkpoints were measured at different input sizes, each label has its size: sizes alone move numbers.
-    A feature other than the network's usual one stands in the label too.
+    A feature other than the network's usual one, and a precision other than float32, stand in the label too.
     """
     distinct = {(entry.name, entry.identity): entry for entry in checkpoints}
     names = Counter((entry.name, _feature(entry)) for entry in distinct.values())
@@ -304,7 +304,9 @@ def _rows(checkpoints: Iterable[CheckpointEntry]) -> dict[tuple[str, str], Row]:
 
 
 def _feature(entry: CheckpointEntry) -> str:
-    return str(entry.preprocessing.get("pooling") or "")
+    """What of a feature is chosen by name: what is read off the network, and the precision that it is computed in."""
+    chosen = (entry.preprocessing.get(name) for name in ("pooling", "precision"))
+    return ", ".join(str(value) for value in chosen if value)
 
 
 def _section(

@@ -27,7 +27,7 @@ from .environment import describe
 from .folder import RunFolder
 from .opened import OpenData
 from .plan import Cell
-from .recording import failure, keep, metric, now, one_line, plain, protocol_entry, run_id, task_entry
+from .recording import failure, keep, metric, now, one_line, plain, protocol_entry, run_id, seen, task_entry
 
 if TYPE_CHECKING:
     from ..checkpoints import Loaded
@@ -176,7 +176,7 @@ class Worker:
         return Record(
             run_id=job.run_id,
             status="completed",
-            checkpoint=job.entry,
+            checkpoint=seen(job.cell, job.entry),
             task=task_entry(job.cell),
             protocol=protocol_entry(job.cell),
             seed=job.cell.seed,
@@ -224,7 +224,7 @@ def failed(
         run_id=run_id(cell, checkpoint, None),
         status="failed",
         error=error,
-        checkpoint=checkpoint,
+        checkpoint=seen(cell, checkpoint),
         task=task_entry(cell),
         protocol=protocol_entry(cell),
         seed=cell.seed,

@@ -46,6 +46,7 @@ from .recording import (
     one_line,
     protocol_entry,
     run_id,
+    seen,
 )
 from .sinks import CellSinks
 
@@ -388,6 +389,12 @@ class Runner:
             loaded.passport.refuse_guesses()
             loaded = replace(loaded, passport=self._adapt(source, loaded.passport))
             self.folder.keep_passport(loaded.passport)
+            if "features" in source.options and any(
+                not slot.cell.protocol.settings.reads_choice for slot in waiting
+            ):  # their records know the checkpoint without the choice
+                rest = {key: value for key, value in source.options.items() if key != "features"}
+                plain = checkpoints.inspect(ref, **rest)
+                self.folder.keep_passport(adapted(source, plain, self.passports))
         except Unwritable:
             raise
         except Exception as error:
@@ -438,7 +445,7 @@ class Runner:
             return
         other, record = next(iter(known.items()))
         slot.copied = True
-        slot.record = known[entry.name] = msgspec.structs.replace(record, checkpoint=entry)
+        slot.record = known[entry.name] = msgspec.structs.replace(record, checkpoint=seen(slot.cell, entry))
         self._say(f"{slot.cell}: the same weights as {other}, whose number it takes")
 
     def _done(self, record: Record) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .. import protocols, tasks
-from ..errors import unknown
+from ..errors import UserError, unknown
 from ..protocols import Protocol
 from ..suites import Arm, Suite
 from ..tasks import Task
@@ -71,12 +71,33 @@ class Plan:
         sources: The checkpoints.
         cells: What to run.
         limit: Use at most so many examples of each split, and train for a short time: a smoke test.
+        notes: What a user should know of it before it runs.
     """
 
     name: str
     sources: tuple[Source, ...]
     cells: tuple[Cell, ...]
     limit: int | None = None
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse a precision that a protocol would not compute in.
+
+        Raises:
+            UserError: For the first such cell.
+        """
+        reduced = {
+            source.name for source in self.sources if source.options.get("precision", "fp32") != "fp32"
+        }
+        for cell in self.cells:
+            code = cell.protocol.code
+            if cell.checkpoint in reduced and code.images and not code.precision:
+                raise UserError(
+                    f"{cell.protocol.name} computes with the network itself, in float32, and {cell.checkpoint} is "
+                    "asked for in another precision",
+                    remedy=f"run {cell.protocol.name} without --precision",
+                    code=2,
+                )
 
     def of(self, source: Source) -> list[Cell]:
         """The cells of one checkpoint."""
@@ -120,7 +141,10 @@ def plan(suite: Suite, limit: int | None = None) -> Plan:
         UserError: For a task, protocol or parameter that does not exist, or a protocol that does not apply.
     """
     sources = [Source(arm.name, arm=arm) for arm in suite.pretrain]
-    sources += [Source(item.name, ref=item.ref, like=item.like) for item in suite.checkpoints]
+    sources += [
+        Source(item.name, ref=item.ref, like=item.like, options=item.options.given)
+        for item in suite.checkpoints
+    ]
     if suite.pretrain:
         from mast.config import load_recipe
     for arm in suite.pretrain:
@@ -174,7 +198,7 @@ def make_cell(
     Raises:
         UserError: As `plan`.
     """
-    short = {} if limit is None else protocols.get(protocol).code.params.smoke(limit)
+    short = {} if limit is None else protocols.get(protocol).settings.smoke(limit)
     changes = short | dict(overrides)
     what, how = tasks.resolve(task, protocol, changes)
     return Cell(checkpoint, what, how, changes, seed)

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from mast.errors import public
@@ -78,6 +79,7 @@ def describe_checkpoint(passport: Passport) -> CheckpointEntry:
             "interpolation": passport.interpolation,
             "stride_in_1x1": passport.stride_in_1x1,
             **passport.network,
+            **({} if passport.precision == "float32" else {"precision": passport.precision}),
         },
         pretraining=plain({key: value for key, value in about.items() if value is not None}),
     )
@@ -103,8 +105,17 @@ def protocol_entry(cell: Cell) -> ProtocolEntry:
     )
 
 
+def seen(cell: Cell, checkpoint: CheckpointEntry) -> CheckpointEntry:
+    """The checkpoint as a cell's record has it: without a choice of feature that its protocol does not read."""
+    if cell.protocol.settings.reads_choice or "pooling" not in checkpoint.preprocessing:
+        return checkpoint
+    kept = {name: value for name, value in checkpoint.preprocessing.items() if name != "pooling"}
+    return msgspec.structs.replace(checkpoint, preprocessing=kept)
+
+
 def run_id(cell: Cell, checkpoint: CheckpointEntry, digest: str | None) -> str:
     """The cell's run id; ``digest`` is the hash of its data."""
+    checkpoint = seen(cell, checkpoint)
     return records.run_id(checkpoint, task_entry(cell), protocol_entry(cell), digest, cell.seed)
 
 

@@ -62,52 +62,60 @@ def plan(request: Request) -> Plan:
         for task in request.tasks
         for protocol in request.protocols or [tasks.get(task).default]
     ]
+    indifferent: set[str] = set()  # protocols that read no chosen feature
     for task, protocol in pairs:
         for size in request.shots or ("all",):
             changes = {} if size == "all" else {"shots": size}
-            tasks.resolve(task, protocol, {**request.overrides, **changes})
+            _, how = tasks.resolve(task, protocol, {**request.overrides, **changes})
+            if not how.settings.reads_choice:
+                indifferent.add(protocol)
     for text in [*request.checkpoints, *request.against]:
         references.check(_split(text)[1])
 
     from .plan import Plan, Source, make_cells
 
     named = _named(request)
-    trained = next((name for name, ref in named.items() if not ref.startswith(RANDOM)), "")
     others = {_split(text)[1] for text in request.against}
-    choices = str(request.reading.get("features") or "").split(",")
-    sources = []
+    asked = str(request.reading.get("features") or "")
+    choices, rest = asked.split(","), {k: v for k, v in request.reading.items() if k != "features"}
+    precision = {name: value for name, value in rest.items() if name == "precision"}
+    reading = [pair for pair in pairs if pair[1] not in indifferent]
+    alike = [pair for pair in pairs if pair[1] in indifferent]
+    notes = []
+    if asked and alike:
+        under = f"measured once, as {', '.join(named)}" if len(choices) > 1 else "measured as without it"
+        notes.append(f"--features {asked} changes nothing for {', '.join(sorted(indifferent))}: {under}")
+
+    def ways(ref: str) -> list[tuple[str, dict[str, Any], list[tuple[str, str]]]]:
+        """For a reference what is put behind its name, what is said of its feature, and what is measured so."""
+        if ref in others:
+            return [("", {}, pairs)]
+        if len(choices) == 1:
+            return [("", {"features": asked} if asked else {}, pairs)]
+        each = [(f"-{choice}", {"features": choice, "together": choices}, reading) for choice in choices]
+        return [*(each if reading or not pairs else []), *([("", {}, alike)] if alike else [])]
+
+    trained = next((name for name, ref in named.items() if not ref.startswith(RANDOM)), "")
+    sources, cells = [], []
     for name, ref in sorted(named.items(), key=lambda pair: pair[1].startswith(RANDOM)):
-        for choice in choices:
-            feature: dict[str, Any] = {"features": choice} if choice else {}
-            if len(choices) > 1:
-                feature["together"] = choices
-            options = {} if ref in others else {**request.reading, **feature}
-            control = ref.startswith(RANDOM)
-            sources.append(
-                Source(
-                    f"{name}-{choice}" if len(choices) > 1 else name,
-                    ref,
-                    like=(f"{trained}-{choice}" if len(choices) > 1 and trained else trained)
-                    if control
-                    else "",
-                    options=feature if control else options,
+        control = ref.startswith(RANDOM)
+        said = precision if control or ref in others else rest
+        for suffix, feature, mine in ways(ref):
+            like = ""
+            if control and trained:
+                like = trained if named[trained] in others else f"{trained}{suffix}"
+            sources.append(Source(f"{name}{suffix}", ref, like=like, options={**said, **feature}))
+            for task, protocol in mine:
+                cells += make_cells(
+                    f"{name}{suffix}",
+                    task,
+                    protocol,
+                    dict(request.overrides),
+                    request.seeds,
+                    shots=request.shots,
+                    limit=request.limit,
                 )
-            )
-    cells = [
-        cell
-        for source in sources
-        for task, protocol in pairs
-        for cell in make_cells(
-            source.name,
-            task,
-            protocol,
-            dict(request.overrides),
-            request.seeds,
-            shots=request.shots,
-            limit=request.limit,
-        )
-    ]
-    return Plan("eval", tuple(sources), tuple(cells), request.limit)
+    return Plan("eval", tuple(sources), tuple(cells), request.limit, tuple(notes))
 
 
 def pairs(request: Request, measured: Iterable[str]) -> list[tuple[str, str]]:

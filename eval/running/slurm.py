@@ -76,9 +76,9 @@ def script(job: Job) -> str:
 
 
 _END = """
-# The work is in the background, since bash runs a trap only while it waits. SIGTERM is what torchrun hands on.
+# The work is in the background, since bash runs a trap only while it waits.
 stop() {
-    kill -TERM "$work" 2>/dev/null || true
+    ask || true
     wait "$work" || true
     scontrol requeue "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"
     exit 0
@@ -107,6 +107,8 @@ def _torchrun(job: Job) -> list[str]:
     start += [f"--nproc-per-node={job.gpus or 1}", "--max-restarts=3", "--rdzv-backend=c10d"]
     meet = '--rdzv-id="$SLURM_JOB_ID" --rdzv-endpoint="$head:29500"'
     return [
+        "# A SIGTERM to srun would kill what it started; torchrun, asked itself, hands it on to its processes.",
+        'ask() { scancel --signal=TERM "$SLURM_JOB_ID"; }',
         f"srun --kill-on-bad-exit=1 {shlex.join(start)} {meet} \\",
         f"    {shlex.join(['-m', *command[2:]])}{seed} --out {place} --quiet &",
         "work=$!",
@@ -121,6 +123,7 @@ def _ray(job: Job) -> list[str]:
     command += ["--data-root", str(job.data_root.absolute()), "--out", str(job.out.absolute()), "--quiet"]
     sizes = f"--num-cpus={job.cpus} --num-gpus={job.gpus}"
     return [
+        'ask() { kill -TERM "$work"; }',
         f'srun --nodes=1 --ntasks=1 --overlap -w "$head" {ray} start --head --port=6379 {sizes} --block &',
         "(( SLURM_JOB_NUM_NODES > 1 )) && srun --nodes=$((SLURM_JOB_NUM_NODES - 1)) "
         '--ntasks=$((SLURM_JOB_NUM_NODES - 1)) --overlap -x "$head" \\',

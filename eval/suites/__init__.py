@@ -47,6 +47,26 @@ class Arm(_Strict):
         ] or [self]
 
 
+class Options(_Strict):
+    """What a suite says about a checkpoint, as ``mast eval``'s options do; see `eval.checkpoints.reading.Said`."""
+
+    layout: str | None = None
+    arch: str | None = None
+    key: str | None = None
+    prefix: str | None = None
+    heads: int | None = None
+    input_size: int | None = None
+    normalization: list[str] | None = None
+    interpolation: Literal["bicubic", "bilinear"] | None = None
+    features: str | None = None
+    precision: Literal["fp32", "bf16"] | None = None
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """Those that are there."""
+        return self.model_dump(exclude_none=True)
+
+
 class Reference(_Strict):
     """A checkpoint that exists, under a name.
 
@@ -56,12 +76,14 @@ class Reference(_Strict):
         like: A checkpoint listed before it, whose normalisation, input size and interpolation it takes over: a
             random control has none of its own and should see what the checkpoint it is compared with sees.
         published: ``METHOD BACKBONE``, under which published numbers are about it; what the registry says when empty.
+        options: How its file is read and its features are computed.
     """
 
     name: Name
     ref: str
     like: str = ""
     published: str = ""
+    options: Options = Options()
 
 
 class Block(_Strict):

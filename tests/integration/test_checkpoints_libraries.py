@@ -175,13 +175,98 @@ def test_transformers_families(
             assert float((found - theirs).abs().max() / theirs.abs().max()) <= limit
 
 
+BEIT = SMALL | {"layer_scale_init_value": 0.1, "use_relative_position_bias": True}
+
+
 @pytest.mark.transformers
 @pytest.mark.parametrize("kind", ["Beit", "Data2VecVision"])
-def test_transformers_other_networks_are_refused_by_name(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("changes", "feature"),
+    [
+        ({}, "mean"),
+        ({"num_attention_heads": 4, "layer_norm_eps": 1e-3}, "mean"),
+        ({"use_relative_position_bias": False, "use_shared_relative_position_bias": True}, "mean"),
+        ({"use_absolute_position_embeddings": True, "use_mask_token": True}, "mean"),
+        ({"use_relative_position_bias": False, "use_absolute_position_embeddings": True}, "mean"),
+        ({"use_mean_pooling": False}, "cls"),
+        ({"layer_scale_init_value": 0.0, "image_size": 48}, "mean"),
+    ],
+)
+def test_transformers_beit(kind: str, changes: dict[str, Any], feature: str, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
-    config = getattr(transformers, f"{kind}Config")(**SMALL, layer_scale_init_value=0.1)
-    getattr(transformers, f"{kind}Model")(config).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="relative positions"):
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{kind}Config")(**{**BEIT, **changes})
+    pooler = changes.get("use_mean_pooling", True)
+    model = perturbed(getattr(transformers, f"{kind}Model")(config, add_pooling_layer=pooler))
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if "relative_position_bias_table" in name:
+                tensor.normal_(std=2)
+    model.save_pretrained(tmp_path)
+    loaded = load(str(tmp_path / "model.safetensors"), input_size=config.image_size)
+    assert (loaded.passport.layout, loaded.backbone.pooling) == ("huggingface-beit", feature)  # type: ignore[attr-defined]
+    for dtype, limit in ((torch.float32, 1e-4), (torch.float64, 1e-9)):
+        model.to(dtype)
+        x = torch.randn(2, 3, *[config.image_size] * 2, generator=torch.Generator().manual_seed(1)).to(dtype)
+        with torch.no_grad():
+            out, found = model(x), loaded.backbone.to(dtype).features(x)
+        theirs = out.pooler_output if pooler else out.last_hidden_state[:, 0]
+        assert float((found - theirs).abs().max() / theirs.abs().max()) <= limit
+    with pytest.raises(UserError, match=f"say --input-size {config.image_size}"):
+        loaded.backbone.features(torch.zeros(1, 3, 64, 64, dtype=torch.float64))
+
+
+@pytest.mark.transformers
+def test_transformers_data2vec_without_a_last_norm(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    model = perturbed(transformers.Data2VecVisionModel(transformers.Data2VecVisionConfig(**BEIT)))
+    model.save_pretrained(tmp_path)
+    loaded = load(str(tmp_path / "model.safetensors"))
+    assert agree(loaded.backbone, lambda x: model.double()(x).last_hidden_state[:, 1:].mean(1), 32) <= 1e-9
+
+
+@pytest.mark.transformers
+def test_transformers_beit_for_pretraining(tmp_path: Path) -> None:
+    """Its last norm lies outside the network, and its positions are shared by all blocks."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    shared = {
+        "use_relative_position_bias": False,
+        "use_shared_relative_position_bias": True,
+        "use_mask_token": True,
+    }
+    model = perturbed(
+        transformers.BeitForMaskedImageModeling(transformers.BeitConfig(**BEIT | shared, vocab_size=11))
+    ).double()
+    model.float().save_pretrained(tmp_path)
+    loaded = load(str(tmp_path / "model.safetensors"))
+    assert loaded.passport.dropped.keys() >= {"lm_head."}
+    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1)).double()
+    with torch.no_grad():
+        tokens = model.double().layernorm(model.beit(x).last_hidden_state)
+        found = loaded.backbone.to(torch.float64).features(x)
+    assert float((found - tokens[:, 1:].mean(1)).abs().max()) <= 1e-9
+
+
+@pytest.mark.transformers
+@pytest.mark.parametrize(
+    ("kind", "changes", "told"),
+    [
+        ("Beit", BEIT | {"hidden_act": "relu"}, "activation relu"),
+        ("Beit", SMALL | {"layer_scale_init_value": 0.1}, "without any positions"),
+        ("Siglip2Vision", {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "num_patches": 16,
+                           "intermediate_size": 256, "patch_size": 8}, "NaFlex.*siglip2-base-patch16-256"),
+    ],
+)  # fmt: skip
+def test_transformers_other_networks_are_refused_by_name(
+    kind: str, changes: dict[str, Any], told: str, tmp_path: Path
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    getattr(transformers, f"{kind}Model")(getattr(transformers, f"{kind}Config")(**changes)).save_pretrained(
+        tmp_path
+    )
+    with pytest.raises(UserError, match=told):
         load(str(tmp_path / "model.safetensors"))
 
 

@@ -19,7 +19,7 @@
     const heads = all("thead th", element);
     const body = element.tBodies[0];
     const rows = all("tr:not(.foot)", body).map((tr, place) => ({
-      tr, place, label: tr.cells[0].dataset.label,
+      tr, place, label: tr.cells[0].dataset.label, control: "control" in tr.cells[0].dataset,
       values: all("td", tr).map((td) => number(td.textContent)),
       html: all("td", tr).map((td) => [...td.childNodes]),
     }));
@@ -195,6 +195,7 @@
   };
   const columns = tables.flatMap((table) => table.heads.slice(1, table.columns + 1).map((head, at) => ({
     table, at, name: `${table.title.textContent}: ${head.textContent.trim()}`,
+    controls: new Set(table.rows.filter((row) => row.control).map((row) => row.label)),
     points: new Map(table.rows.filter((row) => row.values[at] !== null).map((row) => [row.label, row.values[at]])) })));
   const ticks = (low, high) => {
     const step = 10 ** Math.floor(Math.log10((high - low) / 2));
@@ -202,6 +203,30 @@
     const found = [];
     for (let at = Math.ceil(low / by) * by; at <= high + 1e-9; at += by) found.push(Number(at.toFixed(6)));
     return found;
+  };
+  const LETTER = 7; // width of a letter in a plot, in its units
+  const short = (label, most) => (label.length <= most ? label : `${label.slice(0, most - 1)}…`);
+  const middle = (label, most) => (label.length <= most ? label : `${label.slice(0, most / 2 - 1)}…${label.slice(-most / 2)}`);
+  // Heights of names beside lines, from the top: moved apart, and back up where they would leave the plot.
+  const apart = (heights, gap, bottom) => {
+    const found = [];
+    for (const y of heights) found.push(Math.max(y, found.length ? found[found.length - 1] + gap : y));
+    for (let at = found.length - 1; at >= 0; at--) found[at] = Math.min(found[at], bottom - gap * (found.length - 1 - at));
+    return found;
+  };
+  // Places for names beside points, left or right of them and away from one another; null where there is no room.
+  const beside = (points, width) => {
+    const taken = points.map(([x, y]) => [x - 5, x + 5, y - 5, y + 5]);
+    return points.map(([x, y, label], place) => {
+      for (const up of [0, -13, 13, -26, 26]) {
+        for (const left of [x + 8, x - 8 - LETTER * label.length]) {
+          const box = [left, left + LETTER * label.length, y + up - 6, y + up + 6];
+          const free = taken.every((other, at) => at === place || box[1] < other[0] || box[0] > other[1] || box[3] < other[2] || box[2] > other[3]);
+          if (box[0] > 50 && box[1] < width && free) { taken.push(box); return [left, y + up + 4]; }
+        }
+      }
+      return null;
+    });
   };
   const scatter = () => {
     const [x, y] = [columns[id("plot-x").value], columns[id("plot-y").value]];
@@ -215,21 +240,30 @@
     };
     const [[x0, x1], [y0, y1]] = [range(xs), range(ys)];
     const [px, py] = [(v) => 50 + (430 * (v - x0)) / (x1 - x0), (v) => 270 - (250 * (v - y0)) / (y1 - y0)];
-    const named = shared.length <= 30;
+    const names = shared.map((label) => short(label, 32));
+    const places = beside(shared.map((_, at) => [px(xs[at]), py(ys[at]), names[at]]), 598);
+    const dot = (label) => (x.controls.has(label) ? "control" : "dot");
     id("scatter").replaceChildren(svg("svg", { viewBox: "0 0 600 310", role: "img", "aria-label": `${y.name} against ${x.name}` }, [
       ...ticks(x0, x1).flatMap((v) => [svg("line", { x1: px(v), x2: px(v), y1: 20, y2: 270, class: "rule" }),
         svg("text", { x: px(v), y: 286, "text-anchor": "middle" }, [String(v)])]),
       ...ticks(y0, y1).flatMap((v) => [svg("line", { x1: 50, x2: 480, y1: py(v), y2: py(v), class: "rule" }),
         svg("text", { x: 44, y: py(v) + 4, "text-anchor": "end" }, [String(v)])]),
-      svg("text", { x: 265, y: 304, "text-anchor": "middle" }, [x.name]),
-      svg("text", { x: 50, y: 13 }, [y.name]),
+      svg("text", { x: 265, y: 304, "text-anchor": "middle" }, [`${middle(x.name, 74)}, percent`]),
+      svg("text", { x: 50, y: 13 }, [`${middle(y.name, 74)}, percent`]),
       ...shared.flatMap((label, at) => [
-        svg("circle", { cx: px(xs[at]), cy: py(ys[at]), r: 4, class: "dot" }, [svg("title", {}, [`${label}: ${xs[at]}, ${ys[at]}`])]),
-        ...(named ? [svg("text", { x: px(xs[at]) + 7, y: py(ys[at]) + 4 }, [label])] : [])]),
+        svg("circle", { cx: px(xs[at]), cy: py(ys[at]), r: 4, class: dot(label) }, [svg("title", {}, [`${label}: ${xs[at]}, ${ys[at]}`])]),
+        ...(places[at] ? [svg("text", { x: places[at][0], y: places[at][1] }, [names[at]])] : [])]),
     ]));
   };
   // ---------------------------------------------------------------- label efficiency
   const HUES = ["#2f7ed8", "#e0702d", "#1f9e77", "#b052c0", "#c9a227", "#d6455d"];
+  const look = (place, control) => (control ? ["#8a93a3", "2 3"] : [HUES[place % HUES.length], place < HUES.length ? "none" : "6 3"]);
+  // A line's name at the right of a plot, after a piece of the line: its colour alone would not tell it from others.
+  const key = (x, y, place, label, control) => {
+    const [hue, dash] = look(place, control);
+    return [svg("line", { x1: x + 6, x2: x + 24, y1: y, y2: y, stroke: hue, "stroke-dasharray": dash, "stroke-width": 3 }, [svg("title", {}, [label])]),
+      svg("text", { x: x + 28, y: y + 4 }, [short(label, 26)])];
+  };
   const efficiency = async () => {
     const found = (await load()).sections.flatMap((section) => section.curves || []).filter((each) => each.sizes.length > 1);
     if (!found.length) return;
@@ -245,23 +279,23 @@
       const top = Math.max(1, ...lines.flatMap((line) => line.points.filter(Boolean).map((point) => point[2])));
       const [x0, x1] = [Math.min(...xs), Math.max(...xs)];
       const [px, py] = [(v) => 40 + (350 * (v - x0)) / (x1 - x0 || 1), (v) => 270 - (250 * v) / top];
-      let below = 0;
-      id("curve").replaceChildren(lines.length ? svg("svg", { viewBox: "0 0 600 320", role: "img", "aria-label": each.name }, [
+      const named = apart(lines.map((line) => py(end(line))), 13, 300);
+      id("curve").replaceChildren(lines.length ? svg("svg", { viewBox: "0 0 600 322", role: "img", "aria-label": each.name }, [
         ...ticks(0, top).flatMap((v) => [svg("line", { x1: 40, x2: 390, y1: py(v), y2: py(v), class: "rule" }),
           svg("text", { x: 34, y: py(v) + 4, "text-anchor": "end" }, [String(v)])]),
         ...each.sizes.flatMap((size, at) => [svg("text", { x: px(xs[at]), y: 288, "text-anchor": "middle" }, [size]),
           svg("text", { x: px(xs[at]), y: 303, "text-anchor": "middle" }, [Math.round(each.labels[at]).toLocaleString("en")])]),
         ...lines.flatMap((line, place) => {
-          const hue = line.control ? "#8a93a3" : HUES[place % HUES.length];
+          const [hue, dash] = look(place, line.control);
           const there = line.points.map((point, at) => point && [px(xs[at]), ...point]).filter(Boolean);
-          const [x, value] = there[there.length - 1];
-          const y = below = Math.max(py(value), below + 13);
-          return [svg("polyline", { points: there.map(([at, v]) => `${at},${py(v)}`).join(" "), fill: "none", stroke: hue, "stroke-width": 2 }),
+          return [svg("polyline", { points: there.map(([at, v]) => `${at},${py(v)}`).join(" "), fill: "none", stroke: hue, "stroke-dasharray": dash, "stroke-width": 2 }),
             ...there.flatMap(([at, v, low, high]) => [
               svg("line", { x1: at, x2: at, y1: py(low), y2: py(high), stroke: hue, "stroke-opacity": 0.5, "stroke-width": 2 }),
               svg("circle", { cx: at, cy: py(v), r: 3.5, fill: hue }, [svg("title", {}, [`${line.label}: ${v} [${low}, ${high}]`])])]),
-            svg("text", { x: Math.max(x, 390) + 8, y: y + 4, style: `fill: ${hue}` }, [line.label])];
+            ...key(390, named[place], place, line.label, line.control)];
         }),
+        svg("text", { x: 40, y: 13 }, ["percent"]),
+        svg("text", { x: 215, y: 317, "text-anchor": "middle" }, ["labels a class, or share; images in all"]),
       ]) : "No checkpoint fits.");
     };
     for (const name of ["plot-curve", "find-lines"]) id(name).addEventListener("input", draw);
@@ -278,12 +312,13 @@
       .sort((a, b) => a.rank[0] - b.rank[0]);
     const most = Math.max(1, ...rows.map((row) => row.rank[2]));
     const px = (v) => 200 + (380 * (v - 1)) / Math.max(1, most - 1);
-    const height = 30 + 20 * rows.length;
+    const height = 46 + 20 * rows.length;
     id("ranks").replaceChildren(rows.length ? svg("svg", { viewBox: `0 0 600 ${height}`, role: "img", "aria-label": `Ranks, ${table.title.textContent}` }, [
-      ...ticks(1, Math.max(2, most)).filter((v) => v <= most).flatMap((v) => [svg("line", { x1: px(v), x2: px(v), y1: 4, y2: height - 22, class: "rule" }),
-        svg("text", { x: px(v), y: height - 6, "text-anchor": "middle" }, [String(v)])]),
+      ...ticks(1, Math.max(2, most)).filter((v) => v <= most).flatMap((v) => [svg("line", { x1: px(v), x2: px(v), y1: 4, y2: height - 38, class: "rule" }),
+        svg("text", { x: px(v), y: height - 22, "text-anchor": "middle" }, [String(v)])]),
+      svg("text", { x: 390, y: height - 5, "text-anchor": "middle" }, ["mean rank over tasks, 1 is the best; line: what the tests leave it"]),
       ...rows.flatMap((row, place) => { const y = 14 + 20 * place; return [
-        svg("text", { x: 190, y: y + 4, "text-anchor": "end" }, [row.label]),
+        svg("text", { x: 190, y: y + 4, "text-anchor": "end" }, [short(row.label, 29)]),
         svg("line", { x1: px(row.rank[1]), x2: px(row.rank[2]), y1: y, y2: y, class: "range" }),
         svg("circle", { cx: px(row.rank[0]), cy: y, r: 4, class: "dot" })]; }),
     ]) : "No row has a rank.");
@@ -324,7 +359,7 @@
     const draw = () => {
       const [name, words] = [names[id("training-name").value], wordsOf("training-words")];
       const lines = Object.entries(found).filter(([label, history]) => history[name] && fits(label, words)).slice(0, 12)
-        .map(([label, history]) => ({ label, points: history.epoch.map((x, at) => [x, history[name][at]]).filter(([, y]) => y !== null) }))
+        .map(([label, history], number) => ({ label, number, points: history.epoch.map((x, at) => [x, history[name][at]]).filter(([, y]) => y !== null) }))
         .filter((line) => line.points.length);
       if (!lines.length) { id("training").replaceChildren("No checkpoint fits."); return; }
       const [xs, ys] = [0, 1].map((at) => lines.flatMap((line) => line.points.map((point) => point[at])));
@@ -332,20 +367,18 @@
       const pad = (y1 - y0 || Math.abs(y1) || 1) * 0.06;
       const px = (v) => 60 + (350 * (v - x0)) / (x1 - x0 || 1);
       const py = (v) => 270 - (250 * (v - y0 + pad)) / (y1 - y0 + 2 * pad);
-      let below = 0;
-      const ends = new Map([...lines].sort((a, b) => b.points.at(-1)[1] - a.points.at(-1)[1])
-        .map((line) => [line, below = Math.max(py(line.points.at(-1)[1]), below + 13)]));
-      const over = Math.max(0, below - 285);
-      id("training").replaceChildren(svg("svg", { viewBox: `0 0 600 ${315 + over}`, role: "img", "aria-label": `${name} over epochs` }, [
+      lines.sort((a, b) => b.points.at(-1)[1] - a.points.at(-1)[1]);
+      const ends = apart(lines.map((line) => py(line.points.at(-1)[1])), 13, 285);
+      id("training").replaceChildren(svg("svg", { viewBox: "0 0 600 315", role: "img", "aria-label": `${name} over epochs` }, [
         ...ticks(y0 - pad, y1 + pad).flatMap((v) => [svg("line", { x1: 60, x2: 410, y1: py(v), y2: py(v), class: "rule" }),
           svg("text", { x: 54, y: py(v) + 4, "text-anchor": "end" }, [String(v)])]),
         ...ticks(x0, x1 === x0 ? x0 + 1 : x1).filter(Number.isInteger).map((v) => svg("text", { x: px(v), y: 288, "text-anchor": "middle" }, [String(v)])),
         svg("text", { x: 235, y: 306, "text-anchor": "middle" }, ["epoch"]),
         ...lines.flatMap((line, place) => {
-          const hue = HUES[place % HUES.length];
-          return [svg("polyline", { points: line.points.map(([x, y]) => `${px(x)},${py(y)}`).join(" "), fill: "none", stroke: hue, "stroke-width": 2 }),
+          const [hue, dash] = look(line.number);
+          return [svg("polyline", { points: line.points.map(([x, y]) => `${px(x)},${py(y)}`).join(" "), fill: "none", stroke: hue, "stroke-dasharray": dash, "stroke-width": 2 }),
             ...line.points.map(([x, y]) => svg("circle", { cx: px(x), cy: py(y), r: 2.5, fill: hue }, [svg("title", {}, [`${line.label}, epoch ${x}: ${y}`])])),
-            svg("text", { x: 418, y: ends.get(line) + 4, style: `fill: ${hue}` }, [line.label])];
+            ...key(410, ends[place], line.number, line.label)];
         }),
       ]));
     };
@@ -393,7 +426,7 @@
     const rowsOf = (each) => tables[each.section].rows;
     const fill = () => {
       const names = rowsOf(found[id("profile-section").value]).map((row) => row.label);
-      const control = rowsOf(found[id("profile-section").value]).findIndex((row) => row.tr.cells[0].textContent.includes("random control"));
+      const control = rowsOf(found[id("profile-section").value]).findIndex((row) => row.control);
       options("profile-row", names, control === 0 ? 1 : 0);
       options("profile-base", names, control < 0 ? 1 : control);
       draw();

@@ -22,6 +22,7 @@ import torch
 from safetensors.torch import save_file
 from timm.layers import SwiGLUPacked
 from timm.models import _hub
+from timm.models.beit import Beit
 from timm.models.convnext import ConvNeXt
 from timm.models.eva import Eva
 from timm.models.swin_transformer import SwinTransformer
@@ -477,6 +478,28 @@ def huggingface_swin(path: Path) -> Family:
     return Family("huggingface-swin", in_folder(path, state, config), network, own, (64, 128), "avg")
 
 
+def huggingface_beit(path: Path) -> Family:
+    network = perturbed(
+        Beit(img_size=64, patch_size=8, embed_dim=64, depth=2, num_heads=4, num_classes=0, init_values=0.1,
+             use_abs_pos_emb=False, use_rel_pos_bias=True, norm_layer=partial(nn.LayerNorm, eps=1e-3))
+    )  # fmt: skip
+    state = renamed(
+        split_qkv(network.state_dict(), "attention.attention."),
+        [(r"\.attn\.q_bias", ".attention.attention.query.bias"),
+         (r"\.attn\.v_bias", ".attention.attention.value.bias"),
+         (r"\.attn\.rel", ".attention.attention.relative_position_bias.rel"), (r"^blocks\.", "encoder.layer."),
+         (r"\.attn\.proj\.", ".attention.output.dense."), (r"\.norm1\.", ".layernorm_before."),
+         (r"\.norm2\.", ".layernorm_after."), (r"\.mlp\.fc1\.", ".intermediate.dense."),
+         (r"\.mlp\.fc2\.", ".output.dense."), (r"\.gamma_", ".lambda_"), (r"^cls_token", "embeddings.cls_token"),
+         (r"^fc_norm\.", "pooler.layernorm."),
+         (r"^patch_embed\.proj\.", "embeddings.patch_embeddings.projection.")],
+        "beit.",
+    )  # fmt: skip
+    state |= {"classifier.weight": torch.zeros(3, 64), "beit.embeddings.mask_token": torch.zeros(1, 1, 64)}
+    config = {"model_type": "beit", "hidden_act": "gelu", "layer_norm_eps": 1e-3, "use_mean_pooling": True}
+    return Family("huggingface-beit", in_folder(path, state, config), network, own, (64, 64), "mean")
+
+
 def siglip(path: Path) -> Family:
     network = plain(
         num_heads=4, class_token=False, global_pool="map", act_layer=partial(nn.GELU, approximate="tanh")
@@ -554,7 +577,8 @@ FAMILIES: dict[str, Callable[[Path], Family]] = {
         dinov3, dinov3_untied, dinov3_satellite, dinov3_training, dinov2_giant, franca, ijepa, convnext_authors,
         convnext_dinov3, convnextv2,
         convnextv2_fcmae, vicregl_convnext, swin_authors, moby, esvit_swin, webssl_mae, huggingface_ijepa,
-        huggingface_dinov3, huggingface_dinov3_convnext, huggingface_convnextv2, huggingface_swin, siglip,
+        huggingface_beit, huggingface_dinov3, huggingface_dinov3_convnext, huggingface_convnextv2, huggingface_swin,
+        siglip,
         timm_averaged, convnext_timm,
     )
 } | {

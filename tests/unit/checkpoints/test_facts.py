@@ -543,11 +543,13 @@ def test_a_layout_as_a_file(tmp_path: Path) -> None:
     ("keys", "message"),
     [
         (
-            ["beit.embeddings.cls_token", "beit.encoder.layer.0.lambda_1",
-             "beit.encoder.layer.0.attention.attention.relative_position_bias.relative_position_bias_table"],
-            "BEiT",
+            ["cls_token", "blocks.0.gamma_1", "rel_pos_bias.relative_position_bias_table"],
+            "BEiT.*--arch beit_base_patch16_224",
         ),
         (["visual.conv1.weight", "visual.class_embedding", "text_projection"], "CLIP"),
+        (["embeddings.class_embedding", "embeddings.patch_embedding.weight"], "CLIP.*timm's names"),
+        (["encoder.embeddings.patch_embeddings.proj.weight", "encoder.layer.0.attention.key.weight"],
+         "V-JEPA 2: a network of videos"),
         (["radio_model.model.patch_generator.embedder.weight"], "RADIO.*radio-v3-base-16 of the registry"),
     ],
 )  # fmt: skip

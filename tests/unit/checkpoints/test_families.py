@@ -143,6 +143,7 @@ def test_features_by_name(tmp_path: Path) -> None:
         "mean": patches.mean(1),
         "cls+mean": torch.cat([prefix[:, 0], patches.mean(1)], 1),
         "last4": torch.cat([cls[:, 0] for _, cls in layers], 1),
+        "last4+mean": torch.cat([*(cls[:, 0] for _, cls in layers), patches.mean(1)], 1),
     }
     for choice, theirs in expected.items():
         loaded = load(str(tmp_path / "a.pth"), features=choice)

@@ -12,6 +12,7 @@ import timm
 import torch
 import torchvision
 from safetensors.torch import save_file
+from timm.models import _hub
 
 from eval.checkpoints import Normalization, inspect, layouts, load, vit
 from eval.checkpoints.openmmlab import of_meta
@@ -305,3 +306,60 @@ def test_mmpretrains_small_is_known_by_its_depth() -> None:
     """768 channels are twelve heads in its `base` and eight in its `small`, which has eight blocks."""
     options = layouts.get("mmpretrain-vit").options
     assert [vit.heads_of(options, 768, depth) for depth in (12, 8)] == [12, 8]
+
+
+# --- what shapes do not tell of a vision transformer ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"img_size": (64, 96)},  # 24 places and the class token: 25, as 5 x 5 places would have
+        {"img_size": (32, 128)},  # 16 places, and no 4 x 4
+        {"fc_norm": True},
+        {"embed_norm_layer": "layernorm"},
+        {"norm_layer": "rmsnorm"},
+        {"proj_bias": False},
+    ],
+)
+def test_a_vision_transformer_that_its_shapes_do_not_tell_is_timms(
+    arguments: dict[str, Any], tmp_path: Path
+) -> None:
+    own = {"depth": 2, "embed_dim": 64, "num_heads": 2, "img_size": 64, "dynamic_img_size": True, **arguments}
+    torch.manual_seed(0)
+    network = timm.create_model("vit_base_patch16_224", num_classes=0, **own).eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    _hub.save_for_hf(network, tmp_path, model_args=own, safe_serialization=True)
+    ref = str(tmp_path / "model.safetensors")
+    assert load(ref).passport.layout == "timm"
+    assert difference(ref, network) <= 1e-5
+
+
+def test_positions_of_a_grid_that_is_no_square_are_refused(tmp_path: Path) -> None:
+    """Hugging Face's ViT on images of 16 x 64 px has 2 x 8 places, which look like 4 x 4."""
+    state = {
+        "embeddings.cls_token": torch.zeros(1, 1, 64),
+        "embeddings.position_embeddings": torch.randn(1, 17, 64),
+        "embeddings.patch_embeddings.projection.weight": torch.randn(64, 3, 8, 8),
+        "embeddings.patch_embeddings.projection.bias": torch.randn(64),
+        "layernorm.weight": torch.rand(64),
+        "layernorm.bias": torch.rand(64),
+    }
+    shapes = {
+        "attention.attention.query": (64, 64), "attention.attention.key": (64, 64),
+        "attention.attention.value": (64, 64), "attention.output.dense": (64, 64),
+        "intermediate.dense": (256, 64), "output.dense": (64, 256), "layernorm_before": (64,),
+        "layernorm_after": (64,),
+    }  # fmt: skip
+    for name, shape in shapes.items():
+        state[f"encoder.layer.0.{name}.weight"] = torch.randn(shape)
+        state[f"encoder.layer.0.{name}.bias"] = torch.randn(shape[0])
+    save_file(state, tmp_path / "model.safetensors")
+    config = {"model_type": "vit", "hidden_size": 64, "num_attention_heads": 2, "image_size": 32}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert load(str(tmp_path / "model.safetensors")).passport.arch == "vit_w64_patch8_d1"
+    (tmp_path / "config.json").write_text(json.dumps(config | {"image_size": [16, 64]}))
+    with pytest.raises(UserError, match=r"image_size \[16, 64\] .positions are read as those of a square"):
+        load(str(tmp_path / "model.safetensors"), input_size=32)

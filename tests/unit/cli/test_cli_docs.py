@@ -74,7 +74,7 @@ def test_the_suite_that_is_shown_is_one() -> None:
     (block,) = re.findall(r"```yaml\n(name: .*?)```", TEXT, flags=re.DOTALL)
     suite = suites.parse(yaml.parse(block, "docs/cli.md"), "docs/cli.md")
     assert [arm.name for arm in suite.pretrain] == ["vicreg", "mast5-0", "mast5-1"]
-    assert len(plan(suite).cells) == 5 * 1 * 2
+    assert len(plan(suite).cells) == 6 * 1 * 2
 
 
 def test_the_protocols_that_are_recommended_exist_and_the_page_lists_its_sections() -> None:

@@ -29,6 +29,7 @@ class FakePassport:
     input_size: int = 16
     interpolation: str = "bicubic"
     network: dict[str, Any] = field(default_factory=dict)
+    precision: str = "float32"
 
 
 class TinyBackbone(nn.Module):
@@ -120,6 +121,7 @@ def test_each_image_is_forwarded_once(split: datasets.Split, tmp_path: Path) -> 
         lambda p: setattr(p, "interpolation", "bilinear"),
         lambda p: setattr(p, "input_size", 12),
         lambda p: p.network.update(heads=12),
+        lambda p: setattr(p, "precision", "bfloat16"),
         lambda p: setattr(p, "normalization", Normalization((0.0, 0.0, 0.0))),
     ],
 )

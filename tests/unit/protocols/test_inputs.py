@@ -39,6 +39,9 @@ THEIRS: dict[str, Callable[[Image.Image], Image.Image]] = {
     "knn-dino-k20": resized(256, BICUBIC),
     # lightly's benchmarks and the probes of VICReg, Barlow Twins, MoCo and VISSL: Resize(256), CenterCrop(224)
     "knn-lightly": resized(256, BILINEAR),
+    # data/transforms.py, make_classification_eval_transform
+    "linear-dinov2-grid": resized(256, BICUBIC),
+    "linear-sgd-dinov2": resized(256, BICUBIC),
     "linear-vicreg": resized(256, BILINEAR),
     "linear-moco": resized(256, BILINEAR),
     "linear-barlowtwins": resized(256, BILINEAR),
@@ -126,6 +129,7 @@ def test_visslis_features_are_res5_in_windows(tmp_path: Path) -> None:
         interpolation="bilinear",
         weights_sha256="a" * 64,
         network={},
+        precision="float32",
     )
     both = [
         extract(backbone, passport, split, store=tmp_path / "store", pooling=pooling)

@@ -15,6 +15,7 @@ import scipy.stats
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from eval.cli.entry import main
 from eval.errors import UserError
 from eval.results import compare, figures, records, tables
 from eval.results.records import Book, Record
@@ -154,6 +155,24 @@ def prepared(record: Record, params: dict[str, object] | None = None, **how: obj
     protocol = msgspec.structs.replace(record.protocol, params=params or record.protocol.params)
     key = records.run_id(checkpoint, record.task, protocol, record.data.manifest, record.seed)
     return msgspec.structs.replace(record, checkpoint=checkpoint, protocol=protocol, run_id=key)
+
+
+def test_what_cannot_pair_and_a_metric_that_is_not_there_are_told(
+    tmp_path: Path, make_record: Callable[..., Record], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in "ab":
+        record = make_record(name=name, weights=name, task="voc", metric="box_ap50", beside={"box_ap": 0.2})
+        records.append(tmp_path / "records" / "x.jsonl", record)
+    command = ["compare", str(tmp_path), "--pair", "a", "b"]
+    assert main(command) == 1
+    assert "nothing pairs: voc box_ap50: " in capsys.readouterr().err
+    assert main([*command, "--metric", "box_ap"]) == 1
+    assert "nothing pairs: voc box_ap: " in capsys.readouterr().err
+    assert main([*command, "--metric", "bxo_ap"]) == 2
+    assert "unknown metric 'bxo_ap' (did you mean box_ap" in capsys.readouterr().err
+    (tmp_path / "records" / "x.jsonl").write_text("")
+    assert main(command) == 1
+    assert "no records in" in capsys.readouterr().err
 
 
 def test_images_prepared_differently_are_told(make_record: Callable[..., Record]) -> None:

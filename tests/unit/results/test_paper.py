@@ -149,3 +149,30 @@ def test_latex_compiles_without_overfull_boxes_at_two_columns(
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:]
     assert "Overfull \\hbox" not in done.stdout
+
+
+def test_a_grid_of_many_columns_is_several_tabulars(tmp_path: Path, make_record: Make) -> None:
+    """TeX has no length for 300 columns side by side."""
+    tasks = [f"task-{number:03d}" for number in range(95)]
+    made = [make_record(name=name, weights=name, task=task) for name in "ab" for task in tasks]
+    table = tables.build(records.Book(made))
+    for shown in (table, replace(table, one=True)):
+        text = render.render(shown, "tex")
+        assert (
+            text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 3
+        )  # with mean and rank 97 columns
+        heads = [line for line in text.splitlines() if "task-0" in line and line.endswith(r"\\")]
+        assert "".join(heads).count("task-") == 95
+        for line in text.splitlines():
+            if line.startswith(("a ", "b ")):
+                assert line.count("&") in (40, 17)
+    assert r"\multicolumn{17}" in render.render(replace(table, one=True), "tex")
+
+
+def test_letters_that_pdflatex_lacks_are_told(make_record: Make) -> None:
+    text = render.render(tables.build(records.Book([make_record(name="Сеть")])), "tex")
+    assert text.startswith("% pdfLaTeX may not know С е т ь: show other names")
+    plain = render.render(tables.build(records.Book([make_record(name="e\u0301 α – ½")])), "tex")
+    assert plain.startswith("% Results")
+    assert "é" in plain  # composed, which pdfLaTeX knows
+    assert r"\texttt{mast compare}" in plain

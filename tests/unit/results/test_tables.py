@@ -11,6 +11,7 @@ import pytest
 import scipy.stats
 
 from eval import protocols, tasks
+from eval.cli.entry import main
 from eval.errors import UserError
 from eval.numbers import tests
 from eval.results import published, records, render, tables
@@ -109,6 +110,16 @@ def test_failures_are_told_under_the_table(make_record: Make) -> None:
     table = tables.build(Book([make_record(name="a"), failed]))
     for form in ("md", "text", "tex", "html"):
         assert "b, cifar10, linear v1 (k=0), seed 0: ValueError: it broke" in render.render(table, form)
+
+
+def test_seeds_that_count_once_are_told(tmp_path: Path, make_record: Make) -> None:
+    kept = {task: records.write_arrays(tmp_path, correct=np.arange(10) < 5) for task in ("one", "two")}
+    made = [make_record(task=task, seed=seed, outcomes=kept[task]) for task in kept for seed in (0, 1)]
+    for form in ("md", "text", "tex", "html"):
+        assert "Seeds with the same outcomes are one result." in render.render(tables.build(Book(made)), form)
+        text = render.render(tables.build(Book(made[:-1])), form)
+        assert "Seeds with the same outcomes are one result (one top1)." in text
+        assert "Seeds with" not in render.render(tables.build(Book(made[::2])), form)
 
 
 def test_cells_that_failed_alike_share_a_line(make_record: Make) -> None:
@@ -283,3 +294,40 @@ def test_other_preprocessing_of_the_same_weights_is_another_row_and_not_another_
     (section,) = tables.build(Book([record, other])).sections
     assert len({row.label for row in section.rows}) == 2
     assert [cell.seeds for cell in section.cells.values()] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("same_as", "told"),
+    [
+        (
+            "cifar10 linear v1 tpo1",
+            "unknown metric in same_as cifar10 linear v1 tpo1: 'tpo1' (did you mean top1?)",
+        ),
+        ("cifar10 linear v99 top1", "same_as cifar10 linear v99 top1: the latest version of linear is v2"),
+        ("cifra10 linear v1 top1", "unknown task 'cifra10'"),
+        ("cifar10 linaer v1 top1", "unknown protocol 'linaer'"),
+    ],
+)
+def test_a_misspelt_same_as_is_an_error(
+    tmp_path: Path, make_record: Make, same_as: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records.append(tmp_path / "records" / "x.jsonl", make_record())
+    path = tmp_path / "paper.csv"
+    path.write_text(f"{HEAD}m,r50,t,top1,61.2,Paper,{same_as}\n")
+    assert main(["table", str(tmp_path), "--published", str(path)]) == 2
+    assert told in capsys.readouterr().err
+    path.write_text(
+        f"{HEAD}m,r50,t,top1,61.2,Paper,cifar10 linear v1 top5\nm,r50,t,top1,61.2,Paper,pets linear v2 top1\n"
+    )
+    assert (
+        main(["table", str(tmp_path), "--published", str(path)]) == 2
+    )  # top5 was not measured with the others
+    path.write_text(f"{HEAD}m,r50,t,top1,61.2,Paper,pets linear v2 top1\n")
+    assert main(["table", str(tmp_path), "--published", str(path)]) == 0  # not measured at all
+
+
+def test_a_published_number_that_stands_twice_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "paper.csv"
+    path.write_text(f"{HEAD}m,r50,t,top1,61.2,Paper,\nn,r50,t,top1,60.0,Paper,\nm,r50,t,top1,61.3,Paper,\n")
+    with pytest.raises(UserError, match=r"paper\.csv:4: m r50, t top1: line 2 has it too"):
+        published.read([path])

@@ -21,8 +21,13 @@ ROOT = Path(__file__).resolve().parents[3]
 COMMANDS = {
     "sbatch": 'echo "$@" >> "$CALLS"; echo "Submitted batch job 7"',
     "scontrol": 'echo "scontrol $*" >> "$CALLS"; if [ "$1" = show ]; then echo localhost; fi',
-    # Leaves its own options out and becomes the command, as srun's task does.
-    "srun": 'while [[ "$1" == -* ]]; do if [ "$1" = -w ] || [ "$1" = -x ]; then shift; fi; shift; done; exec "$@"',
+    # Leaves its own options out and starts the command as its step; a SIGTERM to srun itself kills the step.
+    "srun": """while [[ "$1" == -* ]]; do if [ "$1" = -w ] || [ "$1" = -x ]; then shift; fi; shift; done
+"$@" & step=$!
+echo $step > "$CALLS.step"
+trap 'kill -KILL $step; exit 143' TERM
+wait $step""",
+    "scancel": 'echo "scancel $*" >> "$CALLS"; kill -TERM "$(cat "$CALLS.step")"',
 }
 RECIPE = """
 name: small
@@ -117,7 +122,7 @@ def test_the_warning_saves_requeues_and_ends_with_0(slurm: Path, tmp_path: Path)
         time.sleep(0.05)
     running.send_signal(signal.SIGUSR1)  # as Slurm with --signal=B:USR1@120
     assert running.wait(60) == 0
-    assert "scontrol requeue 7" in slurm.read_text()
+    assert slurm.read_text().splitlines()[-2:] == ["scancel --signal=TERM 7", "scontrol requeue 7"]
     epochs = (out / "log.jsonl").read_text().count("\n")
     assert (out / "state.pt").is_file()
     assert 1 <= epochs < 400
