@@ -95,15 +95,9 @@ def learning_share(params: Params, epoch: int, step: int, steps: int) -> float:
     """The share of the peak learning rate.
 
     Args:
-<<<<<<< HEAD
-        params: ``schedule`` is ``cosine`` (torch's CosineAnnealingLR, stepped once an epoch), ``cosine-by-step``
-            (lightly's CosineWarmupScheduler, a thousandth in the last step) or ``step`` (a factor ``gamma`` at each
-            of ``milestones``).
-=======
         params: ``schedule`` is ``cosine`` (torch's CosineAnnealingLR, stepped once an epoch), ``cosine-by-iteration``
-            (the same, stepped after every batch), ``cosine-by-step`` (lightly's: 0 in the last step) or ``step`` (a
-            factor ``gamma`` at each of ``milestones``).
->>>>>>> main
+            (the same, stepped after every batch), ``cosine-by-step`` (lightly's, a thousandth in the last step) or
+            ``step`` (a factor ``gamma`` at each of ``milestones``).
         epoch: From 0.
         step: From 0, over all epochs.
         steps: Of all epochs.

@@ -14,11 +14,8 @@ from __future__ import annotations
 
 import argparse
 import ast
-<<<<<<< HEAD
-import functools
-=======
 import enum
->>>>>>> main
+import functools
 import hashlib
 import importlib.util
 import json
@@ -202,7 +199,61 @@ def start_of_head() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(6, 24, generator=generator) * 0.1, torch.randn(6, generator=generator) * 0.1
 
 
-<<<<<<< HEAD
+def tokens() -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Patch tokens (12, 9, 8) and class tokens (12, 8) of the last four blocks, the first block first."""
+    generator = torch.Generator().manual_seed(5)
+    return [
+        (torch.randn(12, 9, 8, generator=generator), torch.randn(12, 8, generator=generator))
+        for _ in range(4)
+    ]
+
+
+def start_of_grid(dim: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight (3, D) and bias (3,) that every head of a width starts from."""
+    generator = torch.Generator().manual_seed(dim)
+    return torch.randn(3, dim, generator=generator) * 0.1, torch.randn(3, generator=generator) * 0.1
+
+
+def dinov2_grid(root: Path) -> dict[str, Any]:
+    """The values of DINOv2's script, and scores of its heads, in order, after 20 steps of its SGD on a batch."""
+    given = {
+        "nn": torch.nn, "torch": torch, "argparse": argparse, "Optional": Any, "List": list,
+        "MetricType": enum.Enum("MetricType", "MEAN_ACCURACY"),
+        "get_setup_args_parser": lambda **_: argparse.ArgumentParser(add_help=False),
+        "distributed": SimpleNamespace(get_global_size=lambda: 8, is_enabled=lambda: False),
+    }  # fmt: skip
+    wanted = ["create_linear_input", "LinearClassifier", "AllClassifiers", "scale_lr"]
+    wanted += ["setup_linear_classifiers", "get_args_parser"]
+    space = TOOLS.take(root, "dinov2/eval/linear.py", wanted, given)
+    moved, torch.nn.Module.cuda = torch.nn.Module.cuda, lambda self: self  # type: ignore[assignment, method-assign, return-value]
+    try:
+        heads, groups = space["setup_linear_classifiers"](tokens(), [1, 4], RATES, 128, 3)
+    finally:
+        torch.nn.Module.cuda = moved  # type: ignore[method-assign]
+    for head in heads.classifiers_dict.values():
+        weight, bias = start_of_grid(head.linear.weight.shape[1])
+        with torch.no_grad():
+            head.linear.weight.copy_(weight)
+            head.linear.bias.copy_(bias)
+    optimizer = torch.optim.SGD(groups, momentum=0.9, weight_decay=0)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 20, eta_min=0)
+    for _ in range(20):
+        loss = sum(torch.nn.functional.cross_entropy(v, LABELS) for v in heads(tokens()).values())
+        optimizer.zero_grad()
+        cast("torch.Tensor", loss).backward()
+        optimizer.step()
+        scheduler.step()
+    with torch.no_grad():
+        scores = {name: found.tolist() for name, found in heads(tokens()).items()}
+    said = vars(space["get_args_parser"]().parse_args([]))
+    kept = ("learning_rates", "epochs", "epoch_length", "batch_size")
+    return {"defaults": {key: said[key] for key in kept}, "scores": scores}
+
+
+RATES = [0.001, 0.1]  # for a batch of 256
+LABELS = torch.arange(12) % 3
+
+
 def lightly_knn(root: Path) -> dict[str, Any]:
     """The defaults of the benchmark's own parser, and `knn_predict` with them on 450 examples against 450."""
     tree = ast.parse((root / "benchmarks/imagenet/resnet50/main.py").read_text(encoding="utf-8"))
@@ -422,70 +473,6 @@ def dinov2_sweep(root: Path) -> dict[str, Any]:
     refit = code["train_for_C"](C=cost, max_iter=1000, train_features=both[0], train_labels=both[1])
     told = refit(parts["test"][0][:20], parts["test"][1][:20])["preds"]
     return {"value": best["top-1"], "C": cost, "probabilities": told.tolist()}
-=======
-def tokens() -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Patch tokens (12, 9, 8) and class tokens (12, 8) of the last four blocks, the first block first."""
-    generator = torch.Generator().manual_seed(5)
-    return [
-        (torch.randn(12, 9, 8, generator=generator), torch.randn(12, 8, generator=generator))
-        for _ in range(4)
-    ]
-
-
-def start_of_grid(dim: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weight (3, D) and bias (3,) that every head of a width starts from."""
-    generator = torch.Generator().manual_seed(dim)
-    return torch.randn(3, dim, generator=generator) * 0.1, torch.randn(3, generator=generator) * 0.1
-
-
-def dinov2_grid(root: Path) -> dict[str, Any]:
-    """The values of DINOv2's script, and scores of its heads, in order, after 20 steps of its SGD on a batch."""
-    given = {
-        "nn": torch.nn, "torch": torch, "argparse": argparse, "Optional": Any, "List": list,
-        "MetricType": enum.Enum("MetricType", "MEAN_ACCURACY"),
-        "get_setup_args_parser": lambda **_: argparse.ArgumentParser(add_help=False),
-        "distributed": SimpleNamespace(get_global_size=lambda: 8, is_enabled=lambda: False),
-    }  # fmt: skip
-    wanted = ["create_linear_input", "LinearClassifier", "AllClassifiers", "scale_lr"]
-    wanted += ["setup_linear_classifiers", "get_args_parser"]
-    space = TOOLS.take(root, "dinov2/eval/linear.py", wanted, given)
-    moved, torch.nn.Module.cuda = torch.nn.Module.cuda, lambda self: self  # type: ignore[assignment, method-assign, return-value]
-    try:
-        heads, groups = space["setup_linear_classifiers"](tokens(), [1, 4], RATES, 128, 3)
-    finally:
-        torch.nn.Module.cuda = moved  # type: ignore[method-assign]
-    for head in heads.classifiers_dict.values():
-        weight, bias = start_of_grid(head.linear.weight.shape[1])
-        with torch.no_grad():
-            head.linear.weight.copy_(weight)
-            head.linear.bias.copy_(bias)
-    optimizer = torch.optim.SGD(groups, momentum=0.9, weight_decay=0)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 20, eta_min=0)
-    for _ in range(20):
-        loss = sum(torch.nn.functional.cross_entropy(v, LABELS) for v in heads(tokens()).values())
-        optimizer.zero_grad()
-        cast("torch.Tensor", loss).backward()
-        optimizer.step()
-        scheduler.step()
-    with torch.no_grad():
-        scores = {name: found.tolist() for name, found in heads(tokens()).items()}
-    said = vars(space["get_args_parser"]().parse_args([]))
-    kept = ("learning_rates", "epochs", "epoch_length", "batch_size")
-    return {"defaults": {key: said[key] for key in kept}, "scores": scores}
-
-
-RATES = [0.001, 0.1]  # for a batch of 256
-LABELS = torch.arange(12) % 3
-
-
-def lightly_schedule(root: Path) -> list[float]:
-    """`cosine_warmup_schedule` without warm-up over 12 steps."""
-    given: dict[str, Any] = {"np": np, "Optional": Any, "warnings": warnings}
-    wanted = ["cosine_schedule", "cosine_warmup_schedule"]
-    schedule = TOOLS.take(root, "lightly/utils/scheduler.py", wanted, given)["cosine_warmup_schedule"]
-    options = {"start_value": 1.0, "end_value": 0.0, "warmup_steps": 0, "warmup_start_value": 0.0}
-    return [schedule(step=step, max_steps=12, **options) for step in range(12)]
->>>>>>> main
 
 
 def ssl_transfer_split(root: Path) -> dict[str, str]:

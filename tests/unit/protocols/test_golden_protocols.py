@@ -83,7 +83,39 @@ def test_head_is_visslis(made: Any) -> None:
     torch.testing.assert_close(ours, torch.tensor(GOLDEN["vissl head"]), atol=2e-5, rtol=2e-5)
 
 
-<<<<<<< HEAD
+def test_grid_is_dinov2s(made: Any) -> None:
+    """Which columns each head reads, the order of heads, rates, cosine and SGD, from the same weights."""
+    params = protocols.get("linear-dinov2-grid").settings
+    blocks = made.tokens()
+    x = torch.cat([*(cls for _, cls in blocks), blocks[-1][0].mean(1)], 1)
+    scale = params.batch_size / 256
+    scores = []
+    for part in params.parts:
+        heads = Heads([rate * scale for rate in made.RATES], 40, 3, params, seed=0, part=part)
+        weight, bias = made.start_of_grid(heads.weight.shape[1])
+        heads.weight.copy_(weight.T.expand_as(heads.weight))
+        heads.bias.copy_(bias.expand_as(heads.bias))
+        for step in range(20):
+            heads.step(x, made.LABELS, training.learning_share(params, 0, step, 20))
+        scores += [heads.scores(x.numpy(), place) for place in range(2)]
+    golden = GOLDEN["dinov2 grid"]["scores"]
+    assert [name.partition("_lr")[0] for name in golden][::2] == [
+        f"classifier_{blocks}_blocks_avgpool_{pool}" for blocks in (1, 4) for pool in (False, True)
+    ]
+    np.testing.assert_allclose(scores, list(golden.values()), rtol=2e-6, atol=2e-6)
+    assert np.abs(np.diff(np.array(scores), axis=0)).max((1, 2)).min() > 0.01  # no two heads agree
+
+
+def test_the_grids_values_are_those_of_dinov2s_script() -> None:
+    told = GOLDEN["dinov2 grid"]["defaults"]
+    for name in ("linear-dinov2-grid", "linear-sgd-dinov2"):
+        params = protocols.get(name).settings
+        assert [rate[-1] if isinstance(rate, tuple) else rate for rate in params.lr] == told["learning_rates"]
+        assert (params.epochs, params.epoch_length) == (told["epochs"], told["epoch_length"])
+        assert params.batch_size == 8 * told["batch_size"]  # eight GPUs
+        assert (params.momentum, params.weight_decay, params.init_std) == (0.9, 0, 0.01)
+
+
 def test_lightlys_optimiser() -> None:
     golden, params = GOLDEN["lightly sgd"], protocols.get("linear-lightly").settings
     ((_, head),) = params.lr
@@ -170,45 +202,6 @@ def test_depths_and_their_loss_are_dinov2s(made: Any) -> None:
     torch.testing.assert_close(depths[0, 0, ::4], torch.tensor(golden["depths"]), rtol=0, atol=1e-5)
     np.testing.assert_allclose(losses, golden["losses"], rtol=1e-5)
     assert golden["gradient"] == 0  # and so it is left out
-=======
-def test_grid_is_dinov2s(made: Any) -> None:
-    """Which columns each head reads, the order of heads, rates, cosine and SGD, from the same weights."""
-    params = protocols.get("linear-dinov2-grid").settings
-    blocks = made.tokens()
-    x = torch.cat([*(cls for _, cls in blocks), blocks[-1][0].mean(1)], 1)
-    scale = params.batch_size / 256
-    scores = []
-    for part in params.parts:
-        heads = Heads([rate * scale for rate in made.RATES], 40, 3, params, seed=0, part=part)
-        weight, bias = made.start_of_grid(heads.weight.shape[1])
-        heads.weight.copy_(weight.T.expand_as(heads.weight))
-        heads.bias.copy_(bias.expand_as(heads.bias))
-        for step in range(20):
-            heads.step(x, made.LABELS, training.learning_share(params, 0, step, 20))
-        scores += [heads.scores(x.numpy(), place) for place in range(2)]
-    golden = GOLDEN["dinov2 grid"]["scores"]
-    assert [name.partition("_lr")[0] for name in golden][::2] == [
-        f"classifier_{blocks}_blocks_avgpool_{pool}" for blocks in (1, 4) for pool in (False, True)
-    ]
-    np.testing.assert_allclose(scores, list(golden.values()), rtol=2e-6, atol=2e-6)
-    assert np.abs(np.diff(np.array(scores), axis=0)).max((1, 2)).min() > 0.01  # no two heads agree
-
-
-def test_the_grids_values_are_those_of_dinov2s_script() -> None:
-    told = GOLDEN["dinov2 grid"]["defaults"]
-    for name in ("linear-dinov2-grid", "linear-sgd-dinov2"):
-        params = protocols.get(name).settings
-        assert [rate[-1] if isinstance(rate, tuple) else rate for rate in params.lr] == told["learning_rates"]
-        assert (params.epochs, params.epoch_length) == (told["epochs"], told["epoch_length"])
-        assert params.batch_size == 8 * told["batch_size"]  # eight GPUs
-        assert (params.momentum, params.weight_decay, params.init_std) == (0.9, 0, 0.01)
-
-
-def test_schedule_is_lightlys() -> None:
-    params = protocols.get("linear-lightly").settings
-    ours = [training.learning_share(params, 0, step, 12) for step in range(12)]
-    np.testing.assert_allclose(ours, GOLDEN["lightly schedule"], rtol=0, atol=1e-12)
->>>>>>> main
 
 
 @pytest.mark.parametrize("how", ["ssl-transfer", "dinov2", "augself"])
