@@ -52,7 +52,12 @@ DARK_INK, DARK_LINE = "#e6e9ee", "#454e5c"  # in a page that is read dark
 # Legible on white, and apart from each other for colour-blind readers (markers differ as well).
 PALETTE: Final = ("#2f7ed8", "#e0702d", "#1f9e77", "#b052c0", "#c9a227", "#d6455d")
 CONTROL: Final = "#8a93a3"
-DATELESS: Final = {"svg": {"Date": None}, "png": {"Software": None}, "pdf": {"CreationDate": None}}
+DATELESS: Final[dict[str, dict[str, Any] | None]] = {
+    "svg": {"Date": None},
+    "png": {"Software": None},
+    "pdf": {"CreationDate": None},
+    "jpeg": None,
+}
 MARKERS: Final = ("o", "s", "D", "^", "v", "P")
 CONTROLS: Final = ("X", "*", "p", "h", "<", ">")
 LINES: Final = ("-", "--", ":")
@@ -409,12 +414,14 @@ def drawn(figure: Figure, name: str, form: str) -> bytes:
     Args:
         figure: The figure.
         name: Makes the ids in an SVG the same twice.
-        form: ``svg``, ``png`` or ``pdf``.
+        form: ``svg``, ``png``, ``pdf`` or ``jpeg``.
     """
-    metadata: dict[str, Any] = DATELESS[form]
+    metadata = DATELESS[form]
     file = io.BytesIO()
     with mpl.rc_context({"svg.hashsalt": name}), _boxes():
-        figure.savefig(file, format=form, dpi=160, facecolor="white", metadata=metadata)
+        figure.savefig(
+            file, format=form, dpi=200 if form == "jpeg" else 160, facecolor="white", metadata=metadata
+        )
     content = file.getvalue()
     return _numbered(content) if form == "svg" else content
 
@@ -464,8 +471,8 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def data_uri(content: bytes, form: str = "svg") -> str:
-    """An SVG or PNG as the ``src`` of an ``<img>``: a page holds it, and no name in it can clash with another."""
-    kind = {"svg": "svg+xml", "png": "png"}[form]
+    """A picture as the ``src`` of an ``<img>``: a page holds it, and no name in it can clash with another."""
+    kind = {"svg": "svg+xml"}.get(form, form)
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 

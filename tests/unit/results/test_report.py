@@ -389,3 +389,13 @@ def test_long_names_of_tasks_leave_room_for_the_figure(tmp_path: Path, make_reco
     assert axes.get_position().width > 0.5
     assert axes.get_xlim()[0] < 0  # a marker at zero is whole
     assert axes.get_xlabel() == "top1, percent"
+
+
+def test_photographs_stand_in_the_page_as_jpeg() -> None:
+    rng = np.random.default_rng(0)
+    figure = figures.Figure(figsize=(3.6, 3.6))
+    figure.add_subplot().imshow(rng.integers(0, 255, (240, 240, 3), dtype=np.uint8))
+    photo, plain = (report.Drawn("x", figure, "", photo=photo) for photo in (True, False))
+    assert photo.source.startswith("data:image/jpeg;base64,")
+    assert plain.source.startswith("data:image/svg+xml;base64,")
+    assert photo.content("jpeg") == figures.drawn(figure, "x", "jpeg")  # equal records give equal bytes
