@@ -399,7 +399,7 @@ def detections(pictures: Sequence[Picture], title: str) -> Figure:
                 )
                 label.set_path_effects([withStroke(linewidth=2, foreground="black")])
         if title:
-            figure.suptitle(title, x=0.0, ha="left", size=9.5, weight="bold")
+            figure.suptitle(_named(title), x=0.0, ha="left", size=9.5, weight="bold")
         return figure
 
 
