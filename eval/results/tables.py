@@ -355,18 +355,17 @@ def _section(
 
 
 def over_seeds(part: Sequence[Record], name: str) -> Cell:
-    """One cell from its seeds. Seeds whose outcomes are the same, as of a deterministic protocol, are one result."""
+    """One cell from its seeds. If all have the same outcomes, as of a deterministic protocol, they are one result."""
     ordered = tuple(sorted(part, key=lambda record: record.seed))
-    distinct = {_result(record): record.metrics[name] for record in reversed(ordered)}
-    metrics: list[Metric] = list(reversed(distinct.values()))
-    if len(metrics) == 1:
-        (one,) = metrics
+    metrics: list[Metric] = [record.metrics[name] for record in ordered]
+    if len({_result(record) for record in ordered}) == 1:
+        one = metrics[0]
         return Cell(one.value, one.low, one.high, one.interval, one.level, records=ordered, seeds=1)
     values = [metric.value for metric in metrics]
     mean = sum(values) / len(values)
     lows = [metric.low for metric in metrics if metric.low is not None]
     highs = [metric.high for metric in metrics if metric.high is not None]
-    spread = intervals.t_interval(values)
+    spread = _within(intervals.t_interval(values), min(values))
     about: dict[str, Any] = {"over_seeds": spread, "records": ordered, "seeds": len(metrics)}
     if len(lows) < len(metrics):
         kind = next((metric.interval for metric in metrics if metric.low is None), None)
@@ -375,6 +374,11 @@ def over_seeds(part: Sequence[Record], name: str) -> Cell:
         return Cell(mean, **about)
     ends = sum(lows) / len(lows), sum(highs) / len(highs)
     return Cell(mean, *ends, metrics[0].interval, metrics[0].level, **about)
+
+
+def _within(spread: intervals.Interval, least: float) -> intervals.Interval:
+    """A mean over seeds without what no value can be: above 1, or below 0 for what is never negative."""
+    return replace(spread, low=max(spread.low, 0.0) if least >= 0 else spread.low, high=min(spread.high, 1.0))
 
 
 def _result(record: Record) -> object:

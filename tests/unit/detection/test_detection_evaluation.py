@@ -409,6 +409,31 @@ def test_intervals_hold_the_value_and_pairs_are_tighter(coco_data: DetectionData
         assert curve.value() == pytest.approx(first.metrics[name], abs=1e-9)
 
 
+def found_all(objects: int, false: int, missed: int) -> Curve:
+    """One class with an object an image; false alarms come before the last hits."""
+    hits = np.r_[np.ones(objects - missed - 5), np.zeros(false), np.ones(5)].astype(bool)[None]
+    images = np.arange(hits.shape[1]) % objects
+    return Curve([Matches(images, hits, np.zeros_like(hits), np.ones(objects, dtype=int))], (0,), COCO_POINTS)
+
+
+def test_a_missed_object_that_no_resample_shows_is_allowed_for() -> None:
+    """By hand: 1,000 objects are found, 1,500 detections reach recall 1, which is one of 101 points."""
+    whole, one_less = found_all(1000, 500, 0), found_all(1000, 500, 1)
+    assert one_less.unseen() == 0  # its resamples show it
+    assert whole.unseen() == pytest.approx(((1 / 101 - 1 / 1000) * 1000 / 1500) ** 2 / 4)
+    assert whole.value() - one_less.value() == pytest.approx(2 / 3 / 101, rel=0.01)
+    # With few objects each is as much as a point or more, and the area under the curve has no points.
+    assert found_all(50, 30, 0).unseen() == 0
+    assert Curve(whole.classes, (0,), AREA).unseen() == 0
+    two = Curve([*whole.classes, Matches.empty(np.ones(1000, dtype=int), 1)], (0,), COCO_POINTS)
+    assert two.unseen() == pytest.approx(whole.unseen() / 4)
+    result = paired(one_less, whole, resamples=200)
+    assert isinstance(result.interval, Interval)
+    half = (result.interval.high - result.interval.low) / 2
+    assert half > 1.95 * whole.unseen() ** 0.5
+    assert isinstance(paired(whole, whole, resamples=50).interval, NoInterval)
+
+
 def test_pairs_need_the_same_test_set() -> None:
     def curve(positives: list[int]) -> Curve:
         return Curve([Matches.empty(np.array(positives), 1)], (0,), VOC_POINTS)

@@ -405,3 +405,43 @@ def test_the_ending_of_a_file_chooses_the_format(run: Path, tmp_path: Path) -> N
         assert main([*command, "--figure", str(path)]) == 0
         assert main([*command, "--check", str(path)]) == 0
         assert main(["compare", str(run), "--pair", "mast5", "vicreg", "--check", str(path)]) == 1
+
+
+def test_no_two_checkpoints_look_alike(make_record: Make) -> None:
+    made = [
+        make_record(name=f"n{number}", weights="0123456789abcdef"[number], trained=number < 12)
+        for number in range(16)
+    ]
+    (section,) = tables.build(Book(made)).sections
+    looks = figures.looks(section)
+    assert len(looks) == len(set(looks.values())) == 16
+
+
+def test_a_figure_of_many_tasks_shows_some_and_says_so(tmp_path: Path, make_record: Make) -> None:
+    for number in range(report.TASKS + 5):
+        records.append(tmp_path / "records" / "x.jsonl", make_record(task=f"task-{number:02d}"))
+    (drawn, *_) = report.drawings(tables.read([tmp_path]), tmp_path).values()
+    assert f"Shown are the first {report.TASKS} of {report.TASKS + 5} tasks" in drawn.text
+    (axes,) = drawn.figure.axes
+    assert len(axes.get_yticks()) == report.TASKS
+
+
+def test_long_names_of_tasks_leave_room_for_the_figure(tmp_path: Path, make_record: Make) -> None:
+    name = "coco:street/labels_train.json,street/labels_val.json,street/pictures"
+    records.append(tmp_path / "records" / "x.jsonl", make_record(task=name, interval=(0.0, 0.1), value=0.0))
+    (drawn, *_) = report.drawings(tables.read([tmp_path]), tmp_path).values()
+    drawn.figure.draw_without_rendering()
+    (axes,) = drawn.figure.axes
+    assert axes.get_position().width > 0.5
+    assert axes.get_xlim()[0] < 0  # a marker at zero is whole
+    assert axes.get_xlabel() == "top1, percent"
+
+
+def test_photographs_stand_in_the_page_as_jpeg() -> None:
+    rng = np.random.default_rng(0)
+    figure = figures.Figure(figsize=(3.6, 3.6))
+    figure.add_subplot().imshow(rng.integers(0, 255, (240, 240, 3), dtype=np.uint8))
+    photo, plain = (report.Drawn("x", figure, "", photo=photo) for photo in (True, False))
+    assert photo.source.startswith("data:image/jpeg;base64,")
+    assert plain.source.startswith("data:image/svg+xml;base64,")
+    assert photo.content("jpeg") == figures.drawn(figure, "x", "jpeg")  # equal records give equal bytes
