@@ -17,7 +17,7 @@ import io
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,12 @@ import numpy as np
 import scipy.optimize
 import scipy.stats
 
+from eval.detection import tide
 from eval.detection.average_precision import COCO_POINTS, VOC_POINTS, Curve, Matches, Recall, precisions
-from eval.numbers import intervals, metrics, pairs, pool, segmentation, tests
+from eval.numbers import intervals, labelfree, metrics, pairs, pool, segmentation, tests
 from eval.numbers.intervals import Interval
 from eval.numbers.tests import Paired
+from eval.results import diagnosis
 
 FILE = Path(__file__).with_suffix(".csv")
 PAGE = Path(__file__).parents[1] / "docs" / "statistics.md"
@@ -152,8 +154,12 @@ def paired_proportions() -> Iterator[Setting]:
                 yield Setting(4000, partial(_paired_shares, n=n, shares=shares), (line,))
 
 
-def _classes(n: int, classes: int, balanced: bool) -> Array:
-    share = np.ones(classes) if balanced else np.arange(1, classes + 1) ** -0.8
+SHAPE = {"equal": 0.0, "unequal": 0.8, "very unequal": 2.0}
+
+
+def _classes(n: int, classes: int, sizes: str) -> Array:
+    """Labels; of 20 very unequal classes the first has 63 % of the examples, the last ten 3 % together."""
+    share = np.arange(1, classes + 1) ** -SHAPE[sizes]
     return np.repeat(np.arange(classes), np.maximum(1, np.round(share / share.sum() * n)).astype(int))
 
 
@@ -175,25 +181,26 @@ def _per_class(g: np.random.Generator, rates: Array, labels: Array) -> list[Any]
 
 
 def _per_class_pair(g: np.random.Generator, rates: Array, labels: Array) -> list[Paired]:
-    one, two = _correlated(g, rates, len(labels))
-    return [tests.means(_linear(one, labels) - _linear(two, labels), size=metrics.class_size(labels))]
+    added = np.array([_linear(hits, labels) for hits in _correlated(g, rates, len(labels))])
+    unseen = float(metrics.unseen_in_classes(added, labels)[0, 1])
+    return [tests.means(added[0] - added[1], size=metrics.class_size(labels), unseen=unseen)]
 
 
 def per_class() -> Iterator[Setting]:
     """Mean per class, and differences of it."""
     for n in SIZES:
-        for classes, balanced in ((1, True), (20, True), (20, False)):
-            labels = _classes(n, classes, balanced)
-            told = f"C = {classes}, {'equal' if balanced else 'unequal'} sizes"
+        for classes, sizes in ((1, "equal"), (20, "equal"), (20, "unequal"), (20, "very unequal")):
+            labels = _classes(n, classes, sizes)
+            told = f"C = {classes}, {sizes} sizes"
             for mean in (0.02, 0.5, 0.98):
                 for spread in (False, True) if classes > 1 else (False,):
                     rates = _rates(classes, mean, spread)
                     label = f"{told}, rate {mean}" + (", classes differ" if spread else "")
                     line = Line("mean per class", n, label, float(np.mean(rates)))
                     yield Setting(3000, partial(_per_class, rates=rates[labels], labels=labels), (line,))
-        for classes, balanced in ((1, True), (20, True), (20, False)):
-            labels = _classes(n, classes, balanced)
-            told = f"C = {classes}, {'equal' if balanced else 'unequal'} sizes"
+        for classes, sizes in ((1, "equal"), (20, "equal"), (20, "unequal"), (20, "very unequal")):
+            labels = _classes(n, classes, sizes)
+            told = f"C = {classes}, {sizes} sizes"
             for mean, gain in ((0.5, 0.0), (0.5, 0.1), (0.9, 0.0), (0.9, 0.05)):
                 line = Line("difference of mean per class", n, f"{told}, {mean} and {mean + gain:.2f}", gain)
                 rates = np.array([mean + gain, mean])
@@ -281,8 +288,8 @@ def average_precisions() -> Iterator[Setting]:
                 if level:
                     lines.append(Line(f"average precision, {how}", n, f"{told}, {level} AP"))
                 if two is not None:
-                    label = f"{told}, AP {one} and {two}"
-                    lines.append(Line(f"difference of average precision, {how}", n, label))
+                    label, truth = f"{told}, AP {one} and {two}", 0.0 if one == two else None
+                    lines.append(Line(f"difference of average precision, {how}", n, label, truth))
             skills = [one] if two is None else [one, two]
             draw = partial(
                 _average_precisions, n=n, classes=classes, prevalence=prevalence, alone=bool(level),
@@ -326,15 +333,17 @@ def _detections(
     ]
 
 
-def _measured(matches: list[Matches], recall: Recall, weights: Array) -> dict[str, Array]:
-    """Each metric of a detector under weightings of the images."""
+def _measured(matches: list[Matches], recall: Recall, weights: Array) -> dict[str, tuple[Array, float]]:
+    """Each metric of a detector under weightings of the images, and the variance that these do not show."""
     curve = Curve(matches, tuple(range(10)), COCO_POINTS)
     points = Curve(matches, (0,), VOC_POINTS)
     by_class = precisions(curve.classes, curve.ious, curve.points, weights)
     return {
-        "AP": curve.mean(by_class), "AP50, area": curve.mean(by_class[:, :, :1]),
-        "AP50, 11 points": points.values(weights), "AR": recall.values(weights),
-    }  # fmt: skip
+        "AP": (curve.mean(by_class), curve.unseen()),
+        "AP50, area": (curve.mean(by_class[:, :, :1]), replace(curve, ious=(0,)).unseen()),
+        "AP50, 11 points": (points.values(weights), 0.0),
+        "AR": (recall.values(weights), 0.0),
+    }
 
 
 def _detection(g: np.random.Generator, n: int, classes: int, skill: Array, alone: bool) -> list[Any]:
@@ -344,13 +353,13 @@ def _detection(g: np.random.Generator, n: int, classes: int, skill: Array, alone
     found = [_measured(*detector, weights) for detector in detectors]
     positives = (detectors[0][1].positives > 0).sum(1)
     items: list[Any] = []
-    for kind, values in found[0].items():
+    for kind, (values, unseen) in found[0].items():
         if alone:
             items.append((values[0], intervals.average_precision(values[0], values[1:], positives)))
         if len(found) == 2:
-            delta = values - found[1][kind]
-            size, lacking = intervals.few(positives)
-            items.append(tests.resampled([delta[0]], delta[1:], size, lacking, kind="paired"))
+            theirs, also = found[1][kind]
+            delta, (size, lacking) = values - theirs, intervals.few(positives)
+            items.append(tests.resampled([delta[0]], delta[1:], size, lacking, unseen + also, kind="paired"))
     return items
 
 
@@ -364,15 +373,17 @@ def detection() -> Iterator[Setting]:
         ("high", "equal, high", (3.0, 3.0)),
     )  # fmt: skip
     for n, classes, draws in ((20, 1, 400), (20, 5, 400), (100, 1, 1000), (100, 5, 600), (1000, 1, 600)):
-        for level, pair, skill in cases:
+        more = [("", "equal, perfect", (4.0, 4.0))] if n == 1000 else []  # one object in 2,000 is missed
+        for level, pair, skill in (*cases, *more):
             lines = []
             for kind in KINDS:
                 if level:
                     lines.append(Line(f"detection {kind}", n, f"C = {classes}, {level}"))
                 if pair:
-                    lines.append(Line(f"difference of detection {kind}", n, f"C = {classes}, {pair}"))
+                    truth = 0.0 if len(set(skill)) == 1 else None
+                    lines.append(Line(f"difference of detection {kind}", n, f"C = {classes}, {pair}", truth))
             draw = partial(_detection, n=n, classes=classes, skill=np.array(skill), alone=bool(level))
-            yield Setting(draws, draw, tuple(lines))
+            yield Setting(200 if "perfect" in pair else draws, draw, tuple(lines))
 
 
 # -- segmentation and depth ------------------------------------------------------------------------------------
@@ -424,14 +435,17 @@ def _segmented(g: np.random.Generator, n: int, classes: int, skill: Array, alone
 
 def masks() -> Iterator[Setting]:
     """Mean IoU, mean and pixel accuracy, with images as clusters; and differences of mean IoU."""
+    skills = (-2.0, -2.0), (0.0, 0.0), (1.0, 0.0), (2.5,), (4.5, 4.5)
     for n in SIZES:
-        for classes in (2, 20):
-            for skill in ((-2.0, -2.0), (0.0, 0.0), (1.0, 0.0), (2.5,), (4.5, 4.5)):
+        many = ((150, skills[1:3]),) if n < 1000 else ()  # most of which are in no image, or in one or two
+        for classes, levels in ((2, skills), (20, skills), *many):
+            for skill in levels:
                 alone = len(set(skill)) == 1
                 label = f"C = {classes}, skill {skill[0]}"
                 lines = [Line(name, n, label) for name in MASKS.values() if alone]
                 if len(skill) == 2:
-                    lines.append(Line("difference of mean IoU", n, f"{label} and {skill[1]}"))
+                    truth = 0.0 if alone else None
+                    lines.append(Line("difference of mean IoU", n, f"{label} and {skill[1]}", truth))
                 draw = partial(_segmented, n=n, classes=classes, skill=np.array(skill), alone=alone)
                 yield Setting(1000, draw, tuple(lines))
 
@@ -453,6 +467,12 @@ def _depth_error(g: np.random.Generator, n: int, spread: float) -> list[Any]:
     return [(float(values.mean()), intervals.t_interval(values))]
 
 
+def _depth_errors(g: np.random.Generator, n: int, spread: float) -> list[Paired]:
+    common, own = g.normal(size=n), g.normal(size=(2, n))
+    one, two = np.exp(spread * (np.sqrt(0.7) * common + np.sqrt(0.3) * own))
+    return [tests.means(one - two)]
+
+
 def depths() -> Iterator[Setting]:
     """Depth's delta1, a share of each image's pixels, and its root mean squared error; and differences."""
     for n in SIZES:
@@ -469,6 +489,8 @@ def depths() -> Iterator[Setting]:
         for spread in (0.3, 0.7):
             line = Line("depth, error in metres", n, f"lognormal, {spread}", float(np.exp(spread**2 / 2)))
             yield Setting(3000, partial(_depth_error, n=n, spread=spread), (line,))
+            line = Line("difference of depth, error in metres", n, f"lognormal, {spread}", 0.0)
+            yield Setting(3000, partial(_depth_errors, n=n, spread=spread), (line,))
 
 
 # -- calibration -----------------------------------------------------------------------------------------------
@@ -568,7 +590,7 @@ def few_shot() -> Iterator[Setting]:
             draw = partial(_few_shot, centres=centres, shape=(n, classes, way, shots, queries))
             label = f"{classes} classes, {way}-way {shots}-shot, {level}"
             single = Line("few-shot accuracy", n, label)
-            draws = 400 if n < 1000 else 200
+            draws = 400 if n < 1000 else 600
             yield Setting(draws, draw, (single, Line("difference of few-shot accuracy", n, label, 0.0)))
 
 
@@ -588,7 +610,8 @@ def _any_share(g: np.random.Generator, n: int, rate: float, shared: float) -> li
 def _any_per_class(g: np.random.Generator, labels: Array) -> list[bool]:
     right = _correlated(g, np.full(CHECKPOINTS, 0.8), len(labels))
     linear = np.stack([_linear(row, labels) for row in right])
-    return _any(pairs.means(linear, size=metrics.class_size(labels)))
+    unseen = metrics.unseen_in_classes(linear, labels)
+    return _any(pairs.means(linear, size=metrics.class_size(labels), unseen=unseen))
 
 
 def _any_precision(
@@ -616,6 +639,15 @@ def _crossed(g: np.random.Generator, seeds: int) -> list[Paired]:
     return [tests.crossed(delta.mean(0), delta.mean(1))]
 
 
+def _crossed_shares(g: np.random.Generator, n: int, seeds: int, spread: float) -> list[Paired]:
+    """Right or wrong of two checkpoints, each trained with some seeds: these move it by as much as ``spread``."""
+    hard, own = g.normal(size=n), g.normal(size=(2, seeds, n))
+    level = spread * g.normal(size=(2, seeds, 1))
+    right = level + 0.8 * hard + 0.6 * own > -0.5
+    delta = right[0].astype(np.float64) - right[1]
+    return [tests.crossed(delta.mean(0), delta.mean(1))]
+
+
 def families() -> Iterator[Setting]:
     """How often Holm finds any difference among equal checkpoints: all pairs of five."""
     cases = {
@@ -628,10 +660,9 @@ def families() -> Iterator[Setting]:
             for shared in (0.2, 0.9):
                 line = Line("any false find, top-1", n, f"rate {rate}, examples share {shared}")
                 yield Setting(4000, partial(_any_share, n=n, rate=rate, shared=shared), (line,))
-        for balanced in (True, False):
-            label = f"20 classes, {'equal' if balanced else 'unequal'} sizes"
-            line = Line("any false find, mean per class", n, label)
-            yield Setting(2000, partial(_any_per_class, labels=_classes(n, 20, balanced)), (line,))
+        for sizes in SHAPE:
+            line = Line("any false find, mean per class", n, f"20 classes, {sizes} sizes")
+            yield Setting(2000, partial(_any_per_class, labels=_classes(n, 20, sizes)), (line,))
         for classes, prevalence, draws in cases[n]:
             for target in (0.6, 0.96):
                 shift = np.full(CHECKPOINTS, _separation(target, prevalence))
@@ -645,6 +676,11 @@ def families() -> Iterator[Setting]:
         yield Setting(4000, partial(_seeds, seeds=seeds), (Line("mean over seeds", seeds, "normal", 0.7),))
         line = Line("difference over examples and seeds", seeds, "100 examples", 0.1)
         yield Setting(4000, partial(_crossed, seeds=seeds), (line,))
+        for n in (100, 1000):
+            for spread in (0.0, 0.1):
+                label = f"{n} examples, right or wrong, seeds {'move much' if spread else 'move little'}"
+                line = Line("difference over examples and seeds", seeds, label, 0.0)
+                yield Setting(2000, partial(_crossed_shares, n=n, seeds=seeds, spread=spread), (line,))
 
 
 def _any_rank(g: np.random.Generator, n: int, rates: tuple[float, ...]) -> list[bool]:
@@ -658,14 +694,100 @@ def _any_rank(g: np.random.Generator, n: int, rates: tuple[float, ...]) -> list[
 def ranks() -> Iterator[Setting]:
     """Whether all ranks of five checkpoints hold at once; the rate is that of a rank outside its range."""
     for n in SIZES:
-        for rates in ((0.5, 0.5, 0.6, 0.7, 0.8), (0.9, 0.9, 0.92, 0.94, 0.99)):
+        for rates in ((0.5, 0.5, 0.6, 0.7, 0.8), (0.9, 0.9, 0.92, 0.94, 0.99), (0.7, 0.7, 0.7, 0.9, 0.9)):
             line = Line("any rank outside its range", n, f"rates {rates}")
             yield Setting(4000, partial(_any_rank, n=n, rates=rates), (line,))
 
 
+# -- errors of detectors, rank correlations --------------------------------------------------------------------
+
+COSTS = ("localisation", "classification", "background", "missed")
+NOTHING = np.zeros(0, dtype=np.int64)
+
+
+def _judged(
+    g: np.random.Generator, classes: int, hard: float, common: Array, skills: Array
+) -> list[tide.Judged]:
+    """An image by R detectors, judged: objects found, found elsewhere, mistaken or missed, and alarms."""
+    truth, found = g.integers(0, classes, len(common)), []
+    for skill in skills:
+        quality = skill - 0.5 * hard + 0.7 * common + 0.7 * g.normal(size=len(truth))
+        alarms = g.poisson(0.7)
+        lot = g.random(len(truth))
+        kind = np.where(lot < 0.4, "localisation", np.where(lot < 0.6, "classification", "missed"))
+        kind = np.where(quality > 0, tide.HIT, kind)
+        said = kind != "missed"
+        kinds = np.r_[kind[said], np.repeat("background", alarms)].astype("<U14")
+        swapped = np.where(kind == "classification", (truth + 1) % max(classes, 2), truth) % classes
+        mended = np.where(kind == tide.HIT, -1, truth)[said]
+        score = np.r_[quality[said] + g.normal(size=said.sum()), g.normal(size=alarms) - 0.7]
+        order = np.argsort(-score)
+        found.append(
+            tide.Judged(
+                order=order,
+                category=np.r_[swapped[said], g.integers(0, classes, alarms)][order],
+                score=score[order], kind=kinds[order], ignored=np.zeros(len(order), dtype=bool),
+                mended=np.r_[mended, np.full(alarms, -1)][order], truth=truth, found=kind == tide.HIT,
+                missed=kind == "missed", takes=NOTHING,
+            )
+        )  # fmt: skip
+    return found
+
+
+def _costs(g: np.random.Generator, n: int, classes: int, skills: Array) -> list[Any]:
+    """What each type of error costs the first detector, and how much more it costs than the second."""
+    images = [
+        _judged(g, classes, g.normal(), g.normal(size=g.poisson(2.0) if place else 2), skills)
+        for place in range(n)
+    ]
+    counts = np.vstack([np.ones(n), _counts(g, n)])
+    names = tuple(str(number) for number in range(classes))
+    values = [tide.Errors(names, list(one), 0.5, False).values(counts) for one in zip(*images, strict=True)]
+    items: list[Any] = []
+    for name in COSTS:
+        for two, found in enumerate((values[0][name], values[0][name] - values[1][name])):
+            interval = diagnosis.difference if two else diagnosis.estimate
+            told = interval(float(found[0]), found[1:], n)
+            span: Any = intervals.NoInterval("it does not vary")
+            if told.low is not None and told.high is not None:
+                span = Interval(told.low, told.high, "of the page")
+            items.append((float(found[0]), span))
+    return items
+
+
+def costs() -> Iterator[Setting]:
+    """`mast diagnose`: what a type of error costs in average precision, and differences of two detectors."""
+    for n, classes, draws in ((20, 1, 400), (100, 1, 400), (100, 5, 400)):
+        for level, skill in (("middle", 0.3), ("high", 2.0)):
+            label = f"C = {classes}, {level}"
+            lines = [
+                Line(f"{'difference of ' * two}cost of errors", n, f"{label}, {name}", 0.0 if two else None)
+                for name in COSTS
+                for two in (False, True)
+            ]
+            yield Setting(
+                draws, partial(_costs, n=n, classes=classes, skills=np.array([skill, skill])), tuple(lines)
+            )
+
+
+def _ranked(g: np.random.Generator, n: int, share: float) -> list[Any]:
+    common, own = g.normal(size=n), g.normal(size=(2, n))
+    told = labelfree.rank_correlation(*(np.sqrt(share) * common + np.sqrt(1 - share) * own))
+    return [(told.rho, told.interval)]
+
+
+def rank_correlations() -> Iterator[Setting]:
+    """Spearman's rank correlation of two normal measures of checkpoints."""
+    for n in (20, 60, 100):
+        for share in (0.0, 0.3, 0.6, 0.9):
+            truth = 6 / np.pi * np.arcsin(share / 2)
+            line = Line("rank correlation", n, f"correlation {share}", float(truth))
+            yield Setting(4000, partial(_ranked, n=n, share=share), (line,))
+
+
 GROUPS = (
     proportions, paired_proportions, per_class, families, ranks, average_precisions, detection, masks, depths,
-    calibration, few_shot,
+    calibration, few_shot, costs, rank_correlations,
 )  # fmt: skip
 
 
@@ -759,10 +881,11 @@ def main() -> None:
         if time.monotonic() > until:
             print("not done yet: start it again")
             break
+        lines = {}
         for found in setting.run(setting.draws):
-            known[found["statistic"], str(found["n"]), found["setting"]] = found
+            lines[found["statistic"], str(found["n"]), found["setting"]] = found
             print(*found.values(), sep="  ", flush=True)
-        write(known)
+        write(read() | lines)  # another process may have written meanwhile
 
 
 if __name__ == "__main__":

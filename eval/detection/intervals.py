@@ -104,7 +104,8 @@ def paired(
         resampled({"metric": curve}, resamples=resamples, seed=seed)["metric"] for curve in (first, second)
     )
     size, lacking = few(_holding(first))
-    return tests.resampled([difference], b - a, size, lacking, kind=PAIRED, level=level)
+    unseen = sum(curve.unseen() for curve in (first, second) if isinstance(curve, Curve))
+    return tests.resampled([difference], b - a, size, lacking, unseen, kind=PAIRED, level=level)
 
 
 def _jumps(curve: Curve | Recall) -> bool:

@@ -263,6 +263,34 @@ def mean_share(values: Array, level: float = 0.95) -> Interval | NoInterval:
     return of_shares(float(np.mean(values)), variance, images, "wilson-images", level)
 
 
+MIN_COST_IMAGES = 100
+
+
+def cost(value: float, drawn: Array, images: int, level: float = 0.95) -> Interval | NoInterval:
+    """Interval for what a type of error costs a detector, or its share: small, skewed, and never below zero.
+
+    On the scale of the logarithm, Student's t with the bootstrap's standard deviation, made larger where that is not
+    small beside the value.
+
+    Args:
+        value: Of all images.
+        drawn: (R,) of resamples of the images.
+        images: How many there are.
+        level: Confidence level.
+    """
+    check_level(level)
+    if images < MIN_COST_IMAGES:
+        return NoInterval(f"{images} test images say too little, {MIN_COST_IMAGES} are needed")
+    error = float(np.std(drawn, ddof=1)) * math.sqrt(images / (images - 1))
+    if value <= 0 or error <= 1e-12:
+        return NoInterval("nothing was lost, or as much on every resample")
+    spread = error / value
+    # Few images have a rare error, and of as few the deviation is known badly itself.
+    reach = float(_t_quantile(0.5 + level / 2, images - 1)) * spread * math.sqrt(1 + spread**2)
+    factor = math.exp(min(reach, 700.0))  # the largest that is a float
+    return Interval(value / factor, min(1.0, value * factor), "log-bootstrap over test images", level)
+
+
 MIN_CALIBRATION = 100
 _CALIBRATION_DRAWS = 2000
 

@@ -117,6 +117,34 @@ def class_size(labels: Array) -> float:
     return float(weights.sum() ** 2 / (weights**2 / (sizes - 1)).sum()) + 1
 
 
+def unseen_in_classes(contributed: Array, labels: Array) -> npt.NDArray[np.float64]:
+    """Variance of differences of means over classes that the examples do not show, for all pairs of R checkpoints.
+
+    Where two agree on all examples of a class, its differences have no variance, though other examples would have
+    some. If the class is small an example of it weighs much, so that most of the variance may be missing. A quarter
+    of an example on which the two disagree is added, of the class among them whose examples weigh most.
+
+    Args:
+        contributed: (R, N) `class_contributions`.
+        labels: (N,) class of every example.
+
+    Returns:
+        (R, R).
+    """
+    _, place, count = np.unique(labels, return_inverse=True, return_counts=True)
+    stratum = np.where(count[place] == 1, -1, place)
+    order = np.argsort(stratum, kind="stable")
+    _, starts = np.unique(stratum[order], return_index=True)
+    unseen = (1 / (len(count) * count[place[order[starts]]])) ** 2 / 4  # of each class
+    values = contributed[:, order]
+    found = np.zeros((len(values),) * 2)
+    for row, one in enumerate(values):
+        delta = one - values  # (R, N)
+        spread = np.maximum.reduceat(delta, starts, axis=1) - np.minimum.reduceat(delta, starts, axis=1)
+        found[row] = np.where(spread < 1e-9, unseen, 0.0).max(1)
+    return found
+
+
 def _precision_recall(
     scores: Array, positive: Array, weights: Array | None = None, ties: str = "together"
 ) -> tuple[Array, Array]:
@@ -334,6 +362,8 @@ def resampled(name: str, scores: Array, labels: Array, weights: Array) -> npt.ND
         average_precision(scores[:, c], labels[:, c], weights=weights, **_AP_OPTIONS[name])
         for c in range(scores.shape[1])
     ]
-    occurs = [column for column in columns if not np.isnan(column).all()]
-    mean: npt.NDArray[np.float64] = np.nanmean(occurs, axis=0)
+    occurs = np.array([column for column in columns if not np.isnan(column).all()])
+    defined = ~np.isnan(occurs)
+    with np.errstate(invalid="ignore"):
+        mean: npt.NDArray[np.float64] = np.where(defined, occurs, 0.0).sum(0) / defined.sum(0)
     return mean

@@ -9,7 +9,9 @@ import scipy  # loads its rooms when first used; the special functions in a tent
 
 from . import pool
 from .intervals import Array
-from .tests import holm
+from .tests import MIN_SEEDS, holm
+
+SAME = 1e-12  # a standard error up to here is rounding: two do not differ, as in `tests`
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ def means(
     seeds: Array | None = None,
     *,
     size: float | None = None,
+    unseen: Array | float = 0.0,
     power: float = 0.8,
     level: float = 0.95,
 ) -> Pairs:
@@ -74,13 +77,15 @@ def means(
         values: (R, N) contributions of the examples, whose mean is the metric; over seeds, their mean.
         seeds: (R, S) the metric for each seed, S >= 2; None for one seed.
         size: One more than the degrees of freedom over examples, where they do not weigh alike.
+        unseen: (R, R) variances to add that the examples do not show, see `metrics.unseen_in_classes`.
         power: Of the detectable differences.
         level: Of the intervals that the p values belong to.
     """
     error, df = _error(values)
     df = df if size is None else np.full(df.shape, size - 1.0)
+    error = np.where(error > SAME, np.sqrt(error**2 + unseen), error)
     if seeds is not None:
-        error, df = _added(error, df, *_error(seeds))
+        error, df = _added(error, df, *_seeds(seeds))
     mean = values.mean(1)
     return _student(mean[:, None] - mean[None, :], error, df, power, level)
 
@@ -108,7 +113,7 @@ def resampled(
     error, df = np.sqrt(_variance(defined) * lacking), np.full((len(values),) * 2, max(size - 1, 1.0))
     mean = values.mean(1)
     if values.shape[1] > 1:
-        error, df = _added(error, df, *_error(values))
+        error, df = _added(error, df, *_seeds(values))
     return _student(mean[:, None] - mean[None, :], error, df, power, level)
 
 
@@ -147,6 +152,12 @@ def _error(values: Array) -> tuple[Array, Array]:
     return error, np.full(error.shape, values.shape[1] - 1.0)
 
 
+def _seeds(values: Array) -> tuple[Array, Array]:
+    """As `_error`; unknown where there are too few, which leaves no test."""
+    error, df = _error(values)
+    return np.where(values.shape[1] < MIN_SEEDS, np.nan, error), df
+
+
 def _added(error: Array, df: Array, other: Array, other_df: Array) -> tuple[Array, Array]:
     """The error of two sources together, and Satterthwaite's degrees of freedom."""
     total = error**2 + other**2
@@ -156,9 +167,10 @@ def _added(error: Array, df: Array, other: Array, other_df: Array) -> tuple[Arra
 
 
 def _student(differences: Array, error: Array, df: Array | float, power: float, level: float) -> Pairs:
+    varies = error > SAME
     with np.errstate(invalid="ignore", divide="ignore"):
-        p_values = np.where(error > 0, 2 * scipy.special.stdtr(df, -np.abs(differences) / error), np.nan)
+        p_values = np.where(varies, 2 * scipy.special.stdtr(df, -np.abs(differences) / error), np.nan)
         # The two quantiles' sum is what the noncentral t gives, but for a per mille from ten degrees of freedom on.
         quantiles = scipy.special.stdtrit(df, 0.5 + level / 2) + scipy.special.stdtrit(df, power)
-        detectable = np.where(error > 0, quantiles * error, np.nan)
+        detectable = np.where(varies, quantiles * error, np.nan)
     return Pairs(differences, p_values, detectable)

@@ -17,6 +17,9 @@ import scipy  # loads its rooms when they are first used
 from . import pool
 from .intervals import Array, Interval, NoInterval, check_level
 
+MIN_SEEDS = 3
+TWO_SEEDS = "two evaluation seeds say too little of others"
+
 
 @dataclass(frozen=True)
 class Paired:
@@ -138,7 +141,13 @@ def mcnemar(wins: int, losses: int, kind: Literal["score", "exact", "mid-p"] = "
     return min(1.0, tail)
 
 
-def means(differences: Sequence[float] | Array, level: float = 0.95, *, size: float | None = None) -> Paired:
+def means(
+    differences: Sequence[float] | Array,
+    level: float = 0.95,
+    *,
+    size: float | None = None,
+    unseen: float = 0.0,
+) -> Paired:
     """The mean of differences over examples, episodes or pretraining seeds: Student's paired t.
 
     Without any spread, as when every difference is the same, there is no interval: a few equal differences do not
@@ -148,6 +157,7 @@ def means(differences: Sequence[float] | Array, level: float = 0.95, *, size: fl
         differences: (N,) of the first over the second.
         level: Confidence level.
         size: One more than the degrees of freedom, where the values do not weigh alike; see `metrics.class_size`.
+        unseen: Variance to add that the examples do not show, see `metrics.unseen_in_classes`.
     """
     check_level(level)
     data = np.asarray(differences, dtype=np.float64)
@@ -160,7 +170,7 @@ def means(differences: Sequence[float] | Array, level: float = 0.95, *, size: fl
         reason = NoInterval(f"all {number} differences are the same")
         return Paired(mean, reason, None, wins, losses)
     df = (number if size is None else size) - 1
-    return _student(mean, sd / math.sqrt(number), df, "paired-t", level, wins, losses)
+    return _student(mean, math.sqrt(sd**2 / number + unseen), df, "paired-t", level, wins, losses)
 
 
 def _satterthwaite(variances: Sequence[float], dfs: Sequence[float]) -> float:
@@ -189,6 +199,7 @@ def resampled(
     drawn: Array,
     size: float = math.inf,
     lacking: float = 1.0,
+    unseen: float = 0.0,
     *,
     kind: str,
     level: float = 0.95,
@@ -197,10 +208,11 @@ def resampled(
 
     Args:
         differences: Of the first over the second on all examples, one for each evaluation seed; the variance over
-            seeds is added, as in `crossed`.
+            seeds is added, as in `crossed`. Two say too little.
         drawn: (R,) differences on the same resamples of both, the mean over seeds; undefined ones (NaN) are left out.
         size: Of what varies, one more than the degrees of freedom; for average precision see `intervals.few`.
         lacking: What the bootstrap's variance is to be multiplied with.
+        unseen: Variance to add that resamples cannot show.
         kind: What to call the interval.
         level: Confidence level.
     """
@@ -210,14 +222,16 @@ def resampled(
     if len(defined) < 2:
         raise ValueError("fewer than two resamples have a defined value")
     difference = float(np.mean(differences))
+    if 1 < len(differences) < MIN_SEEDS:
+        return Paired(difference, NoInterval(TWO_SEEDS), None)
     parts, dfs = [float(defined.var(ddof=1)) * lacking], [max(size - 1, 1.0)]
     if len(differences) > 1:
         parts.append(float(np.var(differences, ddof=1)) / len(differences))
         dfs.append(len(differences) - 1)
-    error = math.sqrt(sum(parts))
-    if error <= 1e-12:
+    if math.sqrt(sum(parts)) <= 1e-12:
         return Paired(difference, NoInterval("the difference is the same on every resample"), None)
-    return _student(difference, error, _satterthwaite(parts, dfs), kind, level)
+    parts[0] += unseen
+    return _student(difference, math.sqrt(sum(parts)), _satterthwaite(parts, dfs), kind, level)
 
 
 def pooled(
@@ -246,28 +260,38 @@ def pooled(
 
 
 def crossed(
-    differences: Array, seeds: Sequence[float] | Array, level: float = 0.95, *, size: float | None = None
+    differences: Array,
+    seeds: Sequence[float] | Array,
+    level: float = 0.95,
+    *,
+    size: float | None = None,
+    unseen: float = 0.0,
 ) -> Paired:
     """The mean difference over examples and evaluation seeds, both of which vary.
 
     The variance of a mean over both is at most the sum of its variance over examples and its variance over seeds,
-    which is what is taken; the degrees of freedom are Satterthwaite's (1946).
+    which is what is taken; the degrees of freedom are Satterthwaite's (1946). Two seeds may agree by luck, so that
+    there is an interval from three on.
 
     Args:
         differences: (N,) of each example, the mean over seeds.
         seeds: (S,) of each seed, the mean over examples, S >= 2.
         level: Confidence level.
-        size: As of `means`.
+        size, unseen: As of `means`.
     """
     check_level(level)
     examples, runs = np.asarray(differences, dtype=np.float64), np.asarray(seeds, dtype=np.float64)
     parts = [float(data.var(ddof=1)) / len(data) for data in (examples, runs)]
     error = math.sqrt(sum(parts))
     wins, losses = int((examples > 0).sum()), int((examples < 0).sum())
-    if error <= 1e-12:
-        return Paired(float(examples.mean()), NoInterval("nothing varies"), None, wins, losses)
+    if error <= 1e-12 or len(runs) < MIN_SEEDS:
+        reason = NoInterval("nothing varies" if error <= 1e-12 else TWO_SEEDS)
+        return Paired(float(examples.mean()), reason, None, wins, losses)
+    parts[0] += unseen
     df = _satterthwaite(parts, [(len(examples) if size is None else size) - 1, len(runs) - 1])
-    return _student(float(examples.mean()), error, df, "t-examples-and-seeds", level, wins, losses)
+    return _student(
+        float(examples.mean()), math.sqrt(sum(parts)), df, "t-examples-and-seeds", level, wins, losses
+    )
 
 
 def detectable(error: float, df: float = math.inf, level: float = 0.95, power: float = 0.8) -> float:

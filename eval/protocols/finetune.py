@@ -32,7 +32,7 @@ class Params(HeadParams):
     """Parameters of training on images.
 
     Attributes:
-        schedule: Of `HeadParams`, by epoch; ``cosine-by-step``, 0 in the last step; or ``cosine-by-iteration``.
+        schedule: Of `HeadParams`, by epoch; ``cosine-by-step``, lightly's; or ``cosine-by-iteration``.
         drop_last: Whether an epoch leaves out the images that fill no whole batch.
         lr: Pairs of rates, of backbone and head, for a batch of 256, scaled linearly; of several, val chooses one, as
             of ``features``.

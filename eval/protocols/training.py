@@ -96,8 +96,8 @@ def learning_share(params: Params, epoch: int, step: int, steps: int) -> float:
 
     Args:
         params: ``schedule`` is ``cosine`` (torch's CosineAnnealingLR, stepped once an epoch), ``cosine-by-iteration``
-            (the same, stepped after every batch), ``cosine-by-step`` (lightly's: 0 in the last step) or ``step`` (a
-            factor ``gamma`` at each of ``milestones``).
+            (the same, stepped after every batch), ``cosine-by-step`` (lightly's, a thousandth in the last step) or
+            ``step`` (a factor ``gamma`` at each of ``milestones``).
         epoch: From 0.
         step: From 0, over all epochs.
         steps: Of all epochs.
@@ -107,7 +107,8 @@ def learning_share(params: Params, epoch: int, step: int, steps: int) -> float:
     if params.schedule == "cosine-by-iteration":
         return 0.5 * (1 + math.cos(math.pi * step / steps))
     if params.schedule == "cosine-by-step":
-        return 0.5 * (1 + math.cos(math.pi * step / (steps - 1))) if steps > 1 else 0.0
+        end = 0.001
+        return end + (1 - end) / 2 * (1 + math.cos(math.pi * step / (steps - 1))) if steps > 1 else end
     return float(params.gamma ** sum(epoch >= milestone for milestone in params.milestones))
 
 

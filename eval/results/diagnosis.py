@@ -16,7 +16,7 @@ from markupsafe import Markup
 from mast.files import atomic_write
 
 from ..errors import UserError
-from ..numbers import tests
+from ..numbers import intervals, tests
 from . import escape, history, pages
 from .pages import Listing
 from .records import Record, read
@@ -40,7 +40,6 @@ NAMES: Final = {
     "false_positive": "all wrong detections together",
     "false_negative": "all objects not found together",
 }
-NORMAL: Final = 1.959964  # two-sided 95 %, in standard errors
 _SIZES: Final = ("", "_small", "_medium", "_large")
 
 
@@ -228,34 +227,42 @@ def check_pair(first: Source, second: Source) -> None:
 def gain(one: Diagnosis, name: str, other: Diagnosis | None = None) -> Estimate:
     """What a type of error costs, or how much more it costs ``one`` than ``other``; ``ap`` likewise.
 
-    Intervals are bootstrap standard errors over test images on either side; those of a difference come from the same
-    resampled test sets of both.
+    Intervals are over test images, see `numbers.intervals.cost`; those of a difference come from the same resampled
+    test sets of both.
     """
-    value, drawn = one.values[name], one.drawn[name]
+    value, drawn, images = one.values[name], one.drawn[name], len(one.errors.images)
     if other is None:
-        return _estimate(value, drawn, paired=False)
-    return _estimate(value - other.values[name], drawn - other.drawn[name], paired=True)
+        return estimate(value, drawn, images)
+    return difference(value - other.values[name], drawn - other.drawn[name], images)
 
 
 def share(one: Diagnosis, name: str, other: Diagnosis | None = None) -> Estimate:
     """A type's part of what all types cost, or the difference of two; intervals as of `gain`."""
     from ..detection import tide
 
-    value, drawn = one.shares[name], tide.shares(one.drawn)[name]
+    value, drawn, images = one.shares[name], tide.shares(one.drawn)[name], len(one.errors.images)
     if other is None:
-        return _estimate(value, drawn, paired=False)
-    return _estimate(value - other.shares[name], drawn - tide.shares(other.drawn)[name], paired=True)
+        return estimate(value, drawn, images)
+    return difference(value - other.shares[name], drawn - tide.shares(other.drawn)[name], images)
 
 
-def _estimate(value: float, drawn: npt.NDArray[np.float64], *, paired: bool) -> Estimate:
+def estimate(value: float, drawn: npt.NDArray[np.float64], images: int) -> Estimate:
+    """A number with the interval that its resamples give, or without one where they say too little."""
     if math.isnan(value):
         return Estimate(None)
     if np.isnan(drawn).any():  # not defined on some test sets: no honest interval
         return Estimate(value)
-    if paired:
-        return Estimate(value, *tests.resampled([value], drawn, kind="bootstrap-paired").ends)
-    half = NORMAL * float(drawn.std(ddof=1))
-    return Estimate(value, value - half, value + half) if half > 0 else Estimate(value)
+    span = intervals.cost(value, drawn, images)
+    return Estimate(value, span.low, span.high) if isinstance(span, intervals.Interval) else Estimate(value)
+
+
+def difference(value: float, drawn: npt.NDArray[np.float64], images: int) -> Estimate:
+    """As `estimate`, of two detectors on the same resamples."""
+    if math.isnan(value):
+        return Estimate(None)
+    if np.isnan(drawn).any():
+        return Estimate(value)
+    return Estimate(value, *tests.resampled([value], drawn, images, kind="bootstrap-paired").ends)
 
 
 def _defined(value: float) -> float | None:
@@ -377,9 +384,9 @@ def _percent(found: Estimate, sign: str = "") -> str:
 
 
 LEGEND: Final = (
-    "In percent of average precision, with 95 % intervals over test images: what it would gain if all errors of a "
-    "type were mended, one type at a time, so that the parts do not add up to what is missing. Types: Bolya et al. "
-    "2020, TIDE."
+    "In percent of average precision, with 95 % intervals over test images if these are 100 or more: what it would "
+    "gain if all errors of a type were mended, one type at a time, so that the parts do not add up to what is "
+    "missing. Types: Bolya et al. 2020, TIDE."
 )
 
 

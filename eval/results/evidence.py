@@ -33,6 +33,7 @@ class Evidence:
         size, lacking: One more than the degrees of freedom where it is not N, and what a variance of resamples lacks,
             see `numbers.intervals.few`; infinite for N.
         episodes: (E,) for ``pool``: their accuracies.
+        labels: (N,) for a mean over classes: the class of every example.
     """
 
     kind: Literal["hits", "means", "resamples", "pool"]
@@ -43,6 +44,7 @@ class Evidence:
     size: float = np.inf
     lacking: float = 1.0
     episodes: Floats = field(default_factory=lambda: np.zeros(0))
+    labels: npt.NDArray[Any] = field(default_factory=lambda: np.zeros(0))
 
     @property
     def shape(self) -> tuple[str, str, int, int, float]:
@@ -93,7 +95,7 @@ def _evidence(arrays: Mapping[str, Any], metric: str, value: float) -> Evidence 
     if metric == "mean_per_class" and "labels" in arrays:
         linear = metrics.class_contributions(arrays["correct"].astype(np.float64), arrays["labels"])
         size = metrics.class_size(arrays["labels"])
-        return Evidence("means", "test examples", value, linear, len(linear), size)
+        return Evidence("means", "test examples", value, linear, len(linear), size, labels=arrays["labels"])
     if metric.startswith("map11"):
         return intervals.ELEVEN_POINTS.reason
     if "scores" in arrays and metric in metrics.METRICS:
@@ -124,7 +126,7 @@ def _size(item: Evidence) -> float | None:
 
 
 def compare(found: Sequence[Sequence[Evidence]]) -> pairs.Pairs | None:
-    """All pairs of several checkpoints, by the test that fits what was kept.
+    """All pairs of several checkpoints, by the test that fits what was kept; each as `pair` has it.
 
     Args:
         found: For each checkpoint its evidence, one a seed, the same seeds for all.
@@ -135,6 +137,29 @@ def compare(found: Sequence[Sequence[Evidence]]) -> pairs.Pairs | None:
     shapes = {item.shape for one in found for item in one}
     if len(shapes) != 1 or len(found) < 2:
         return None
+    same = np.array([once(one) for one in found])
+    if same.all():
+        return _compare([one[:1] for one in found])
+    whole = _compare(found)
+    if same.sum() > 1:
+        part = _compare([one[:1] for one, alike in zip(found, same, strict=True) if alike])
+        at = np.ix_(same, same)
+        for name in ("differences", "p_values", "detectable"):
+            getattr(whole, name)[at] = getattr(part, name)
+    return whole
+
+
+def once(one: Sequence[Evidence]) -> bool:
+    """Whether all seeds have the same outcomes, which are read as one object: they are one result."""
+    return all(item is one[0] for item in one)
+
+
+def too_few(one: Sequence[Evidence]) -> bool:
+    """Whether the seeds are too few to tell of others; those of a few-shot pool only draw more episodes."""
+    return 1 < len(one) < tests.MIN_SEEDS and not once(one) and one[0].kind != "pool"
+
+
+def _compare(found: Sequence[Sequence[Evidence]]) -> pairs.Pairs:
     kind, seeds = found[0][0].kind, len(found[0])
     values = np.array([[item.values for item in one] for one in found])  # (R, S, N)
     points = np.array([[item.value for item in one] for one in found])  # (R, S)
@@ -145,14 +170,16 @@ def compare(found: Sequence[Sequence[Evidence]]) -> pairs.Pairs | None:
     if kind == "pool":
         episodes = np.array([np.concatenate([item.episodes for item in one]) for one in found])
         return pairs.pooled(points.mean(1), values.mean(1), episodes)
-    return pairs.means(values.mean(1), points if seeds > 1 else None, size=_size(found[0][0]))
+    mean, labels = values.mean(1), found[0][0].labels
+    unseen = metrics.unseen_in_classes(mean, labels) if len(labels) else 0.0
+    return pairs.means(mean, points if seeds > 1 else None, size=_size(found[0][0]), unseen=unseen)
 
 
 def pair(first: Sequence[Evidence], second: Sequence[Evidence]) -> Paired | None:
     """Two checkpoints on the same seeds, by the test that fits what was kept; None if they do not pair."""
     if len({item.shape for item in (*first, *second)}) != 1:
         return None
-    seeds = list({(id(a), id(b)): (a, b) for a, b in zip(first, second, strict=True)}.values())
+    seeds = list(zip(first, second, strict=True))[: 1 if once(first) and once(second) else None]
     deltas = np.array([a.values - b.values for a, b in seeds])
     points = [a.value - b.value for a, b in seeds]
     if first[0].kind == "resamples":
@@ -162,11 +189,15 @@ def pair(first: Sequence[Evidence], second: Sequence[Evidence]) -> Paired | None
     if first[0].kind == "pool":
         episodes = np.concatenate([a.episodes - b.episodes for a, b in seeds])
         return tests.pooled(float(np.mean(points)), deltas.mean(0), episodes)
-    if len(seeds) > 1:
-        return tests.crossed(deltas.mean(0), points, size=_size(first[0]))
-    if first[0].kind == "hits":
+    if first[0].kind == "hits" and len(seeds) == 1:
         return tests.paired(first[0].values, second[0].values)
-    return tests.means(deltas[0], size=_size(first[0]))
+    unseen, labels = 0.0, first[0].labels
+    if len(labels):
+        sides = [np.mean([item.values for item in side], axis=0) for side in zip(*seeds, strict=True)]
+        unseen = float(metrics.unseen_in_classes(np.array(sides), labels)[0, 1])
+    if len(seeds) > 1:
+        return tests.crossed(deltas.mean(0), points, size=_size(first[0]), unseen=unseen)
+    return tests.means(deltas[0], size=_size(first[0]), unseen=unseen)
 
 
 def gain(first: Cell, second: Cell, metric: str, witness: Witness) -> Paired | None:

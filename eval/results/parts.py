@@ -91,7 +91,7 @@ class Cell:
             mean of the ends, which is wide enough.
         over_seeds: Student's interval over evaluation seeds, where there are several.
         records: One a seed.
-        seeds: Over how many seeds it is; those with the same outcomes count once, a published number has none.
+        seeds: Over how many seeds it is; 1 where all have the same outcomes, a published number has none.
         source: Where it was published, if it was not measured here.
     """
 

@@ -10,6 +10,7 @@ from typing import Final
 import numpy as np
 
 from ..numbers.intervals import EPISODE_KINDS, Array
+from ..numbers.tests import TWO_SEEDS
 from . import evidence
 from .evidence import Evidence, Witness
 from .parts import Cell, Column, Row, Section
@@ -155,8 +156,10 @@ def standing(section: Section, column: Column, witness: Witness) -> Standing:
     apart = spans[:, None, 0] > spans[None, :, 1]
     adjusted = np.full(apart.shape, np.nan)
     detectable, unit = None, ""
+    known = {row: number for number, row in enumerate(rows)}
+    for row in reasons.get(TWO_SEEDS, ()):  # which could pair, but nothing is decided by two
+        apart[known[row]] = apart[:, known[row]] = False
     if tested is not None:
-        known = {row: number for number, row in enumerate(rows)}
         places = [known[row] for row in kept]
         adjusted[np.ix_(places, places)] = tested.adjusted()
         apart[np.ix_(places, places)] = False
@@ -193,15 +196,15 @@ def paired_evidence(
     seeds = _shared(items.keys() for items in found.values())
     kept = {}
     for row, items in found.items():
-        if not seeds or any(item.shape != common for item in items.values()):
-            reason = "they were measured with other seeds" if not seeds else "they keep other outcomes"
-            reasons.setdefault(reason, []).append(row)
+        at_seeds = [items[seed] for seed in seeds]
+        if not seeds:
+            reasons.setdefault("they were measured with other seeds", []).append(row)
+        elif any(item.shape != common for item in items.values()):
+            reasons.setdefault("they keep other outcomes", []).append(row)
+        elif evidence.too_few(at_seeds):
+            reasons.setdefault(TWO_SEEDS, []).append(row)
         else:
-            kept[row] = [items[seed] for seed in seeds]
-    if all(
-        item is items[0] for items in kept.values() for item in items
-    ):  # equal outcomes are read as one object
-        kept = {row: items[:1] for row, items in kept.items()}
+            kept[row] = at_seeds
     return kept, reasons
 
 

@@ -355,12 +355,11 @@ def _section(
 
 
 def over_seeds(part: Sequence[Record], name: str) -> Cell:
-    """One cell from its seeds. Seeds whose outcomes are the same, as of a deterministic protocol, are one result."""
+    """One cell from its seeds. If all have the same outcomes, as of a deterministic protocol, they are one result."""
     ordered = tuple(sorted(part, key=lambda record: record.seed))
-    distinct = {_result(record): record.metrics[name] for record in reversed(ordered)}
-    metrics: list[Metric] = list(reversed(distinct.values()))
-    if len(metrics) == 1:
-        (one,) = metrics
+    metrics: list[Metric] = [record.metrics[name] for record in ordered]
+    if len({_result(record) for record in ordered}) == 1:
+        one = metrics[0]
         return Cell(one.value, one.low, one.high, one.interval, one.level, records=ordered, seeds=1)
     values = [metric.value for metric in metrics]
     mean = sum(values) / len(values)

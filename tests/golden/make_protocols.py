@@ -3,9 +3,11 @@
     MAST_PEERS=DIR python tests/golden/make_protocols.py
 
 DIR holds clones of facebookresearch/vissl, facebookresearch/dinov2, facebookresearch/moco (132aea9, the last commit
-with files), facebookresearch/detectron2, linusericsson/ssl-transfer, hankook/AugSelf and lightly-ai/lightly under
-their repositories' names. Classes and functions are taken out of the files by name and run as they stand, with
-stand-ins for files, logging and data loaders. ``protocols.json`` keeps the numbers.
+with files), facebookresearch/vicreg, facebookresearch/barlowtwins, facebookresearch/ConvNeXt,
+facebookresearch/detectron2, linusericsson/ssl-transfer, hankook/AugSelf and lightly-ai/lightly under their
+repositories' names, in ``mmdet`` what ``pip install --no-deps --target DIR/mmdet mmdet==2.28.2`` gives, and in
+``mmseg`` what `make_dense` asks for. Classes and functions are taken out of the files by name and run as they stand,
+with stand-ins for files, logging and data loaders. ``protocols.json`` keeps the numbers.
 """
 
 from __future__ import annotations
@@ -13,20 +15,28 @@ from __future__ import annotations
 import argparse
 import ast
 import enum
+import functools
 import hashlib
 import importlib.util
 import json
 import logging
 import os
 import random
+import re
+import shlex
+import shutil
+import sys
+import tempfile
 import threading
+import typing
 import warnings
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest import mock
 
 import numpy as np
 import torch
@@ -35,17 +45,17 @@ HERE = Path(__file__).parent
 GOLDEN = HERE / "protocols.json"
 
 
-def frozen() -> Any:
-    """The module beside this one, which has the features and takes code out of the peers' files."""
-    spec = importlib.util.spec_from_file_location("make_frozen", HERE / "make_frozen.py")
+def module(name: str) -> Any:
+    """A module beside this one: ``make_frozen`` has the features and takes code out of the peers' files."""
+    spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
 
 
-TOOLS = frozen()
+TOOLS = module("make_frozen")
 COSTS = [0.01, 1.0, 10.0]
 COUNTS = {"pets": 3680, "cifar10": 50000, "cifar100": 50000, "food101": 75750, "stl10": 5000, "mit67": 5360}
 
@@ -244,13 +254,225 @@ RATES = [0.001, 0.1]  # for a batch of 256
 LABELS = torch.arange(12) % 3
 
 
-def lightly_schedule(root: Path) -> list[float]:
-    """`cosine_warmup_schedule` without warm-up over 12 steps."""
-    given: dict[str, Any] = {"np": np, "Optional": Any, "warnings": warnings}
-    wanted = ["cosine_schedule", "cosine_warmup_schedule"]
-    schedule = TOOLS.take(root, "lightly/utils/scheduler.py", wanted, given)["cosine_warmup_schedule"]
-    options = {"start_value": 1.0, "end_value": 0.0, "warmup_steps": 0, "warmup_start_value": 0.0}
-    return [schedule(step=step, max_steps=12, **options) for step in range(12)]
+def lightly_knn(root: Path) -> dict[str, Any]:
+    """The defaults of the benchmark's own parser, and `knn_predict` with them on 450 examples against 450."""
+    tree = ast.parse((root / "benchmarks/imagenet/resnet50/main.py").read_text(encoding="utf-8"))
+    tree.body = [node for node in tree.body if ast.unparse(node).startswith("parser.add_argument('--knn")]
+    parser = argparse.ArgumentParser()
+    exec(compile(tree, "main.py", "exec"), {"parser": parser})
+    told = vars(parser.parse_args([]))
+    given: dict[str, Any] = {"torch": torch, "Tensor": torch.Tensor}
+    predict = TOOLS.take(root, "lightly/utils/benchmarking/knn.py", ["knn_predict"], given)["knn_predict"]
+    data = TOOLS.load()
+    x = torch.nn.functional.normalize(torch.from_numpy(data["x"]), dim=1)
+    found = predict(x[450:], x[:450].T, torch.from_numpy(data["y"][:450]), num_classes=6, **told)
+    return told | {"predicted": found[:, 0].tolist()}
+
+
+def _recipe(optimizer: torch.optim.SGD, batch: int, rates: list[list[float]]) -> dict[str, Any]:
+    """An optimiser in the words of a protocol; ``rates`` of each group, heads first, in every epoch or step."""
+    group = optimizer.param_groups[0]
+    told = {key: group[key] for key in ("momentum", "weight_decay", "nesterov")}
+    return {"batch": batch, **told, "rates": rates}
+
+
+def _sgd(root: Path, file: str, told: list[str]) -> dict[str, Any]:
+    """A script's own parser on the arguments ``told``, and its own lines that make an optimiser and its schedule."""
+    tree = ast.parse((root / file).read_text(encoding="utf-8"))
+    named = {getattr(node, "name", ""): node for node in tree.body}
+    worker = cast("ast.FunctionDef", named["main_worker"])
+    tree.body = [
+        node
+        for node in tree.body
+        if ast.unparse(node).startswith("parser")
+        or getattr(node, "name", "") in ("get_arguments", "adjust_learning_rate")
+    ]
+    head, other = torch.nn.Linear(2048, 1000), torch.nn.Linear(1, 1)
+    space: dict[str, Any] = {
+        "argparse": argparse, "Path": Path, "torch": torch, "nn": torch.nn, "optim": torch.optim,
+        "model_names": ["resnet50"], "embedding": 2048, "model": SimpleNamespace(fc=head), "head": head,
+        "classifier_parameters": list(head.parameters()), "parameters": list(head.parameters()),
+        "backbone": other, "model_parameters": list(other.parameters()),
+    }  # fmt: skip
+    exec(compile(tree, file, "exec"), space)
+    parser = space["get_arguments"]() if "get_arguments" in space else space["parser"]
+    args = space["args"] = parser.parse_args(told)
+    starts = ("head", "model.fc.", "param_groups = ", "optimizer = ", "scheduler = ")
+    tree.body = [
+        node
+        for node in worker.body
+        if ast.unparse(node).startswith(starts) or "param_groups.append(" in ast.unparse(node)
+    ]
+    exec(compile(tree, file, "exec"), space)
+    rates = []
+    for epoch in range(args.epochs):
+        if "adjust_learning_rate" in space:
+            space["adjust_learning_rate"](space["optimizer"], epoch, args)
+        rates.append([group["lr"] for group in space["optimizer"].param_groups])
+        space["optimizer"].step()
+        if "scheduler" in space:
+            space["scheduler"].step()
+    weight, bias = space["optimizer"].param_groups[0]["params"]
+    start = {"mean": float(weight.mean()), "std": float(weight.std()), "bias": float(bias.abs().max())}
+    return _recipe(space["optimizer"], args.batch_size, rates) | {
+        "start": {key: round(value, 4) for key, value in start.items()}
+    }
+
+
+def _commands(root: Path, script: str) -> list[list[str]]:
+    """The arguments of every command of a README that starts a script."""
+    text = (root / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    text = re.sub(r"\[[^\]\n]*\]", "DIR", text)
+    lines = (shlex.split(line) for line in text.splitlines() if line.startswith(f"python {script} "))
+    return [words[2:] for words in lines]
+
+
+def moco_sgd(root: Path) -> dict[str, Any]:
+    """The README's linear evaluation."""
+    return {"linear": _sgd(root, "main_lincls.py", _commands(root, "main_lincls.py")[0])}
+
+
+def barlowtwins_sgd(root: Path) -> dict[str, Any]:
+    """The README's linear evaluation."""
+    return {"linear": _sgd(root, "evaluate.py", _commands(root, "evaluate.py")[0])}
+
+
+def vicreg_sgd(root: Path) -> dict[str, Any]:
+    """The README's three evaluations; two of them name the head's rate as an older script did."""
+    commands = _commands(root, "evaluate.py")
+    told = [["--lr-head" if word == "--lr-classifier" else word for word in words] for words in commands]
+    return {
+        name: _sgd(root, "evaluate.py", words)
+        for name, words in zip(("linear", "1%", "10%"), told, strict=True)
+    }
+
+
+def vissl_sgd(root: Path) -> dict[str, Any]:
+    """The optimiser and schedule of three configurations, with fvcore's schedule that theirs is."""
+    import yaml
+    from fvcore.common.param_scheduler import MultiStepParamScheduler
+
+    folder, found = root / "configs/config/benchmark/linear_image_classification", {}
+    for name in ("imagenet1k/{}in1k", "places205/{}places205", "inaturalist18/{}inaturalist18"):
+        path = folder / f"{name.format('eval_resnet_8gpu_transfer_')}_linear.yaml"
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))["config"]
+        told, schedule = config["OPTIMIZER"], config["OPTIMIZER"]["param_schedulers"]["lr"]
+        scaling, epochs = schedule["auto_lr_scaling"], told["num_epochs"]
+        processes = config["DISTRIBUTED"]["NUM_NODES"] * config["DISTRIBUTED"]["NUM_PROC_PER_NODE"]
+        batch = config["DATA"]["TRAIN"]["BATCHSIZE_PER_REPLICA"] * processes
+        factor = scaling["base_value"] / schedule["values"][0] * batch / scaling["base_lr_batch_size"]
+        rate = MultiStepParamScheduler(schedule["values"], epochs, milestones=schedule["milestones"])
+        options = {key: told[key] for key in ("momentum", "weight_decay", "nesterov")}
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], 1.0, **options)
+        rates = [[factor * rate(epoch / epochs)] for epoch in range(epochs)]
+        found[name.partition("/")[0]] = _recipe(optimizer, batch, rates)
+    return found
+
+
+def lightly_sgd(root: Path) -> dict[str, Any]:
+    """`linear_eval` up to where it would train: its classifier's optimiser over 12 steps, its epochs and batches."""
+    seen: dict[str, Any] = {}
+
+    class Module(torch.nn.Module):
+        save_hyperparameters = __repr__ = lambda *_, **__: None  # type: ignore[assignment]
+
+    class Trainer:
+        def __init__(self, **options: Any) -> None:
+            seen.update(epochs=options["max_epochs"])
+            self.world_size, self.estimated_stepping_batches = options["devices"], 12
+
+        def fit(self, model: Any, train_dataloaders: Any, val_dataloaders: Any) -> None:
+            model.trainer = self
+            (optimizer,), (schedule,) = model.configure_optimizers()
+            rates = []
+            for _ in range(12):
+                rates.append([group["lr"] for group in optimizer.param_groups])
+                optimizer.step()
+                schedule["scheduler"].step()
+            seen.update(_recipe(optimizer, train_dataloaders["batch_size"], rates))
+            seen.update(drop_last=train_dataloaders["drop_last"], interval=schedule["interval"])
+
+    given: dict[str, Any] = {"np": np, "torch": torch, "warnings": warnings, **vars(typing), **vars(torch.nn)}
+    names = ["cosine_schedule", "cosine_warmup_schedule", "CosineWarmupScheduler"]
+    given |= TOOLS.take(root, "lightly/utils/scheduler.py", names, given)
+    given |= {"ABC": object, "abstractmethod": lambda f: f, "LightningModule": Module, "Tensor": torch.Tensor}
+    given |= {"SGD": torch.optim.SGD, "Optimizer": torch.optim.Optimizer}
+    names = ["BaseClassifier", "LinearClassifier"]
+    given |= TOOLS.take(root, "lightly/utils/benchmarking/linear_classifier.py", names, given)
+    stand = mock.MagicMock()
+    given |= dict.fromkeys(("T", "IMAGENET_NORMALIZE", "LightlyDataset", "TensorBoardLogger"), stand)
+    given |= dict.fromkeys(("LearningRateMonitor", "DeviceStatsMonitor", "print_rank_zero"), stand)
+    metrics = SimpleNamespace(val_metrics={"val_top1": [0.0], "val_top5": [0.0]})
+    given |= {
+        "Trainer": Trainer,
+        "DataLoader": lambda _, **options: options,
+        "MetricCallback": lambda: metrics,
+    }
+    run = TOOLS.take(root, "benchmarks/imagenet/resnet50/linear_eval.py", ["linear_eval"], given)[
+        "linear_eval"
+    ]
+    network = torch.nn.Identity()
+    network.online_classifier = SimpleNamespace(feature_dim=2)  # type: ignore[assignment]
+    run(
+        network, Path(), Path(), Path(), batch_size_per_device=256, num_workers=0, accelerator="cpu", devices=1,
+        precision="32", strategy="auto", num_classes=3,
+    )  # fmt: skip
+    return seen
+
+
+def dinov2_sweep(root: Path) -> dict[str, Any]:
+    """`sweep_C_values` with scikit-learn's estimator in place of cuML's; the refit's probabilities of 20 examples."""
+    from sklearn.linear_model import LogisticRegression
+
+    def estimator(**options: Any) -> Any:
+        assert options.pop("output_type") == "numpy"
+        assert options.pop("linesearch_max_iter") == 50  # of cuML's own solver
+        assert options.pop("penalty") == "l2"
+        return LogisticRegression(**options)
+
+    class Tracker:
+        def __init__(self, *_: Any, **__: Any) -> None:
+            self.values: list[float] = []
+
+        def increment(self) -> None:
+            pass
+
+        def best_metric(self, return_step: bool) -> tuple[dict[str, float], dict[str, int]]:
+            best = torch.tensor(self.values).max(0)  # as torchmetrics' own
+            return {"top-1": float(best.values)}, {"top-1": int(best.indices)}
+
+    def evaluated(logreg_model: Any, logreg_metric: Tracker, test_data_loader: Any, **_: Any) -> float:
+        found = logreg_model(*test_data_loader)
+        logreg_metric.values.append(float((found["preds"].argmax(1) == found["target"]).double().mean()))
+        return logreg_metric.values[-1]
+
+    file = "dinov2/eval/log_regression.py"
+    tree = ast.parse((root / file).read_text(encoding="utf-8"))
+    tree.body = [
+        node for node in tree.body if ast.unparse(node).startswith(("C_POWER", "_CPU", "DEFAULT_MAX"))
+    ]
+    given: dict[str, Any] = {
+        "torch": torch, "nn": torch.nn, "logger": logging.getLogger("dinov2"), "LogisticRegression": estimator,
+        "build_metric": lambda *_, **__: None, "MetricTracker": Tracker, "MetricType": mock.MagicMock(),
+        "get_global_rank": lambda: 0, "get_global_size": lambda: 1, "evaluate_model": evaluated,
+    }  # fmt: skip
+    exec(compile(tree, file, "exec"), given)
+    code = TOOLS.take(root, file, ["LogRegModule", "train_for_C", "sweep_C_values"], given)
+    data = TOOLS.load()
+    parts = {
+        name: (torch.from_numpy(data["x"][data[name]]), torch.from_numpy(data["y"][data[name]]))
+        for name in ("train", "val", "test")
+    }
+    gather = mock.patch("torch.distributed.all_gather_object", lambda out, item: out.__setitem__(0, item))
+    with gather, mock.patch("torch.cuda.current_device", return_value=0):
+        best, cost = code["sweep_C_values"](
+            train_features=parts["train"][0], train_labels=parts["train"][1], test_data_loader=parts["val"],
+            metric_type="top-1", num_classes=6,
+        )  # fmt: skip
+    both = [torch.cat([a, b]) for a, b in zip(parts["train"], parts["val"], strict=True)]
+    refit = code["train_for_C"](C=cost, max_iter=1000, train_features=both[0], train_labels=both[1])
+    told = refit(parts["test"][0][:20], parts["test"][1][:20])["preds"]
+    return {"value": best["top-1"], "C": cost, "probabilities": told.tolist()}
 
 
 def ssl_transfer_split(root: Path) -> dict[str, str]:
@@ -304,6 +526,49 @@ def dinov2_split(root: Path) -> dict[str, str]:
     finally:
         torch.utils.data.DataLoader, torch.cuda.empty_cache = loader, cleared  # type: ignore[misc]
     return {"3680": short(seen["test_data_loader"][0][:, 0])}
+
+
+def depth_inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Maps (2, 6, 3, 4), class tokens (2, 6), weights (16, 12), and depths (2, 48, 64), some unknown."""
+    generator = torch.Generator().manual_seed(5)
+    maps, tokens = torch.randn(2, 6, 3, 4, generator=generator), torch.randn(2, 6, generator=generator)
+    weight, truth = torch.randn(16, 12, generator=generator), 9 * torch.rand(2, 48, 64, generator=generator)
+    truth[0, :9] = 0
+    return maps, tokens, weight, truth
+
+
+def dinov2_depth(root: Path) -> dict[str, Any]:
+    """`BNHead`'s depths, `SigLoss` in and after its warm-up, and `GradientLoss`, on what `depth_inputs` has."""
+    registry = SimpleNamespace(register_module=lambda: lambda cls: cls)
+    plain = lambda *_, **__: lambda f: f  # noqa: E731 - stands for mixed precision's decorators
+    given: dict[str, Any] = {
+        "torch": torch, "nn": torch.nn, "F": torch.nn.functional, "ABCMeta": type, "abstractmethod": lambda f: f,
+        "BaseModule": torch.nn.Module, "auto_fp16": plain, "force_fp32": plain, "LOSSES": registry, "HEADS": registry,
+    }  # fmt: skip
+    folder = "dinov2/eval/depth/models"
+    given |= TOOLS.take(root, "dinov2/eval/depth/ops/wrappers.py", ["resize"], given)
+    losses = TOOLS.take(root, f"{folder}/losses/sigloss.py", ["SigLoss"], given)
+    losses |= TOOLS.take(root, f"{folder}/losses/gradientloss.py", ["GradientLoss"], given)
+    given["build_loss"] = lambda told: losses[told.pop("type")](**told)
+    given |= TOOLS.take(root, f"{folder}/decode_heads/decode_head.py", ["DepthBaseDecodeHead"], given)
+    head = TOOLS.take(root, f"{folder}/decode_heads/linear_head.py", ["BNHead"], given)["BNHead"](
+        in_channels=[6], in_index=[0], upsample=4, channels=12, n_bins=16, classify=True, min_depth=0.001,
+        max_depth=10, loss_decode=[
+            {"type": "SigLoss", "warm_up": True, "warm_iter": 2, "loss_name": "loss_depth"},
+            {"type": "GradientLoss", "loss_weight": 0.5, "loss_name": "loss_grad"},
+        ],
+    )  # fmt: skip
+    maps, tokens, weight, truth = depth_inputs()
+    with torch.no_grad():
+        head.conv_depth.weight.copy_(weight[:, :, None, None])
+        head.conv_depth.bias.zero_()
+        depths = head([(maps, tokens)])
+        told = [head.losses(depths, truth[:, None]) for _ in range(3)]
+    return {
+        "depths": depths[0, 0, ::4].tolist(),
+        "losses": [float(one["loss_depth"]) for one in told],
+        "gradient": float(told[0]["loss_grad"]),
+    }
 
 
 def augself_split(root: Path) -> dict[str, str]:
@@ -395,31 +660,123 @@ def ssl_transfer_detection(root: Path) -> dict[str, Any]:
     return {kind: _configs(sorted((folder / kind).glob("*.yaml"))) for kind in ("finetune", "frozen")}
 
 
+def _plain(value: Any) -> Any:
+    """A lazy config as JSON: what is called by its name."""
+    if isinstance(value, functools.partial):
+        return {"partial": _plain(value.func), **{key: _plain(item) for key, item in value.keywords.items()}}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(item) for item in value]
+    return f"{value.__module__}.{value.__qualname__}" if callable(value) else value
+
+
+def _beyond(config: Any, base: Any) -> dict[str, Any]:
+    """What a config sets that its base does not, by dotted keys."""
+    ours, theirs = _flat(_plain(config)), _flat(_plain(base))
+    return {key: value for key, value in sorted(ours.items()) if key not in theirs or theirs[key] != value}
+
+
+def vitdet(root: Path) -> dict[str, Any]:
+    """What ViTDet's lazy configs set beyond Detectron2's lazy Mask R-CNN."""
+    from detectron2.config import LazyConfig
+
+    def read(path: str) -> dict[str, Any]:
+        config = LazyConfig.load(str(root / path))
+        return {key: config[key] for key in ("model", "train", "dataloader", "lr_multiplier", "optimizer")}
+
+    base = read("configs/COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.py")
+    folder = "projects/ViTDet/configs/COCO/mask_rcnn_vitdet_"
+    return {size: _beyond(read(f"{folder}{size}_100ep.py"), base) for size in ("b", "l")}
+
+
+def _mmdet(peers: Path, path: str, own: Path | None = None) -> dict[str, Any]:
+    """What a config sets beyond mmdetection's Mask R-CNN, both read by mmcv; ``own`` configs beside mmdetection's."""
+    stand = module("make_dense").Stand
+    sys.path.insert(0, str(peers / "mmseg"))
+    for name in ("cv2", "mmcv.ops", "mmcv._ext"):
+        sys.modules.setdefault(name, stand(name))
+    from mmcv import Config
+
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(peers / "mmdet/mmdet/.mim/configs", folder, dirs_exist_ok=True)
+        if own is not None:
+            shutil.copytree(own, folder, dirs_exist_ok=True)
+        read = [
+            dict(Config.fromfile(f"{folder}/{name}.py"))
+            for name in (path, "mask_rcnn/mask_rcnn_r50_fpn_1x_coco")
+        ]
+    return cast("dict[str, Any]", json.loads(json.dumps(_beyond(*read))))
+
+
+def swin_detection(root: Path) -> dict[str, Any]:
+    """mmdetection's config of Swin-T with three times the schedule."""
+    return _mmdet(root.parent, "swin/mask_rcnn_swin-t-p4-w7_fpn_ms-crop-3x_coco")
+
+
+def convnext_detection(root: Path) -> dict[str, Any]:
+    """ConvNeXt's config of its smallest network, and the layer of the learning rate's decay of its parameters."""
+    name = "convnext/mask_rcnn_convnext_tiny_patch4_window7_mstrain_480-800_adamw_3x_coco_in1k"
+    found = _mmdet(root.parent, name, root / "object_detection/configs")
+    file = "object_detection/mmcv_custom/layer_decay_optimizer_constructor.py"
+    layer = TOOLS.take(root, file, ["get_num_layer_layer_wise"], {})["get_num_layer_layer_wise"]
+    count = found["optimizer.paramwise_cfg.num_layers"]
+    keys = [f"downsample_layers.{stage}.0.weight" for stage in range(4)]
+    keys += [
+        f"stages.{stage}.{block}.gamma"
+        for stage, blocks in enumerate((3, 3, 9, 3))
+        for block in range(blocks)
+    ]
+    return {
+        "config": found,
+        "layers": {key: layer(f"backbone.{key}", count) for key in [*keys, "norm0.weight"]},
+    }
+
+
 MADE: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "vissl ties": ("vissl", vissl_ties),
     "vissl svm": ("vissl", vissl_svm),
     "vissl low-shot": ("vissl", vissl_low_shot),
     "vissl head": ("vissl", vissl_head),
-    "lightly schedule": ("lightly", lightly_schedule),
+    "vissl sgd": ("vissl", vissl_sgd),
+    "lightly knn": ("lightly", lightly_knn),
+    "lightly sgd": ("lightly", lightly_sgd),
+    "moco sgd": ("moco", moco_sgd),
+    "barlowtwins sgd": ("barlowtwins", barlowtwins_sgd),
+    "vicreg sgd": ("vicreg", vicreg_sgd),
     "ssl-transfer split": ("ssl-transfer", ssl_transfer_split),
     "dinov2 grid": ("dinov2", dinov2_grid),
     "dinov2 split": ("dinov2", dinov2_split),
+    "dinov2 sweep": ("dinov2", dinov2_sweep),
+    "dinov2 depth": ("dinov2", dinov2_depth),
     "augself split": ("AugSelf", augself_split),
     "augself sampler": ("AugSelf", augself_sampler),
     "moco detection": ("moco", moco_detection),
     "ssl-transfer detection": ("ssl-transfer", ssl_transfer_detection),
+    "vitdet": ("detectron2", vitdet),
+    "convnext detection": ("ConvNeXt", convnext_detection),
+    "swin detection": ("mmdet", swin_detection),
 }
 
 
 def make(peers: Path) -> dict[str, Any]:
     """Every golden value, from a folder of clones."""
     return {
-        name: {"repository": where, "commit": TOOLS.commit(peers / where), "value": run(peers / where)}
+        name: {"repository": where, "commit": version(peers / where), "value": run(peers / where)}
         for name, (where, run) in MADE.items()
     }
+
+
+def version(root: Path) -> str:
+    """The commit of a clone, or the name and version of what pip installed."""
+    installed = sorted(root.glob(f"{root.name}-*.dist-info"))
+    return installed[0].name.removesuffix(".dist-info") if installed else cast("str", TOOLS.commit(root))
 
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     text = json.dumps(make(Path(os.environ["MAST_PEERS"])), indent=1)
+    text = re.sub(
+        r"\[\s([^][{}]+)\]", lambda found: f"[{' '.join(found[1].split())}]", text
+    )  # a list of numbers: a line
     GOLDEN.write_text(text + "\n", encoding="utf-8")

@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pycocotools.mask as mask_util
 import pytest
@@ -18,11 +19,12 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from eval.detection import evaluate as module
-from eval.detection.average_precision import AREA, VOC_POINTS, Curve, Matches
+from eval.detection.average_precision import AREA, COCO_POINTS, VOC_POINTS, Curve, Matches
 from eval.detection.data import DetectionData, prepare, register
 from eval.detection.evaluate import evaluate
 from eval.detection.intervals import intervals, paired
 from eval.numbers.intervals import Interval, NoInterval
+from eval.results.records import Metric
 
 
 @pytest.fixture(scope="module")
@@ -333,6 +335,18 @@ def test_eleven_points_and_area_on_one_curve() -> None:
     assert voc_ap(recall, precision, use_07_metric=False) == pytest.approx(area.value())
 
 
+@pytest.mark.parametrize("points", [VOC_POINTS, COCO_POINTS, AREA], ids=["11", "101", "area"])
+def test_a_perfect_detector_is_never_better_than_perfect(points: np.ndarray) -> None:
+    """A record takes no fraction above 1, and sums of 11 shares end above it by a rounding."""
+    for objects in range(1, 80):
+        hit = np.ones((1, objects), dtype=bool)
+        image = np.arange(objects, dtype=np.int64)
+        one = Matches(image, hit, ~hit, np.ones(objects, dtype=np.int64))
+        curve = Curve([one] * (1 + objects % 7), (0,), points)
+        assert 1 - 1e-12 < curve.value() <= 1
+        assert msgspec.convert({"value": curve.value()}, Metric)
+
+
 def test_weights_count_an_image_as_often_as_they_say(scenes_root: Path, tmp_path: Path) -> None:
     """Every test image a whole number of times in a real file, scored by pycocotools, against the weights."""
     root = tmp_path / "copy"
@@ -393,6 +407,31 @@ def test_intervals_hold_the_value_and_pairs_are_tighter(coco_data: DetectionData
     assert {"box_ar1", "box_ar10", "box_ar100"} <= set(first.curves)
     for name, curve in first.curves.items():
         assert curve.value() == pytest.approx(first.metrics[name], abs=1e-9)
+
+
+def found_all(objects: int, false: int, missed: int) -> Curve:
+    """One class with an object an image; false alarms come before the last hits."""
+    hits = np.r_[np.ones(objects - missed - 5), np.zeros(false), np.ones(5)].astype(bool)[None]
+    images = np.arange(hits.shape[1]) % objects
+    return Curve([Matches(images, hits, np.zeros_like(hits), np.ones(objects, dtype=int))], (0,), COCO_POINTS)
+
+
+def test_a_missed_object_that_no_resample_shows_is_allowed_for() -> None:
+    """By hand: 1,000 objects are found, 1,500 detections reach recall 1, which is one of 101 points."""
+    whole, one_less = found_all(1000, 500, 0), found_all(1000, 500, 1)
+    assert one_less.unseen() == 0  # its resamples show it
+    assert whole.unseen() == pytest.approx(((1 / 101 - 1 / 1000) * 1000 / 1500) ** 2 / 4)
+    assert whole.value() - one_less.value() == pytest.approx(2 / 3 / 101, rel=0.01)
+    # With few objects each is as much as a point or more, and the area under the curve has no points.
+    assert found_all(50, 30, 0).unseen() == 0
+    assert Curve(whole.classes, (0,), AREA).unseen() == 0
+    two = Curve([*whole.classes, Matches.empty(np.ones(1000, dtype=int), 1)], (0,), COCO_POINTS)
+    assert two.unseen() == pytest.approx(whole.unseen() / 4)
+    result = paired(one_less, whole, resamples=200)
+    assert isinstance(result.interval, Interval)
+    half = (result.interval.high - result.interval.low) / 2
+    assert half > 1.95 * whole.unseen() ** 0.5
+    assert isinstance(paired(whole, whole, resamples=50).interval, NoInterval)
 
 
 def test_pairs_need_the_same_test_set() -> None:

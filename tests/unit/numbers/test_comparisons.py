@@ -14,7 +14,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
-from eval.numbers import pairs, tests
+from eval.numbers import metrics, pairs, tests
 from eval.numbers.intervals import Interval, NoInterval
 
 
@@ -91,7 +91,19 @@ def test_what_does_not_vary_has_no_interval() -> None:
     assert same.p_value is None
     assert not same.differs
     assert isinstance(tests.resampled([0.0], np.zeros(50), kind="x").interval, NoInterval)
-    assert isinstance(tests.crossed(np.zeros(10), [0.0, 0.0]).interval, NoInterval)
+    assert tests.crossed(np.zeros(10), [0.0, 0.0, 0.0]).interval == NoInterval("nothing varies")
+
+
+def test_two_seeds_decide_nothing() -> None:
+    """They may agree by luck: in simulation the interval of a difference over two covered .89 of the time."""
+    values = np.random.default_rng(0).normal([[0.0], [5.0]], 1.0, (2, 30))
+    assert tests.crossed(values[0] - values[1], [-5.0, -5.1]).interval == NoInterval(tests.TWO_SEEDS)
+    assert tests.crossed(values[0] - values[1], [-5.0, -5.1, -5.0]).differs
+    assert tests.resampled([-5.0, -5.1], values[0] - values[1], kind="x").p_value is None
+    assert tests.resampled([-5.0, -5.1, -5.0], values[0] - values[1], kind="x").differs
+    assert np.isnan(pairs.means(values, np.array([[0.0, 0.1], [5.0, 5.0]])).p_values[0, 1])
+    assert np.isnan(pairs.resampled(np.array([[0.0, 0.1], [5.0, 5.0]]), values).detectable[0, 1])
+    assert pairs.means(values, np.array([[0.0, 0.1, 0.0], [5.0, 5.0, 5.0]])).p_values[0, 1] < 0.05
 
 
 def test_examples_and_seeds_are_both_counted() -> None:
@@ -181,3 +193,31 @@ def test_nonsense_is_refused(call: object) -> None:
     assert callable(call)
     with pytest.raises(ValueError, match=r"wins|at least two"):
         call()
+
+
+def test_a_class_on_which_two_agree_is_not_without_variance() -> None:
+    """By hand: of classes of 6, 2 and 2 examples, one of the second weighs 1 / 6 of the metric."""
+    labels = np.array([0] * 6 + [1] * 2 + [2] * 2)
+    hits = np.array(
+        [
+            [1, 1, 1, 0, 0, 0, 1, 1, 1, 0],
+            [1, 1, 0, 0, 0, 0, 1, 1, 1, 0],  # agrees with the first on both small classes
+            [1, 1, 1, 0, 0, 0, 1, 0, 0, 0],  # agrees with the first on the large one
+        ]
+    )
+    added = np.array([metrics.class_contributions(row.astype(float), labels) for row in hits])
+    unseen = metrics.unseen_in_classes(added, labels)
+    assert unseen[0, 1] == pytest.approx((1 / 6) ** 2 / 4)
+    assert unseen[0, 2] == pytest.approx((1 / 18) ** 2 / 4)
+    assert unseen[1, 2] == 0
+    np.testing.assert_array_equal(unseen, unseen.T)
+    found = pairs.means(added, size=5.0, unseen=unseen)
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        one = tests.means(added[i] - added[j], size=5.0, unseen=float(unseen[i, j]))
+        assert found.p_values[i, j] == pytest.approx(one.p_value)
+    assert isinstance(tests.means(np.zeros(10), unseen=0.1).interval, NoInterval)
+    # All classes of one example are taken together.
+    alone = metrics.class_contributions(hits[0].astype(float), np.arange(10))
+    other = metrics.class_contributions(hits[1].astype(float), np.arange(10))
+    assert metrics.unseen_in_classes(np.array([alone, other]), np.arange(10))[0, 1] == 0
+    assert metrics.unseen_in_classes(np.array([alone, alone]), np.arange(10))[0, 1] == pytest.approx(1 / 400)

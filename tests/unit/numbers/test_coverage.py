@@ -13,7 +13,8 @@ import pytest
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 # Shown beside numbers, so that these have to hold; no interval by eleven points is shown, since it does not.
 SHOWN = ("top-1", "mean per class", "average precision, area", "detection AP", "detection AR", "few-shot",
-         "calibration", "seeds", "IoU", "accuracy of pixels", "pixel accuracy", "depth")  # fmt: skip
+         "calibration", "seeds", "IoU", "accuracy of pixels", "pixel accuracy", "depth", "cost of errors",
+         "rank correlation")  # fmt: skip
 
 
 def _script(name: str) -> ModuleType:

@@ -175,3 +175,19 @@ def test_a_share_of_images_counts_as_many_events_as_it_says() -> None:
     low, high = intervals._wilson(0.95, 100 / shrunk, 1.959964)
     assert (found.low, found.high) == pytest.approx((low, high), abs=1e-6)
     assert intervals.of_shares(1.0, 0.0, 100, "x").low == pytest.approx(intervals.wilson(100, 100).low)
+
+
+def test_what_an_error_costs_is_on_the_scale_of_the_logarithm() -> None:
+    drawn = 0.04 + 0.01 * np.tile([-1.0, 1.0], 500)
+    found = intervals.cost(0.04, drawn, 200)
+    assert isinstance(found, Interval)
+    error = 0.01 * np.sqrt(1000 / 999 * 200 / 199) / 0.04
+    reach = scipy.stats.t.ppf(0.975, 199) * error * np.sqrt(1 + error**2)
+    assert (found.low, found.high) == pytest.approx((0.04 / np.exp(reach), 0.04 * np.exp(reach)))
+    assert intervals.cost(0.9, np.tile([0.5, 1.0], 50), 100).high == 1  # type: ignore[union-attr]
+    for value, images in ((0.04, 99), (0.0, 200)):
+        assert isinstance(intervals.cost(value, drawn, images), NoInterval)
+    assert isinstance(intervals.cost(0.04, np.full(50, 0.04), 200), NoInterval)
+    lost = intervals.cost(1e-6, drawn, 200)  # as good as nothing is known
+    assert isinstance(lost, Interval)
+    assert (lost.low, lost.high) == (pytest.approx(0, abs=1e-12), 1.0)

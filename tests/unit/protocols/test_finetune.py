@@ -144,9 +144,9 @@ def test_schedules_are_those_of_the_peers() -> None:
     """lightly's CosineWarmupScheduler without warm-up, by its formula; torch's CosineAnnealingLR once an epoch."""
     lightly = protocols.get("linear-lightly").override({"epochs": 3}).settings
     found = [training.learning_share(lightly, step // 4, step, 12) for step in range(12)]
-    expected = [(np.cos(np.pi * step / 11) + 1) / 2 for step in range(11)] + [0.0]
+    expected = [0.001 + 0.999 * (np.cos(np.pi * step / 11) + 1) / 2 for step in range(11)] + [0.001]
     np.testing.assert_allclose(found, expected, atol=1e-12)
-    assert training.learning_share(lightly, 0, 0, 1) == 0
+    assert training.learning_share(lightly, 0, 0, 1) == 0.001
     vicreg = protocols.get("linear-vicreg").override({"epochs": 3}).settings
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 3)

@@ -14,9 +14,10 @@ import torch
 from eval import protocols
 from eval.datasets import ImageDataset, Split
 from eval.numbers import metrics
-from eval.protocols import Labelled, splits, training
+from eval.protocols import Labelled, depthlinear, splits, training
 from eval.protocols.episodes import draw
 from eval.protocols.heads import Heads
+from eval.protocols.solver import solve
 from eval.protocols.svm import low_shot_rows
 
 FOLDER = Path(__file__).parents[2] / "golden"
@@ -115,10 +116,92 @@ def test_the_grids_values_are_those_of_dinov2s_script() -> None:
         assert (params.momentum, params.weight_decay, params.init_std) == (0.9, 0, 0.01)
 
 
-def test_schedule_is_lightlys() -> None:
-    params = protocols.get("linear-lightly").settings
-    ours = [training.learning_share(params, 0, step, 12) for step in range(12)]
-    np.testing.assert_allclose(ours, GOLDEN["lightly schedule"], rtol=0, atol=1e-12)
+def test_lightlys_optimiser() -> None:
+    golden, params = GOLDEN["lightly sgd"], protocols.get("linear-lightly").settings
+    ((_, head),) = params.lr
+    ours = [[head * training.learning_share(params, 0, step, 12)] for step in range(12)]
+    np.testing.assert_allclose(ours, golden["rates"], rtol=1e-12, atol=0)
+    assert recipe(params) == {key: golden[key] for key in RECIPE}
+    assert (params.epochs, params.drop_last) == (golden["epochs"], golden["drop_last"])
+
+
+RECIPE = ("batch", "momentum", "weight_decay", "nesterov")
+
+
+def recipe(params: Any) -> dict[str, Any]:
+    values = params.batch_size, params.momentum, params.weight_decay, params.nesterov
+    return dict(zip(RECIPE, values, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "part"),
+    [
+        ("linear-moco", "moco sgd", "linear"),
+        ("linear-sgd-moco", "moco sgd", "linear"),
+        ("linear-barlowtwins", "barlowtwins sgd", "linear"),
+        ("linear-vicreg", "vicreg sgd", "linear"),
+        ("semi-vicreg-1pct", "vicreg sgd", "1%"),
+        ("semi-vicreg-10pct", "vicreg sgd", "10%"),
+        ("linear-vissl", "vissl sgd", "imagenet1k"),
+        ("linear-sgd-vissl", "vissl sgd", "imagenet1k"),
+        ("linear-places205-vissl", "vissl sgd", "places205"),
+        ("linear-inat18-vissl", "vissl sgd", "inaturalist18"),
+    ],
+)
+def test_rates_of_every_epoch_are_the_authors(name: str, source: str, part: str) -> None:
+    golden, params = GOLDEN[source][part], protocols.get(name).settings
+    (rate,) = params.lr
+    groups = [rate] if isinstance(rate, float) else [rate[1], *([] if params.freeze else [rate[0]])]
+    ours = [
+        [peak * training.learning_share(params, epoch, 0, 1) for peak in groups]
+        for epoch in range(params.epochs)
+    ]
+    np.testing.assert_allclose(ours, golden["rates"], rtol=1e-9, atol=0)
+    assert recipe(params) == {key: golden[key] for key in RECIPE}
+    if "start" in golden:
+        assert (params.init, params.init_std) == ("normal", golden["start"]["std"])
+        assert (golden["start"]["mean"], golden["start"]["bias"]) == (0, 0)
+
+
+def test_votes_are_lightlys(made: Any) -> None:
+    golden, params, data = GOLDEN["lightly knn"], protocols.get("knn-lightly"), made.TOOLS.load()
+    assert (params.params["k"], params.params["temperature"]) == ([golden["knn_k"]], golden["knn_t"])
+    parts = [Labelled(data["x"][data[name]], data["y"][data[name]], 6) for name in ("train", "val")]
+    fitted = protocols.fit(params, *parts)
+    found = fitted.scores(data["x"][data["test"]]).argmax(1)
+    assert found.tolist() == golden["predicted"]
+
+
+def test_the_sweep_is_dinov2s(made: Any) -> None:
+    """Their classes with scikit-learn's estimator, which cuML's stands beside; and the certified optimum."""
+    golden, data = GOLDEN["dinov2 sweep"], made.TOOLS.load()
+    parts = [Labelled(data["x"][data[name]], data["y"][data[name]], 6) for name in ("train", "val")]
+    fitted = protocols.fit(protocols.get("linear-dinov2"), *parts)
+    assert fitted.selected["C"] == pytest.approx(golden["C"], rel=1e-6)
+    assert fitted.selected["value"] == pytest.approx(golden["value"], abs=1e-6)
+    assert fitted.probabilities is not None
+    test = data["x"][data["test"]][:20]
+    np.testing.assert_allclose(fitted.probabilities(test), golden["probabilities"], rtol=0, atol=1e-6)
+    both = parts[0].joined(parts[1])
+    best = solve(both.features, both.targets(), np.array([1 / golden["C"]]), tolerance=1e-9)
+    assert best.gap[0] < 1e-9
+    exact = metrics.softmax(test @ best.weights[0] + best.biases[0])
+    np.testing.assert_allclose(exact, golden["probabilities"], rtol=0, atol=1e-5)
+
+
+def test_depths_and_their_loss_are_dinov2s(made: Any) -> None:
+    golden, (maps, tokens, weight, truth) = GOLDEN["dinov2 depth"], made.depth_inputs()
+    params = protocols.get("depth-linear").override({"bins": 16}).settings
+    layer = torch.nn.Conv2d(12, 16, 1)
+    with torch.no_grad():
+        layer.weight.copy_(weight[:, :, None, None])
+        layer.bias.zero_()
+        both = torch.cat([maps, tokens[:, :, None, None].expand_as(maps)], 1)  # as `last+cls` stores them
+        depths = depthlinear.depths(layer, both, params)
+        losses = [float(depthlinear.loss_of(depths, truth, warm)) for warm in (True, True, False)]
+    torch.testing.assert_close(depths[0, 0, ::4], torch.tensor(golden["depths"]), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(losses, golden["losses"], rtol=1e-5)
+    assert golden["gradient"] == 0  # and so it is left out
 
 
 @pytest.mark.parametrize("how", ["ssl-transfer", "dinov2", "augself"])

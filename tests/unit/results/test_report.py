@@ -300,6 +300,52 @@ def test_one_network_with_pixels_prepared_in_two_ways_has_two_passports(
     assert problems == []
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a$%$",
+        "$\\frac{$",
+        "$$",
+        "\\input{x}",
+        "x^{",
+        "_{",
+        "%",
+        "#",
+        "&",
+        "{",
+        "}",
+        "~",
+        "\u202ea",
+        "\u05d0\u05d1",
+        "a\u0301" * 9,
+    ],
+)
+def test_no_name_is_taken_for_a_formula(make_record: Make, name: str, tmp_path: Path) -> None:
+    """matplotlib reads what stands between dollars as TeX, and ends where it cannot."""
+    made = [
+        make_record(name=name, weights="a", task=name, interval=(0.4, 0.6)),
+        make_record(name="other", weights="b", task=name, interval=(0.4, 0.6)),
+    ]
+    for record in made:
+        records.append(tmp_path / "records" / "a.jsonl", record)
+    figure = figures.comparison(tables.build(Book(made)).sections[0])
+    assert figures.drawn(figure, "odd", "svg")
+    write(tmp_path, tmp_path / "report.html", title=name)
+    assert (tmp_path / "report.html").stat().st_size > 1000
+
+
+def test_a_detection_task_of_ones_own_ends_no_report(make_record: Make, tmp_path: Path) -> None:
+    """A task file that only the run was given: its table is there, and the page says why no pictures are."""
+    kept = records.write_json(tmp_path, [])
+    measured = make_record(task="mine", metric="box_ap", protocol="coco-1x", outcomes=kept)
+    records.append(tmp_path / "records" / "suite.jsonl", measured)
+    table = tables.read([tmp_path], title="Own")
+    report.write(table, tmp_path, tmp_path / "report.html", data_root=tmp_path)
+    text = (tmp_path / "report.html").read_text()
+    assert "this task is a file of your own; give its folder as --include" in text
+    assert "50.0" in text
+
+
 @pytest.mark.parametrize("long", [False, True])
 def test_a_legend_stays_inside_its_figure_whatever_the_names(make_record: Make, long: bool) -> None:
     names = [f"a name with dollars $x_{n}^$" + " and many more words to come" * long for n in range(12)]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from eval.numbers import intervals, metrics, pairs, tests
+from eval.numbers import depth, intervals, metrics, pairs, tests
 from eval.results import compare, published, records, render, tables
 from eval.results.records import Record
 from eval.results.tables import Table
@@ -213,3 +215,95 @@ def test_missing_outcomes_leave_rows_unpaired_and_altered_ones_are_an_error(
     for path in (tmp_path / "outcomes").iterdir():
         path.unlink()
     assert "Not paired: cifar10 top1 (the outcomes files are not there)." in render.render(table, "md")
+
+
+METRICS = ("top1", "mean_per_class", "map_area", "ece", "delta1", "fewshot")
+
+
+def outcomes(
+    metric: str, hits: np.ndarray, drawn: np.random.Generator, classes: np.ndarray
+) -> dict[str, object]:
+    """What a record keeps where these examples were right, and its value."""
+    right, labels = hits.astype(float), classes
+    if metric == "top1":
+        return {"correct": hits, "value": right.mean()}
+    if metric == "mean_per_class":
+        value = np.mean([right[labels == label].mean() for label in np.unique(labels)])
+        return {"correct": hits, "labels": labels.astype(np.int32), "value": value}
+    if metric == "map_area":
+        marks = np.stack([labels == 0, labels == 1], 1).astype(np.int8)
+        scores = np.where(hits[:, None], marks, 1 - marks) + drawn.choice([0.0, 0.4]) * drawn.normal(
+            size=marks.shape
+        )
+        scores = scores.astype(np.float32)
+        return {
+            "scores": scores,
+            "labels": marks,
+            "value": metrics.METRICS["map_area"](scores.astype(float), marks),
+        }
+    if metric == "ece":
+        sure = drawn.random(len(hits)).astype(np.float32)
+        return {
+            "correct": hits,
+            "confidence": sure,
+            "value": float(metrics.calibration_error(sure.astype(float), hits)),
+        }
+    if metric == "delta1":
+        kept = np.zeros((len(hits), len(depth.NAMES)), dtype=np.float32)
+        kept[:, depth.NAMES.index("delta1")] = np.where(hits, 0.75, 0.25)
+        return {"depth": kept, "value": kept[:, depth.NAMES.index("delta1")].mean()}
+    episodes = right[: len(hits) // 2 * 2].reshape(-1, 2).mean(1)
+    added = ((right - right.mean()) / len(right) * np.ones((2, 1))).astype(np.float32)
+    return {"episodes": episodes, "contributions": added, "value": episodes.mean()}
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_the_bold_the_p_value_and_the_interval_decide_alike(
+    tmp_path: Path, make_record: Make, metric: str
+) -> None:
+    """Two checkpoints, few or many examples, one to three seeds of which some have the same outcomes, and ties."""
+    found = [0, 0]
+    for trial in range(34):
+        drawn = np.random.default_rng([trial, METRICS.index(metric)])
+        number = int(drawn.choice([100, 160] if metric == "ece" else [4, 6, 9, 14, 20, 40, 120]))
+        seeds, alike = int(drawn.integers(1, 4)), drawn.random(2) < 0.4
+        hard, classes = drawn.random(number), drawn.permutation(np.arange(number) % 3)
+        rate = drawn.uniform(0.3, 1.0, 2) if trial % 4 else drawn.uniform(0.3, 1.0, 1).repeat(2)
+        base = [(hard < one) ^ (drawn.random(number) < 0.1) for one in rate]
+        made: dict[str, dict[str, object]] = {}
+        for side, name in enumerate("ab"):
+            first = outcomes(metric, base[0 if trial % 7 == 0 else side], drawn, classes)
+            for seed in range(seeds):
+                again = base[side] ^ (drawn.random(number) < 0.1)
+                kept = first if seed == 0 or alike[side] else outcomes(metric, again, drawn, classes)
+                made[f"{name}@{seed}"] = {**kept, "value": float(kept["value"]), "seed": seed}  # type: ignore[arg-type]
+        of = "top1" if metric == "fewshot" else metric
+        table = write(tmp_path / str(trial), make_record, made, metric=of)
+        (section,) = table.sections
+        standing = table.standings.of(section, section.columns[0])
+        comparison = compare.build(table.book, [("a", "b")])
+        if not comparison.lines:
+            assert np.isnan(standing.adjusted).all()
+            continue
+        result = comparison.lines[0].results["a", "b"]
+        told, (line,) = standing.adjusted[0, 1], csv.DictReader(io.StringIO(compare.as_csv(comparison)))
+        found[result.differs] += 1
+        if result.p_value is None:
+            assert np.isnan(told)
+            assert not line["p"] + line["low"] + line["high"]
+        else:
+            assert told == pytest.approx(result.p_value, rel=1e-6, abs=1e-9)
+            assert float(line["p"]) == pytest.approx(told, abs=1e-6)
+            assert result.differs == (told < 0.05)
+        means = [float(line[f"mean_{side}"]) for side in ("first", "second")]
+        assert means == pytest.approx(standing.values.tolist(), abs=1e-6)
+        assert float(line["difference"]) == pytest.approx(means[0] - means[1], abs=2e-6)
+        best = "ab"[int(np.argmax(standing.values))]
+        marked = {row.label for row in standing.leaders}
+        assert marked == ({best} if result.differs else set())
+        rows = [line for line in render.render(table, "md").splitlines() if line.startswith(("| a", "| b"))]
+        assert ("**" in "".join(rows), "≈" in "".join(rows)) == (result.differs, False)
+        assert ("| **" in compare.markdown(comparison)) == result.differs
+        span = (float(line["low"] or -1), float(line["high"] or 1))
+        assert (span[0] > 0 or span[1] < 0) == result.differs
+    assert min(found) > 1  # of both kinds

@@ -165,6 +165,8 @@ def test_published_numbers_share_a_column_only_with_their_own_protocol(
         (HEAD + "a,r,t,top1,0.884,x,\n", "looks like a fraction"),
         (HEAD + "a,r,t,top1,61.2,x,cifar10 linear top1\n", "TASK PROTOCOL vVERSION METRIC"),
         (HEAD + "a,r,t,top1,61.2\n", "columns"),
+        (HEAD + "a,r,t,top1,61.2,x,,y,z\n", "columns"),
+        (HEAD + "a,b,r,t,top1,61.2,x,\n", "columns"),  # a comma in a name shifts all the rest
     ],
 )
 def test_published_files_are_checked(tmp_path: Path, content: str, told: str) -> None:
