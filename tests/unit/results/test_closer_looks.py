@@ -329,3 +329,27 @@ def test_a_figure_in_a_dark_page_has_the_page_s_colours(place: Path) -> None:
         assert "fill: #ffffff" not in figure
         assert figure.count("#1f2430") == 1  # where the colour is given its name
         assert "var(--ink)" in figure
+
+
+def test_pictures_of_a_place_are_found_and_what_is_missing_is_told(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    for number, name in enumerate(("train", "test")):
+        Image.new("RGB", (64, 48), (90 * number, 50, 50)).save(tmp_path / "pictures" / f"{name}.png")
+        content = {
+            "images": [{"id": 1, "file_name": f"{name}.png", "width": 64, "height": 48}],
+            "annotations": [
+                {"id": 1, "image_id": 1, "category_id": 1, "bbox": [4, 4, 20, 20], "iscrowd": 0, "area": 400}
+            ],
+            "categories": [{"id": 1, "name": "box"}],
+        }
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    task = f"coco:{tmp_path}/train.json,{tmp_path}/test.json,{tmp_path}/pictures"
+    assert not isinstance(views.gallery(task, tmp_path, side=64, score=0.3), str)
+    (tmp_path / "test.json").unlink()
+    told = views.gallery(task, tmp_path, side=64, score=0.3)
+    assert isinstance(told, str)
+    assert "test.json is missing" in told
+    own = views.gallery("my-task", tmp_path, side=64, score=0.3)
+    assert own == "this task is a file of your own; give its folder as --include"
+    with pytest.raises(UserError):
+        views.gallery("voc07", tmp_path, side=64, score=0.3)
