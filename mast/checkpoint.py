@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .errors import UserError
-from .files import atomic_write, canonical_json
+from .files import atomic_write, canonical_json, once
 
 FORMAT = "mast-backbone"
 VERSION = 1
@@ -64,16 +64,17 @@ def read_published(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dic
     """
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get("mast", "{}"))
+            header = json.loads((file.metadata() or {}).get("mast", "{}"), object_pairs_hook=once)
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, json.JSONDecodeError) as error:
+    except (safetensors.SafetensorError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: not a readable safetensors file: {error}") from error
-    if header.get("format") != FORMAT:
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise ValueError(f"{path}: a safetensors file, but not a published MAST backbone")
     if header.get("version") != VERSION:
         raise ValueError(f"{path}: version {header.get('version')}, this program reads version {VERSION}")
     if header.get("weights_sha256") != weights_sha256(state):
         raise ValueError(f"{path}: the weights are not those that were written: the file is damaged")
+    canonical_json(header)  # refuses what no writer writes: numbers that are not finite
     return state, header
 
 

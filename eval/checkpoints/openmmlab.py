@@ -135,6 +135,9 @@ def _transformer(backbone: Mapping[str, Any], source: str) -> dict[str, Any]:
         if isinstance(heads, bool) or not isinstance(heads, int) or not 1 <= heads <= 1 << 16:
             raise UserError(f"{source}: num_heads is {heads!r:.40}", remedy="say --heads N")
         facts["heads"] = heads
+    side = backbone.get("img_size")
+    if isinstance(side, list) and len(set(map(str, side))) > 1:  # shapes tell a grid's area alone
+        facts["grid"] = Unusable(f"img_size {side!r:.40}", "positions are read as those of a square image")
     layers = backbone.get("layer_cfgs")
     activation = layers.get("act_cfg") if isinstance(layers, dict) else None
     if isinstance(activation, dict):

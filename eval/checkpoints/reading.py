@@ -391,11 +391,13 @@ def _published(
 ) -> tuple[_Match, dict[str, Fact], dict[str, Any]]:
     try:
         weights, header = published.read_published(path)
-        name = str(header["arch"])
+        name = header["arch"]
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"its arch is {name!r:.40}")
         facts = {
             "normalization": Normalization.from_json(header["normalization"]),
-            "input_size": int(header["input_size"]),
-            "interpolation": str(header["interpolation"]),
+            "input_size": settings.side(header["input_size"]),
+            "interpolation": settings.interpolation(header["interpolation"]),
         }
     except (ValueError, KeyError, TypeError, UserError) as error:
         raise UserError(f"{path}: not a whole MAST backbone: {error}", remedy="publish it again") from error

@@ -375,6 +375,26 @@ _READERS = {
 }
 
 
+def side(value: Any) -> int:
+    """The side of images in the header of a file of ours.
+
+    Raises:
+        UserError: If it is none.
+    """
+    return _whole(value, "input_size")
+
+
+def interpolation(value: Any) -> str:
+    """How images are resized, likewise.
+
+    Raises:
+        UserError: If it is neither ``bicubic`` nor ``bilinear``.
+    """
+    if value not in ("bicubic", "bilinear"):
+        raise _wrong("interpolation", value, "bicubic or bilinear")
+    return str(value)
+
+
 # --- values --------------------------------------------------------------------------------------------------
 
 

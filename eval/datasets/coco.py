@@ -259,7 +259,10 @@ class _CocoReader:
             what = "objects are crowds, which no number counts (some tools mark every painted mask so)"
             self.tally.add(what, f"{crowds} of {len(found)}", crowds)
         if not objects:
-            raise UserError(f"{self.path}: every object is a crowd", remedy="detection needs single objects")
+            raise UserError(
+                f"{self.path}: every object is a crowd, and no number counts crowds",
+                remedy="set iscrowd to 0 where it is one object; CVAT marks every painted mask so",
+            )
         return found
 
     def _shape(self, where: str, entry: dict[str, Any], size: tuple[int, int]) -> list[float]:

@@ -61,7 +61,7 @@ class Recall:
         defined = total > 0
         recalls = np.where(defined, found / np.maximum(total, 1), 0.0).sum(axis=1)
         count = defined.sum(axis=1)
-        return np.asarray(np.where(count > 0, recalls / np.maximum(count, 1), np.nan))
+        return _fraction(recalls, count)
 
 
 @dataclass
@@ -131,7 +131,12 @@ class Curve:
         defined = ~np.isnan(by_class[:, :, 0])  # (R, K)
         count = defined.sum(axis=1)
         total = np.where(defined, np.nan_to_num(by_class).mean(axis=2), 0.0).sum(axis=1)
-        return np.asarray(np.where(count > 0, total / np.maximum(count, 1), np.nan))
+        return _fraction(total, count)
+
+
+def _fraction(total: Floats, count: npt.NDArray[np.int64]) -> Floats:
+    """A mean of fractions from their sum, NaN of none; sums of many shares of 1 end above it by a rounding."""
+    return np.asarray(np.where(count > 0, np.minimum(total / np.maximum(count, 1), 1.0), np.nan))
 
 
 def precisions(classes: list[Matches], ious: tuple[int, ...], points: Floats, weights: Floats) -> Floats:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
 SHUFFLE = 1 << 16  # rows shuffled together when features do not fit into memory
+SOME = 4  # batches of a smoke test, and of a trial
 Share = Annotated[float, Field(ge=0)]
 Part = Literal["cls", "cls+mean", "last4", "last4+mean"]
 PARTS: dict[str, tuple[int, int]] = {"cls": (3, 4), "cls+mean": (3, 5), "last4": (0, 4), "last4+mean": (0, 5)}
@@ -71,7 +72,11 @@ class HeadParams(Params):
 
     def smoke(self, limit: int) -> dict[str, Any]:
         """A few batches of a protocol whose epochs have a length of their own."""
-        return {} if self.epoch_length is None else {"epochs": 1, "epoch_length": 4}
+        return {} if self.epoch_length is None else {"epochs": 1, "epoch_length": SOME}
+
+    def trial(self) -> tuple[dict[str, Any], float]:
+        """The same, whose time tells that of the whole."""
+        return self.smoke(0), 1.0 if self.epoch_length is None else self.epochs * self.epoch_length / SOME
 
 
 def columns(part: str, dim: int) -> slice:
@@ -116,13 +121,14 @@ def _epoch(part: Labelled, batch: int, generator: np.random.Generator) -> Iterat
 
 def _endless(part: Labelled, batch: int, generator: np.random.Generator) -> Iterator[tuple[Array, Array]]:
     """Whole batches without end, one `_epoch` after the other."""
-    x, y = np.asarray(part.features[:0]), part.labels[:0]
+    held: list[tuple[Array, Array]] = []
     while True:
-        for features, labels in _epoch(part, batch, generator):
-            x, y = np.concatenate([x, features]), np.concatenate([y, labels])
-            while len(y) >= batch:
+        for pair in _epoch(part, batch, generator):
+            held.append(pair)
+            while sum(len(labels) for _, labels in held) >= batch:
+                x, y = (np.concatenate(arrays) for arrays in zip(*held, strict=True))
                 yield x[:batch], y[:batch]
-                x, y = x[batch:], y[batch:]
+                held = [(x[batch:], y[batch:])]
 
 
 class Heads:

@@ -52,8 +52,14 @@ DARK_INK, DARK_LINE = "#e6e9ee", "#454e5c"  # in a page that is read dark
 # Legible on white, and apart from each other for colour-blind readers (markers differ as well).
 PALETTE: Final = ("#2f7ed8", "#e0702d", "#1f9e77", "#b052c0", "#c9a227", "#d6455d")
 CONTROL: Final = "#8a93a3"
-DATELESS: Final = {"svg": {"Date": None}, "png": {"Software": None}, "pdf": {"CreationDate": None}}
+DATELESS: Final[dict[str, dict[str, Any] | None]] = {
+    "svg": {"Date": None},
+    "png": {"Software": None},
+    "pdf": {"CreationDate": None},
+    "jpeg": None,
+}
 MARKERS: Final = ("o", "s", "D", "^", "v", "P")
+CONTROLS: Final = ("X", "*", "p", "h", "<", ">")
 LINES: Final = ("-", "--", ":")
 STYLE: Final[dict[Any, Any]] = {
     "font.family": "DejaVu Sans",
@@ -88,7 +94,8 @@ def looks(section: Section) -> dict[Row, tuple[str, str]]:
     """A colour and a marker for each row of a section; controls are grey."""
     trained = [row for row in section.rows if not row.control]
     found = {row: _look(number) for number, row in enumerate(trained)}
-    return found | {row: (CONTROL, "X") for row in section.rows if row.control}
+    controls = [row for row in section.rows if row.control]
+    return found | {row: (CONTROL, CONTROLS[number % len(CONTROLS)]) for number, row in enumerate(controls)}
 
 
 def _look(number: int) -> tuple[str, str]:
@@ -136,7 +143,8 @@ def curve(section: Section, columns: Sequence[Column]) -> Figure:
         axes = figure.add_subplot()
         places = [max(1.0, section.labels(column)) for column in columns]
         style, ends = looks(section), list[tuple[float, float, Row]]()
-        for row in section.rows:
+        beside = (places[-1] / places[0]) ** 0.012  # bars of one size stand beside one another
+        for number, row in enumerate(section.rows):
             found = [
                 (x, section.cells[row, column])
                 for x, column in zip(places, columns, strict=True)
@@ -148,7 +156,7 @@ def curve(section: Section, columns: Sequence[Column]) -> Figure:
             values = [100 * cell.value for _, cell in found]
             spans = [(c.over_seeds.low, c.over_seeds.high) if c.over_seeds else c.span for _, c in found]
             low, high = 100 * np.clip(np.array(spans).T, 0, 1)
-            xs = [x for x, _ in found]
+            xs = [x * beside ** (number - (len(section.rows) - 1) / 2) for x, _ in found]
             axes.vlines(xs, low, high, color=colour, alpha=0.5, capstyle="round")
             axes.plot(xs, values, marker=marker, markersize=4.5, color=colour)
             ends.append((values[-1], xs[-1], row))
@@ -174,7 +182,7 @@ def _named_ends(
     for value, x, row in sorted(ends, key=lambda end: end[0]):
         height = max(value, height + step)
         axes.annotate(
-            textwrap.shorten(row.label, 24, placeholder=" …") if " " in row.label else row.label[:24],
+            row.label if len(row.label) <= TICK else f"{row.label[: TICK - 1]}…",
             (x, value),
             xytext=(1.03, height),
             textcoords=axes.get_yaxis_transform(),
@@ -391,7 +399,7 @@ def detections(pictures: Sequence[Picture], title: str) -> Figure:
                 )
                 label.set_path_effects([withStroke(linewidth=2, foreground="black")])
         if title:
-            figure.suptitle(title, x=0.0, ha="left", size=9.5, weight="bold")
+            figure.suptitle(_named(title), x=0.0, ha="left", size=9.5, weight="bold")
         return figure
 
 
@@ -406,12 +414,14 @@ def drawn(figure: Figure, name: str, form: str) -> bytes:
     Args:
         figure: The figure.
         name: Makes the ids in an SVG the same twice.
-        form: ``svg``, ``png`` or ``pdf``.
+        form: ``svg``, ``png``, ``pdf`` or ``jpeg``.
     """
-    metadata: dict[str, Any] = DATELESS[form]
+    metadata = DATELESS[form]
     file = io.BytesIO()
     with mpl.rc_context({"svg.hashsalt": name}), _boxes():
-        figure.savefig(file, format=form, dpi=160, facecolor="white", metadata=metadata)
+        figure.savefig(
+            file, format=form, dpi=200 if form == "jpeg" else 160, facecolor="white", metadata=metadata
+        )
     content = file.getvalue()
     return _numbered(content) if form == "svg" else content
 
@@ -461,8 +471,8 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def data_uri(content: bytes, form: str = "svg") -> str:
-    """An SVG or PNG as the ``src`` of an ``<img>``: a page holds it, and no name in it can clash with another."""
-    kind = {"svg": "svg+xml", "png": "png"}[form]
+    """A picture as the ``src`` of an ``<img>``: a page holds it, and no name in it can clash with another."""
+    kind = {"svg": "svg+xml"}.get(form, form)
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 

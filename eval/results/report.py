@@ -40,11 +40,16 @@ MANY: Final = 20  # figures of one kind in a page; nobody looks at more, and the
 
 @dataclass
 class Drawn:
-    """A figure under its name, and what it says. It is drawn once for every format."""
+    """A figure under its name, and what it says. It is drawn once for every format.
+
+    Attributes:
+        photo: Whether a page shows it as JPEG: photographs and the outlines of letters on them are large as SVG.
+    """
 
     name: str
     figure: Figure
     text: str
+    photo: bool = False
     _done: dict[str, bytes] = field(default_factory=dict)
 
     def content(self, form: str) -> bytes:
@@ -56,6 +61,8 @@ class Drawn:
     @property
     def source(self) -> str:
         """The ``src`` of an ``<img>`` that holds it."""
+        if self.photo:
+            return figures.data_uri(self.content("jpeg"), "jpeg")
         return figures.data_uri(figures.in_page(self.content("svg")))
 
 
@@ -289,21 +296,16 @@ def _pretraining(passports: Sequence[dict[str, Any]]) -> Iterator[Drawn]:
 
 def _detections(book: Book, data_root: Path) -> Markup:
     """By task: how checkpoints differ, the same test images for each of them, and where each fails."""
-    from .. import tasks as definitions
-
     tasks: dict[str, list[Record]] = {}
     for record in book.counting():
         if record.outcomes and record.outcomes.path.endswith(".json.gz"):
             tasks.setdefault(record.task.name, []).append(record)
     parts = []
     for task, done in tasks.items():
-        if task not in definitions.names():  # a task file of the user's, which only the run was given
-            note = "not shown: this task is a file of your own; give its folder as --include"
-            parts.append(pages.render("detections.html", task=task, note=note))
+        gallery = views.gallery(task, data_root, side=SIDE, score=SHOWN_SCORE)
+        if isinstance(gallery, str):
+            parts.append(pages.render("detections.html", task=task, note=f"not shown: {gallery}"))
             continue
-        from ..detection import Gallery  # with libraries that only detections need
-
-        gallery = Gallery(definitions.get(task).open(data_root).drawn(), side=SIDE, score=SHOWN_SCORE)
         here = [record for record in done if gallery.fits(book.outcomes(record))]
         others = sorted({record.checkpoint.name for record in done if record not in here})
         note = (
@@ -312,7 +314,10 @@ def _detections(book: Book, data_root: Path) -> Markup:
             else ""
         )
         gains = _detection_gains(gallery, here, book)
-        drawn = _grid(list(_pictures(gallery, here, book)))
+        if len(here) > MANY // 2:
+            note = f"{note}; " if note else ""
+            note += f"drawn are the first {MANY // 2} of {len(here)} cells"
+        drawn = _grid(list(_pictures(gallery, here[: MANY // 2], book)))
         parts.append(pages.render("detections.html", task=task, note=note, gains=gains, figures=drawn))
     return Markup().join(parts)
 
@@ -368,7 +373,8 @@ def _pictures(gallery: Gallery, done: Sequence[Record], book: Book) -> Iterator[
             name = f"detections-{_slug(record.run_id)}{_slug(kind)}"
             where = "the test images with most misses and false alarms" if kind else "test images"
             text = f"{title} v{record.protocol.version}, {where}: {legend}."
-            yield Drawn(name, figures.detections(shown, f"{title}{':' if kind else ''}{kind}"), text)
+            figure = figures.detections(shown, f"{title}{':' if kind else ''}{kind}")
+            yield Drawn(name, figure, text, photo=True)
 
 
 def _explorer(

@@ -365,7 +365,7 @@ def over_seeds(part: Sequence[Record], name: str) -> Cell:
     mean = sum(values) / len(values)
     lows = [metric.low for metric in metrics if metric.low is not None]
     highs = [metric.high for metric in metrics if metric.high is not None]
-    spread = intervals.t_interval(values)
+    spread = _within(intervals.t_interval(values), min(values))
     about: dict[str, Any] = {"over_seeds": spread, "records": ordered, "seeds": len(metrics)}
     if len(lows) < len(metrics):
         kind = next((metric.interval for metric in metrics if metric.low is None), None)
@@ -374,6 +374,11 @@ def over_seeds(part: Sequence[Record], name: str) -> Cell:
         return Cell(mean, **about)
     ends = sum(lows) / len(lows), sum(highs) / len(highs)
     return Cell(mean, *ends, metrics[0].interval, metrics[0].level, **about)
+
+
+def _within(spread: intervals.Interval, least: float) -> intervals.Interval:
+    """A mean over seeds without what no value can be: above 1, or below 0 for what is never negative."""
+    return replace(spread, low=max(spread.low, 0.0) if least >= 0 else spread.low, high=min(spread.high, 1.0))
 
 
 def _result(record: Record) -> object:

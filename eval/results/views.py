@@ -127,23 +127,47 @@ def errors(book: Book, data_root: Path) -> list[dict[str, Any]]:
         it costs with its interval, its share and its count), ``pairs`` (for each two the differences), ``images``
         (the worst ones of each) and ``boxes`` in them.
     """
-    from .. import tasks
-
     groups: dict[tuple[str, str], list[Record]] = {}
-    known = set(tasks.names())
     for record in book.counting():
-        if record.outcomes is not None and record.outcomes.of_detection and record.task.name in known:
+        if record.outcomes is not None and record.outcomes.of_detection:
             groups.setdefault((record.task.name, record.protocol.asked_for), []).append(record)
-    galleries: dict[str, Gallery] = {}
+    galleries: dict[str, Gallery | str] = {}
     found = []
     for (task, _), records in groups.items():
         if task not in galleries:
-            from ..detection import Gallery  # with libraries that only detections need
-
-            galleries[task] = Gallery(tasks.get(task).open(data_root).drawn(), side=SIDE, score=SCORE)
-        if one := _errors(task, records, galleries[task], book):
+            galleries[task] = gallery(task, data_root, side=SIDE, score=SCORE)
+        shown = galleries[task]
+        if not isinstance(shown, str) and (one := _errors(task, records, shown, book)):
             found.append(one)
     return found
+
+
+def gallery(task: str, data_root: Path, *, side: int, score: float) -> Gallery | str:
+    """The test images of a task with detections, or why they are not at hand.
+
+    Args:
+        task: A name, or a place such as ``coco:DIR``; what a task file of the user's says is known to a run alone.
+        data_root: Where the images lie.
+        side: Longest side of a picture in pixels.
+        score: Detections below it are not drawn.
+
+    Raises:
+        UserError: If the data of a named task are not there.
+    """
+    from .. import tasks
+
+    named = task in tasks.names()
+    if not named and ":" not in task:
+        return "this task is a file of your own; give its folder as --include"
+    try:
+        opened = tasks.get(task).open(data_root)
+    except UserError as error:
+        if named:
+            raise
+        return error.message
+    from ..detection import Gallery  # with libraries that only detections need
+
+    return Gallery(opened.drawn(), side=side, score=score)
 
 
 def _errors(task: str, records: Sequence[Record], gallery: Gallery, book: Book) -> dict[str, Any] | None:

@@ -15,6 +15,7 @@ from ..device import device
 from ..errors import UserError
 from ..protocols import Labelled, Measured, Protocol
 from ..protocols.base import Context, Extraction
+from ..protocols.heads import HeadParams
 from ..tasks import KINDS, Task
 
 if TYPE_CHECKING:
@@ -102,11 +103,17 @@ def measure(data: Arrays, protocol: Protocol, *, metric: str = "", seed: int = 0
         able = [
             other.name
             for other in map(protocols.get, protocols.names())
-            if not other.code.images and other.serves("", data.kind)
+            if not other.code.images and other.serves("", data.kind) and not _reads_parts(other)
         ]
         reason = "needs images" if protocol.code.images else f"is not for {data.kind} labels"
         raise UserError(
             f"the protocol {protocol.name} {reason}", remedy=f"choose among {', '.join(able)}", code=2
+        )
+    if _reads_parts(protocol):
+        raise UserError(
+            f"the protocol {protocol.name} reads parts of a feature of its own",
+            remedy="choose linear-sgd for arrays",
+            code=2,
         )
     known = KINDS[data.kind].metrics
     if metric and metric not in known:
@@ -131,6 +138,11 @@ def measure(data: Arrays, protocol: Protocol, *, metric: str = "", seed: int = 0
             device=device(),
         )
         return name, protocol.code.measure(context)
+
+
+def _reads_parts(protocol: Protocol) -> bool:
+    """Whether a protocol takes its features apart, which arrays of unknown origin do not allow."""
+    return isinstance(protocol.settings, HeadParams) and bool(protocol.settings.features)
 
 
 def _checked(name: str, part: Part) -> Part:

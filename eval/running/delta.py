@@ -49,8 +49,15 @@ SMOKE = "a smoke test"  # in the warnings of a limited run
 
 
 def versions(task: Task, family: str) -> list[Protocol]:
-    """The protocols that apply to a task and whose kind belongs to a family, such as ``linear`` or ``knn``."""
-    return [protocol for protocol in map(protocols.get, task.protocols) if protocol.code.family == family]
+    """The protocols that apply to a task and whose kind belongs to a family, such as ``linear`` or ``knn``.
+
+    One that reads a feature of its own is none of them: it would be another feature that moves the number.
+    """
+    return [
+        protocol
+        for protocol in map(protocols.get, task.protocols)
+        if protocol.code.family == family and protocol.settings.extraction.pooling == "average"
+    ]
 
 
 def measure(

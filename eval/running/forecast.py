@@ -28,7 +28,7 @@ from ..features.preprocess import Preprocess
 if TYPE_CHECKING:
     from ..checkpoints import Loaded
     from ..datasets import ImageDataset, Pool, Split
-    from ..protocols.base import Context, Extraction
+    from ..protocols.base import Context, Extraction, Params
 
 BATCH = 64  # images of a step that is tried on a CPU; on a GPU it is the recipe's own batch
 IMAGES = 64  # whose extraction is timed
@@ -183,6 +183,10 @@ def fitting(context: Context) -> float | None:
         The seconds; None where even all of the data are too few for the protocol.
     """
     data = context.data
+    params: Params = context.params
+    changes, times_as_long = params.trial()
+    if changes:
+        context = replace(context, protocol=context.protocol.override(changes))
     with tempfile.TemporaryDirectory() as scratch:
         some = data.splits["test"].limited(2)
         width = features.extract(
@@ -203,10 +207,10 @@ def fitting(context: Context) -> float | None:
             break
         share = min(1.0, 2 * share)
     if len(times) < 2 or share == 1.0:
-        return times[-1][1] if times else None
+        return times[-1][1] * times_as_long if times else None
     (before, less), (last, more) = times[-2:]
     growth = min(2.0, max(0.0, math.log(more / less) / math.log(last / before)))
-    return float(more / last**growth)
+    return float(more / last**growth) * times_as_long
 
 
 def _of_part(context: Context, share: float, width: int) -> float | None:

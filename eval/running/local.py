@@ -205,11 +205,16 @@ class Runner:
                 found.append(self._pretraining(source, source.arm))
             for cell in self.plan.of(source):
                 outlook = state or self._state(cell, checkpoint)
-                seconds = self.costs.of(cell)
-                features = None
-                if seconds is None and outlook == "to run":
-                    seconds = self._timed(source, cell, extraction, known=checkpoint is not None)
-                    features = self._features(source, cell, extraction, known=checkpoint is not None)
+                seconds, known = self.costs.of(cell), checkpoint is not None
+                features = maps = None
+                try:  # what cannot be tried would fail
+                    if seconds is None and outlook == "to run":
+                        seconds = self._timed(source, cell, extraction, known=known)
+                        features = self._features(source, cell, extraction, known=known)
+                    if outlook == "to run":
+                        maps = self._disk(source, cell, extraction, known)
+                except UserError as error:
+                    outlook = str(error)
                 found.append(
                     {
                         "work": "cell",
@@ -220,9 +225,7 @@ class Runner:
                         "state": outlook,
                         "seconds": seconds,
                         "features": features,
-                        "bytes": self._disk(source, cell, extraction, checkpoint is not None)
-                        if outlook == "to run"
-                        else None,
+                        "bytes": maps,
                     }
                 )
         return found

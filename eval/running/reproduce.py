@@ -18,7 +18,7 @@ from ..suites import Arm, Suite
 from ..tasks import Task
 from .folder import RunFolder
 from .opened import OpenData
-from .plan import Plan
+from .plan import Plan, Source
 from .recording import protocol_entry, task_entry
 
 
@@ -71,6 +71,7 @@ def prepare(
         else:
             weights[source.name] = _weights(source.ref, fetch=wanted, progress=progress)
     publications = dict(_publications(suite))
+    reduced = {source.name: _reduced(source) for source in todo.sources}
     asked, runnable = dict[tuple[str, str, str], Asked](), []
     for cell in todo.cells:
         found = (data[cell.task.name], weights[cell.checkpoint])
@@ -81,10 +82,17 @@ def prepare(
         key = cell.checkpoint, cell.task.name, how.identity
         if key not in asked:
             delta = [*_official(cell.task, opened), *_smoke(todo)] if found[0] is None else []
+            delta += reduced[cell.checkpoint]
             about = publications[cell.checkpoint], task_entry(cell), how, (), needs, tuple(delta)
             asked[key] = Asked(cell.checkpoint, *about)
         asked[key] = replace(asked[key], seeds=(*asked[key].seeds, cell.seed))
     return Prepared(replace(todo, cells=tuple(runnable)), list(asked.values()))
+
+
+def _reduced(source: Source) -> list[str]:
+    """A precision other than the one that published numbers are compared in."""
+    precision = source.options.get("precision", "fp32")
+    return [] if precision == "fp32" else [f"features in {precision}"]
 
 
 def _publications(suite: Suite) -> Iterator[tuple[str, str]]:

@@ -12,6 +12,8 @@ from mast.files import PUBLISHED
 
 from .. import tasks
 from ..checkpoints import references
+from ..checkpoints.facts import PREPROCESSING
+from ..checkpoints.pooling import CHOICES
 from ..errors import UserError
 
 if TYPE_CHECKING:
@@ -51,7 +53,8 @@ class Request:
 def plan(request: Request) -> Plan:
     """Resolve a request's names; all of them are checked before anything heavy is imported.
 
-    A random control takes the preprocessing of the first checkpoint that is not random, and runs last.
+    A random control takes the preprocessing of the first checkpoint that is not random, and runs last; where there is
+    none, it takes what is said of preprocessing.
 
     Raises:
         UserError: For a name, file or parameter that does not exist, a protocol that does not apply to a task, or
@@ -77,8 +80,14 @@ def plan(request: Request) -> Plan:
     named = _named(request)
     others = {_split(text)[1] for text in request.against}
     asked = str(request.reading.get("features") or "")
-    choices, rest = asked.split(","), {k: v for k, v in request.reading.items() if k != "features"}
+    choices, rest = list(dict.fromkeys(asked.split(","))), {**request.reading}
+    if asked:
+        del rest["features"]
+        for choice in choices:
+            if choice not in CHOICES:
+                raise UserError(f"--features {choice!r}", remedy=f"known: {', '.join(CHOICES)}", code=2)
     precision = {name: value for name, value in rest.items() if name == "precision"}
+    pixels = precision | {name: value for name, value in rest.items() if name in PREPROCESSING}
     reading = [pair for pair in pairs if pair[1] not in indifferent]
     alike = [pair for pair in pairs if pair[1] in indifferent]
     notes = []
@@ -91,7 +100,7 @@ def plan(request: Request) -> Plan:
         if ref in others:
             return [("", {}, pairs)]
         if len(choices) == 1:
-            return [("", {"features": asked} if asked else {}, pairs)]
+            return [("", {"features": choices[0]} if asked else {}, pairs)]
         each = [(f"-{choice}", {"features": choice, "together": choices}, reading) for choice in choices]
         return [*(each if reading or not pairs else []), *([("", {}, alike)] if alike else [])]
 
@@ -99,7 +108,7 @@ def plan(request: Request) -> Plan:
     sources, cells = [], []
     for name, ref in sorted(named.items(), key=lambda pair: pair[1].startswith(RANDOM)):
         control = ref.startswith(RANDOM)
-        said = precision if control or ref in others else rest
+        said = precision if ref in others or (control and trained) else pixels if control else rest
         for suffix, feature, mine in ways(ref):
             like = ""
             if control and trained:

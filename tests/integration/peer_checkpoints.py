@@ -8,6 +8,7 @@ network computes on fixed images, in float32 and in float64. The test beside thi
 from __future__ import annotations
 
 import argparse
+import ast
 import importlib
 import importlib.abc
 import importlib.machinery
@@ -495,6 +496,31 @@ def dinov2_swiglu() -> Written:  # dinov2/hub/backbones.py
                                   ffn_layer="swiglufused", block_chunks=0, num_register_tokens=4,
                                   interpolate_antialias=True, interpolate_offset=0.0)  # fmt: skip
     return trained(model).state_dict(), model
+
+
+@method(
+    "dinov2-linear", "dinov2", "dinov2", "vit_w128_patch16_d4", exact=RESIZED, said={"features": "last4+mean"}
+)
+def dinov2_linear() -> (
+    Written
+):  # dinov2/eval/linear.py: what its heads read of four blocks, with average pooling
+    os.environ["XFORMERS_DISABLED"] = "1"
+    from dinov2.models.vision_transformer import DinoVisionTransformer
+
+    model = DinoVisionTransformer(img_size=64, patch_size=16, embed_dim=128, depth=4, num_heads=2, init_values=1.0,
+                                  block_chunks=0)  # fmt: skip
+    tree = ast.parse(Path(sys.path[0], "dinov2/eval/linear.py").read_text(encoding="utf-8"))
+    tree.body = [node for node in tree.body if getattr(node, "name", "") == "create_linear_input"]
+    space: dict[str, Any] = {"torch": torch}
+    exec(compile(tree, "linear.py", "exec"), space)
+    read = space["create_linear_input"]
+
+    def network(x: Tensor) -> Tensor:  # its last line turns double into float
+        blocks = model.get_intermediate_layers(x, 4, return_class_token=True)
+        found: Tensor = read(blocks, 4, True)
+        return found
+
+    return trained(model).state_dict(), network
 
 
 @method("franca", "Franca", "dinov2-training", "vit_w128_patch16_d2", exact=RESIZED)

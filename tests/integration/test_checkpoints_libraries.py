@@ -340,3 +340,47 @@ def test_solo_learns_files(
     loaded = load(str(tmp_path / "last.ckpt"))
     assert (loaded.passport.layout, loaded.passport.input_size) == ("solo-learn", size)
     assert agree(loaded.backbone, module.backbone.double(), size) <= 1e-9
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("low", [False, True])
+@pytest.mark.parametrize(
+    ("method", "network", "taken"),
+    [
+        ("SimCLR", "resnet18", "backbone"),
+        ("VICReg", "resnet18", "backbone"),
+        ("SimCLR", "vit_tiny_patch16_224", "backbone"),
+        ("LeJEPA", "vit_tiny_patch16_224", "backbone"),
+        ("MAE", "vit_tiny_patch16_224", "encoder.vit"),
+        ("BYOL", "resnet18", "backbone.teacher"),
+        ("MoCov3", "vit_tiny_patch16_224", "backbone.teacher"),
+        ("DINO", "vit_tiny_patch16_224", "backbone.teacher"),
+    ],
+)
+def test_stable_pretrainings_files(method: str, network: str, taken: str, low: bool, tmp_path: Path) -> None:
+    """Its own methods, saved by its own trainer: what its files leave open is asked for; the same features then."""
+    spt = pytest.importorskip("stable_pretraining")
+    lightning = pytest.importorskip("lightning")
+    if low and (network != "resnet18" or method == "BYOL"):
+        pytest.skip("for ResNets without a teacher")
+    torch.manual_seed(0)
+    module = perturbed(getattr(spt.methods, method)(network, **({"low_resolution": True} if low else {})))
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = lightning.Trainer(max_epochs=1, accelerator="cpu", **quiet)
+    trainer.strategy.connect(module)
+    module.trainer = trainer
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    ref, said = str(tmp_path / "last.ckpt"), dict[str, Any](normalization=["imagenet"], input_size=224)
+    said |= {"arch": "resnet18-cifar"} if low else {"heads": 3} if network.startswith("vit") else {}
+    if method in ("MAE", "LeJEPA"):  # whose other parts no layout knows
+        with pytest.raises(UserError, match=f"--prefix (state_dict\\.)?{taken}\\."):
+            load(ref)
+        said["prefix"] = f"state_dict.{taken}."
+    elif len(said) > 2:
+        with pytest.raises(UserError, match=r"--heads N|--arch"):
+            load(ref, normalization=["imagenet"])
+    assert load(ref, **said).passport.provenance["normalization"] == "--normalization"
+    theirs = module.get_submodule(taken).double()
+    if method == "MAE":  # its encoder masks patches; the network inside is timm's
+        theirs = lambda images: module.get_submodule(taken).double().forward_features(images)[:, 0]  # noqa: E731
+    assert agree(load(ref, **said).backbone, theirs, 224) <= 1e-9

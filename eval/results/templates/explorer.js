@@ -287,7 +287,8 @@
           svg("text", { x: px(xs[at]), y: 303, "text-anchor": "middle" }, [Math.round(each.labels[at]).toLocaleString("en")])]),
         ...lines.flatMap((line, place) => {
           const [hue, dash] = look(place, line.control);
-          const there = line.points.map((point, at) => point && [px(xs[at]), ...point]).filter(Boolean);
+          const beside = 4 * (place - (lines.length - 1) / 2);
+          const there = line.points.map((point, at) => point && [px(xs[at]) + beside, ...point]).filter(Boolean);
           return [svg("polyline", { points: there.map(([at, v]) => `${at},${py(v)}`).join(" "), fill: "none", stroke: hue, "stroke-dasharray": dash, "stroke-width": 2 }),
             ...there.flatMap(([at, v, low, high]) => [
               svg("line", { x1: at, x2: at, y1: py(low), y2: py(high), stroke: hue, "stroke-opacity": 0.5, "stroke-width": 2 }),

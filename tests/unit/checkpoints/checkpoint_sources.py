@@ -831,6 +831,19 @@ def solo_learn_old(path: Path) -> Case:
     return Case("solo-learn-old", case, net, "resnet18-c8-cifar2", size=32)
 
 
+def stable_pretraining(path: Path) -> Case:
+    student, teacher = build(Narrow, 1), build(Narrow)
+    student.fc, teacher.fc = nn.Identity(), nn.Identity()
+    rates = {f"{name}ema_coefficient": torch.tensor(0.99) for name in ("base_", "final_", "")}
+    model = Parts(
+        backbone=Parts(rates, student=student, teacher=teacher),
+        projector=Parts(rates, student=mlp(64, 16), teacher=mlp(64, 16)),
+        predictor=mlp(16, 16),
+    )
+    file = _save(path, lightning(model.state_dict(), model, **{"system.working_dir": "/"}))
+    return Case("stable-pretraining", file, teacher, "resnet18-c8", encoder="ema")
+
+
 def pl_bolts(path: Path) -> Case:
     net = build(lambda: Narrow(stem="cifar"))
     model = Parts(encoder=net, projection=Parts(model=mlp(64, 16)))
@@ -1142,8 +1155,9 @@ CASES: dict[str, Callable[[Path], Case]] = {
         swav_training, dino, dino_vit, dino_hub, esvit, ibot, dinov2, dinov2_registers, dinov2_training, mae,
         mae_backbone, barlow_twins, vicreg, vicregl, vicreg_hub, vissl, vissl_converted, vissl_fsdp, classy_vision,
         pycontrast, pixpro, soco, resim, obow, obow_full, obow_converted, densecl, densecl_extracted, lightly,
-        lightly_dino, lightly_mae, solo_learn, solo_learn_old, pl_bolts, pl_bolts_swav, mmselfsup, mmpretrain_vit,
-        augself, augself_imagenet100, lightly_sequential, sequential, averaged, simclr_sthalles,
+        lightly_dino, lightly_mae, solo_learn, solo_learn_old, stable_pretraining, pl_bolts,
+        pl_bolts_swav, mmselfsup, mmpretrain_vit, augself,
+        augself_imagenet100, lightly_sequential, sequential, averaged, simclr_sthalles,
         simclr_spijkervet, mast_training, torchvision_old, torchscript, compiled, timm_training, timm_safetensors,
         huggingface_resnet,
         huggingface_resnet_caffe, huggingface_dinov2, huggingface_dinov2_new, huggingface_vit, detectron2,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import struct
@@ -19,6 +20,7 @@ from safetensors.torch import save_file
 from eval.checkpoints import inspect, layouts, load
 from eval.checkpoints.layouts import Layout
 from eval.errors import UserError
+from mast.checkpoint import weights_sha256
 
 
 @pytest.fixture(scope="module")
@@ -453,6 +455,52 @@ def test_a_flipped_weight_in_our_own_format_is_found(tmp_path: Path) -> None:
     content[-1000] ^= 1
     path.write_bytes(content)
     assert "the weights are not those that were written" in refusal(path)
+
+
+ODD = (
+    None,
+    True,
+    0,
+    -1,
+    0.4,
+    1.5,
+    10**400,
+    float("nan"),
+    float("inf"),
+    "",
+    "x",
+    "3.0",
+    [],
+    [1],
+    {},
+    {"a": 1},
+)
+
+
+def test_an_edited_header_of_our_own_format_is_read_or_refused(tmp_path: Path) -> None:
+    """Every key with every odd value: no size of 0 pixels, no interpolation called 3.0, no number that is none."""
+    path = tmp_path / "a.safetensors"
+    weights = {k: v for k, v in build(Narrow).state_dict().items() if not k.startswith("fc")}
+    normalization = {"mean": [0.5] * 3, "std": [0.2] * 3}
+    facts = {"arch": "resnet18-c8", "normalization": normalization, "input_size": 32, "interpolation": "bicubic",
+             "format": "mast-backbone", "version": 1, "weights_sha256": weights_sha256(weights)}  # fmt: skip
+    texts = [json.dumps({**facts, key: value}) for key in facts for value in ODD if value != facts[key]]
+    texts += [json.dumps({**facts, "history": [{"loss": value}]}) for value in (float("nan"), float("-inf"))]
+    texts += [
+        "",
+        "[]",
+        "3",
+        "null",
+        "NaN",
+        "{",
+        json.dumps(facts)[:-1] + ', "input_size": 64}',
+        "[" * 100_000,
+    ]
+    for text in texts:
+        save_file(weights, path, metadata={"mast": text})
+        assert "\n" not in refusal(path), text
+    save_file(weights, path, metadata={"mast": json.dumps(facts)})
+    assert inspect(str(path)).input_size == 32
 
 
 def test_a_name_that_carries_a_hash_is_compared(state: dict[str, torch.Tensor], tmp_path: Path) -> None:

@@ -132,6 +132,12 @@ def test_openmmlabs_activation_and_epsilon() -> None:
     assert of(text) == {"heads": 12, "activation": "quick_gelu", "eps": 1e-5}
 
 
+def test_openmmlabs_places_that_form_no_square_are_refused() -> None:
+    text = "model = dict(backbone=dict(type='VisionTransformer', arch='base', img_size={}))"
+    assert of(text.format("(224, 224)")) == of(text.format("224")) == {"heads": 12}
+    assert "img_size [112, 448]" in of(text.format("(112, 448)"))["grid"].problem
+
+
 @pytest.mark.parametrize("key", ["cfg", "config"])
 def test_openmmlabs_resnets_in_caffes_style_stride_in_the_1x1(key: str, tmp_path: Path) -> None:
     text = (

@@ -14,6 +14,7 @@ from eval.cli import entry as cli
 from eval.cli.list import KINDS
 from eval.errors import UserError
 from eval.running import request
+from mast import config, yaml
 
 
 @pytest.mark.parametrize(
@@ -193,3 +194,25 @@ def test_a_list_does_not_import_torch(kind: str) -> None:
         [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines()[-1] == "False"
+
+
+@pytest.mark.parametrize("name", ["demo", "imagenet-r50-mast5-100ep"])
+def test_a_recipe_is_shown_with_everything_that_it_leaves_unsaid(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["recipe", "show", name, "epochs=3", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown == config.load_recipe(name, ["epochs=3"]).model_dump(mode="json")
+    assert cli.main(["recipe", "show", name, "epochs=3"]) == 0
+    assert yaml.parse(capsys.readouterr().out, "shown") == shown
+    assert cli.main(["recipe", "show", name[:-1]]) == 2
+    assert f"did you mean {name}" in capsys.readouterr().err
+    assert cli.main(["recipe", "show", name, "epoch=3"]) == 2
+    assert "did you mean epochs" in capsys.readouterr().err
+
+
+def test_an_own_recipe_needs_no_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = config.load_recipe("demo").model_dump(mode="json", exclude={"source"})
+    (tmp_path / "own.yaml").write_text(json.dumps({**recipe, "name": "own"}))
+    assert cli.main(["recipe", "show", str(tmp_path / "own.yaml"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["name"] == "own"

@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pycocotools.mask as mask_util
 import pytest
@@ -23,6 +24,7 @@ from eval.detection.data import DetectionData, prepare, register
 from eval.detection.evaluate import evaluate
 from eval.detection.intervals import intervals, paired
 from eval.numbers.intervals import Interval, NoInterval
+from eval.results.records import Metric
 
 
 @pytest.fixture(scope="module")
@@ -331,6 +333,18 @@ def test_eleven_points_and_area_on_one_curve() -> None:
     area = Curve(curve.classes, (0,), AREA)
     assert area.value() == pytest.approx(0.25 * 1 + 0.25 * 0.75 + 0.25 * 0.75)
     assert voc_ap(recall, precision, use_07_metric=False) == pytest.approx(area.value())
+
+
+@pytest.mark.parametrize("points", [VOC_POINTS, COCO_POINTS, AREA], ids=["11", "101", "area"])
+def test_a_perfect_detector_is_never_better_than_perfect(points: np.ndarray) -> None:
+    """A record takes no fraction above 1, and sums of 11 shares end above it by a rounding."""
+    for objects in range(1, 80):
+        hit = np.ones((1, objects), dtype=bool)
+        image = np.arange(objects, dtype=np.int64)
+        one = Matches(image, hit, ~hit, np.ones(objects, dtype=np.int64))
+        curve = Curve([one] * (1 + objects % 7), (0,), points)
+        assert 1 - 1e-12 < curve.value() <= 1
+        assert msgspec.convert({"value": curve.value()}, Metric)
 
 
 def test_weights_count_an_image_as_often_as_they_say(scenes_root: Path, tmp_path: Path) -> None:

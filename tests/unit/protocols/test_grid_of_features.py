@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from eval import protocols
+from eval import protocols, tasks
 from eval.checkpoints import load
 from eval.cli import entry as cli
 from eval.datasets import Split
@@ -24,6 +24,7 @@ from eval.protocols import Labelled, finetune, heads
 from eval.protocols.base import Context, select_pair
 from eval.protocols.training import Trainer
 from eval.results import records
+from eval.running import arrays, delta
 
 SMALL = {"epochs": 2, "epoch_length": 8, "batch_size": 16}
 PARTS = ["cls", "cls+mean", "last4", "last4+mean"]
@@ -229,3 +230,52 @@ def test_from_the_command_line(name: str, tmp_path: Path, capsys: pytest.Capture
     assert record.selected["features"] in PARTS
     assert record.selected["split"] == "val"
     assert len(record.selected["grid"]) == 4 * 13
+
+
+def test_a_dry_run_says_what_would_fail_and_goes_on(
+    images: dict[str, Split], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split in ("train", "val", "test"):
+        for label, path in enumerate(images["val"].paths[:4]):
+            folder = tmp_path / "data" / split / f"class{label % 2}"
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.open(path).rotate(90 * label).save(folder / f"{split}{label}.png")
+    command = [
+        "eval",
+        "--checkpoint",
+        "random:resnet10-c8@0",
+        "--task",
+        f"folder:{tmp_path / 'data'}",
+        "--protocol",
+    ]
+    command += [
+        "linear-sgd-dinov2",
+        "knn",
+        "--input-size",
+        "32",
+        "--out",
+        str(tmp_path / "run"),
+        "--dry-run",
+        "--json",
+    ]
+    assert cli.main(command) == 0
+    states = {row["protocol"]: row["state"] for row in json.loads(capsys.readouterr().out)}
+    assert "has no feature 'last4+mean'" in states["linear-sgd-dinov2 v1"]
+    assert states["knn v1"] == "to run"
+
+
+def test_it_is_no_version_of_a_protocol_on_the_checkpoints_own_feature() -> None:
+    names = [protocol.name for protocol in delta.versions(tasks.get("cifar10"), "linear")]
+    assert "linear-sgd" in names
+    assert "linear-sgd-dinov2" not in names
+
+
+def test_arrays_are_not_taken_apart() -> None:
+    part = planted(0, 20, 0)
+    data = arrays.arrays([(part.features, part.labels)] * 3)
+    with pytest.raises(UserError, match=r"linear-sgd-dinov2 reads parts of a feature of its own"):
+        arrays.measure(data, protocols.get("linear-sgd-dinov2"))
+    with pytest.raises(UserError) as told:
+        arrays.measure(data, protocols.get("finetune"))
+    assert "linear-sgd," in str(told.value)
+    assert "linear-sgd-dinov2" not in str(told.value)

@@ -247,3 +247,35 @@ return found;
     assert str(told["title"]).startswith("good: 33")  # 0.3 + 0.02 and the mean draw
     assert told["none"] == "No checkpoint fits."
     assert (told["images"], told["page"]) == (0, "Curves")
+
+
+def test_names_in_the_scatter_stay_in_it_and_apart(tmp_path: Path, make_record: Make) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(25):
+        name = f"a-rather-long-name-of-a-checkpoint-{number:02d}"[-20 - number % 16 :]
+        for task in ("one", "two"):
+            value = round(float(0.4 + 0.1 * rng.random()), 3)
+            weights = "0123456789abcdef"[number % 16]
+            record = make_record(name=name, weights=weights, task=task, value=value, trained=number > 1)
+            records.append(tmp_path / "records" / "x.jsonl", record)
+    report.write(tables.read([tmp_path], title="Names"), tmp_path, tmp_path / "report.html")
+    told = browse(
+        tmp_path / "report.html",
+        TELL
+        + """
+    await wait(() => all('#scatter circle').length > 0);
+    const names = all('#scatter text').filter((t) => t.textContent.includes('name') || t.textContent.includes('-'));
+    const inside = document.querySelector('#scatter svg').getBoundingClientRect();
+    const boxes = names.map((t) => t.getBoundingClientRect());
+    const over = (a, b) => Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1
+      && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 5;
+    return { points: all('#scatter circle').length, controls: all('#scatter .control').length, names: names.length,
+      outside: boxes.filter((b) => b.left < inside.left || b.right > inside.right).length,
+      overlaps: boxes.filter((a, at) => boxes.some((b, other) => other > at && over(a, b))).length,
+      axis: all('#scatter text').filter((t) => t.textContent.endsWith(', percent')).length };
+    """,
+    )
+    assert (told["points"], told["controls"], told["axis"]) == (25, 2, 2)
+    assert (told["outside"], told["overlaps"]) == (0, 0)
+    assert isinstance(told["names"], int)
+    assert told["names"] >= 12  # most have room

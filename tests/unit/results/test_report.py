@@ -300,6 +300,52 @@ def test_one_network_with_pixels_prepared_in_two_ways_has_two_passports(
     assert problems == []
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a$%$",
+        "$\\frac{$",
+        "$$",
+        "\\input{x}",
+        "x^{",
+        "_{",
+        "%",
+        "#",
+        "&",
+        "{",
+        "}",
+        "~",
+        "\u202ea",
+        "\u05d0\u05d1",
+        "a\u0301" * 9,
+    ],
+)
+def test_no_name_is_taken_for_a_formula(make_record: Make, name: str, tmp_path: Path) -> None:
+    """matplotlib reads what stands between dollars as TeX, and ends where it cannot."""
+    made = [
+        make_record(name=name, weights="a", task=name, interval=(0.4, 0.6)),
+        make_record(name="other", weights="b", task=name, interval=(0.4, 0.6)),
+    ]
+    for record in made:
+        records.append(tmp_path / "records" / "a.jsonl", record)
+    figure = figures.comparison(tables.build(Book(made)).sections[0])
+    assert figures.drawn(figure, "odd", "svg")
+    write(tmp_path, tmp_path / "report.html", title=name)
+    assert (tmp_path / "report.html").stat().st_size > 1000
+
+
+def test_a_detection_task_of_ones_own_ends_no_report(make_record: Make, tmp_path: Path) -> None:
+    """A task file that only the run was given: its table is there, and the page says why no pictures are."""
+    kept = records.write_json(tmp_path, [])
+    measured = make_record(task="mine", metric="box_ap", protocol="coco-1x", outcomes=kept)
+    records.append(tmp_path / "records" / "suite.jsonl", measured)
+    table = tables.read([tmp_path], title="Own")
+    report.write(table, tmp_path, tmp_path / "report.html", data_root=tmp_path)
+    text = (tmp_path / "report.html").read_text()
+    assert "this task is a file of your own; give its folder as --include" in text
+    assert "50.0" in text
+
+
 @pytest.mark.parametrize("long", [False, True])
 def test_a_legend_stays_inside_its_figure_whatever_the_names(make_record: Make, long: bool) -> None:
     names = [f"a name with dollars $x_{n}^$" + " and many more words to come" * long for n in range(12)]
@@ -359,3 +405,43 @@ def test_the_ending_of_a_file_chooses_the_format(run: Path, tmp_path: Path) -> N
         assert main([*command, "--figure", str(path)]) == 0
         assert main([*command, "--check", str(path)]) == 0
         assert main(["compare", str(run), "--pair", "mast5", "vicreg", "--check", str(path)]) == 1
+
+
+def test_no_two_checkpoints_look_alike(make_record: Make) -> None:
+    made = [
+        make_record(name=f"n{number}", weights="0123456789abcdef"[number], trained=number < 12)
+        for number in range(16)
+    ]
+    (section,) = tables.build(Book(made)).sections
+    looks = figures.looks(section)
+    assert len(looks) == len(set(looks.values())) == 16
+
+
+def test_a_figure_of_many_tasks_shows_some_and_says_so(tmp_path: Path, make_record: Make) -> None:
+    for number in range(report.TASKS + 5):
+        records.append(tmp_path / "records" / "x.jsonl", make_record(task=f"task-{number:02d}"))
+    (drawn, *_) = report.drawings(tables.read([tmp_path]), tmp_path).values()
+    assert f"Shown are the first {report.TASKS} of {report.TASKS + 5} tasks" in drawn.text
+    (axes,) = drawn.figure.axes
+    assert len(axes.get_yticks()) == report.TASKS
+
+
+def test_long_names_of_tasks_leave_room_for_the_figure(tmp_path: Path, make_record: Make) -> None:
+    name = "coco:street/labels_train.json,street/labels_val.json,street/pictures"
+    records.append(tmp_path / "records" / "x.jsonl", make_record(task=name, interval=(0.0, 0.1), value=0.0))
+    (drawn, *_) = report.drawings(tables.read([tmp_path]), tmp_path).values()
+    drawn.figure.draw_without_rendering()
+    (axes,) = drawn.figure.axes
+    assert axes.get_position().width > 0.5
+    assert axes.get_xlim()[0] < 0  # a marker at zero is whole
+    assert axes.get_xlabel() == "top1, percent"
+
+
+def test_photographs_stand_in_the_page_as_jpeg() -> None:
+    rng = np.random.default_rng(0)
+    figure = figures.Figure(figsize=(3.6, 3.6))
+    figure.add_subplot().imshow(rng.integers(0, 255, (240, 240, 3), dtype=np.uint8))
+    photo, plain = (report.Drawn("x", figure, "", photo=photo) for photo in (True, False))
+    assert photo.source.startswith("data:image/jpeg;base64,")
+    assert plain.source.startswith("data:image/svg+xml;base64,")
+    assert photo.content("jpeg") == figures.drawn(figure, "x", "jpeg")  # equal records give equal bytes

@@ -165,6 +165,8 @@ def test_published_numbers_share_a_column_only_with_their_own_protocol(
         (HEAD + "a,r,t,top1,0.884,x,\n", "looks like a fraction"),
         (HEAD + "a,r,t,top1,61.2,x,cifar10 linear top1\n", "TASK PROTOCOL vVERSION METRIC"),
         (HEAD + "a,r,t,top1,61.2\n", "columns"),
+        (HEAD + "a,r,t,top1,61.2,x,,y,z\n", "columns"),
+        (HEAD + "a,b,r,t,top1,61.2,x,\n", "columns"),  # a comma in a name shifts all the rest
     ],
 )
 def test_published_files_are_checked(tmp_path: Path, content: str, told: str) -> None:
@@ -331,3 +333,17 @@ def test_a_published_number_that_stands_twice_is_an_error(tmp_path: Path) -> Non
     path.write_text(f"{HEAD}m,r50,t,top1,61.2,Paper,\nn,r50,t,top1,60.0,Paper,\nm,r50,t,top1,61.3,Paper,\n")
     with pytest.raises(UserError, match=r"paper\.csv:4: m r50, t top1: line 2 has it too"):
         published.read([path])
+
+
+def test_an_interval_over_seeds_ends_where_values_do(make_record: Make) -> None:
+    for values, (low, high) in (
+        ((0.01, 0.05), (0.0, None)),
+        ((0.9, 0.99), (None, 1.0)),
+        ((0.5, 0.5001), (None, None)),
+    ):
+        made = [make_record(seed=seed, value=value) for seed, value in enumerate(values)]
+        spread = tables.over_seeds(made, "top1").over_seeds
+        assert spread is not None
+        half = scipy.stats.t.ppf(0.975, 1) * abs(values[0] - values[1]) / 2
+        assert spread.low == pytest.approx(sum(values) / 2 - half if low is None else low)
+        assert spread.high == pytest.approx(sum(values) / 2 + half if high is None else high)

@@ -59,6 +59,14 @@ def test_what_reads_no_feature_is_planned_once() -> None:
     assert made.notes == ("--features cls,mean changes nothing for attentive: measured once, as mine",)
 
 
+def test_names_of_features_are_checked_before_anything_runs() -> None:
+    for wrong in ("cls,", "cls,gem", "Mean"):
+        with pytest.raises(UserError, match="known: cls, mean"):
+            plan(wanted("knn", reading={"features": wrong}))
+    twice = plan(wanted("knn", reading={"features": "cls,cls"}))
+    assert [(source.name, source.options) for source in twice.sources] == [("mine", {"features": "cls"})]
+
+
 def test_where_nothing_reads_a_feature_no_choice_is_planned() -> None:
     made = plan(wanted("attentive", "linear-sgd-dinov2", reading={"features": "cls,mean"}))
     assert {cell.checkpoint for cell in made.cells} == {"mine"}
@@ -148,6 +156,14 @@ def test_controls_and_what_it_is_compared_with_are_computed_alike() -> None:
         "mine": {"precision": "bf16", "heads": 3}, "theirs": {"precision": "bf16"},
         "random-resnet18-0": {"precision": "bf16"},
     }  # fmt: skip
+
+
+def test_a_control_alone_takes_the_size_that_is_said() -> None:
+    reading = {"input_size": 32, "heads": 2, "interpolation": "bicubic"}
+    alone = plan(Request(("random:resnet18@0",), ("cifar10",), ("knn",), reading=reading))
+    assert [source.options for source in alone.sources] == [{"input_size": 32, "interpolation": "bicubic"}]
+    beside = plan(Request(("timm:a", "random:resnet18@0"), ("cifar10",), ("knn",), reading=reading))
+    assert [(source.like, source.options) for source in beside.sources] == [("", reading), ("timm-a", {})]
 
 
 def test_a_suite_says_it_too() -> None:

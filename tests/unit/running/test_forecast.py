@@ -187,6 +187,26 @@ def test_a_fit_is_the_protocols_own_on_features_that_are_made_up(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_training_of_a_length_of_its_own_is_tried_for_a_few_batches(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell = make_cell("a", "scenes-shape", "linear-sgd-dinov2", {}, 0)
+    opened = tasks.get("scenes-shape").open(data)
+    loaded = load("random:vit_w64_patch16_d4", input_size=32)
+    there = cell_context(cell, loaded, opened, store=tmp_path, work=tmp_path)
+    tried: list[tuple[int, int, int]] = []
+
+    def of_part(context: Context, share: float, width: int) -> float:
+        tried.append((context.params.epochs, context.params.epoch_length, width))
+        return 2.0
+
+    monkeypatch.setattr(forecast, "_of_part", of_part)
+    assert forecast.fitting(there) == 2.0 * 12_500 / 4
+    assert set(tried) == {(1, 4, 5 * 64)}
+    monkeypatch.undo()
+    assert 0 < (forecast.fitting(there) or 0) < 12_500
+
+
 def test_pretrain_can_be_forecast_alone(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -106,6 +106,26 @@ def test_the_protocol_reproduces_and_a_changed_one_differs(
     assert [line["verdict"] for line in lines(out)] == ["reproduced", "differs"]
 
 
+def test_features_in_bf16_are_told_beside_the_published_number(
+    suite: Path, scenes_data: Path, tmp_path: Path
+) -> None:
+    text = suite.read_text().replace("published: ours", "options: {precision: bf16}, published: ours")
+    suite.write_text(text)
+    command = [
+        "reproduce",
+        str(suite),
+        "--data-root",
+        str(scenes_data),
+        "--out",
+        str(tmp_path / "out"),
+        "--quiet",
+    ]
+    assert cli.main(command) in (0, 1)
+    first, second = lines(tmp_path / "out")
+    assert first["delta"] == ["features in bf16"]
+    assert set(second["delta"]) == {"k=[5]", "features in bf16"}  # type: ignore[call-overload]
+
+
 def test_with_a_part_of_the_data_that_part_is_run(suite: Path, scenes_data: Path, tmp_path: Path) -> None:
     changed = "{tasks: [scenes-shape], protocols: [knn-dino-k20], overrides: {k: [5]}}"
     assert changed in suite.read_text()
