@@ -37,6 +37,7 @@ def measure(images: int, arch: str, size: int, workers: int) -> dict[str, float]
         input_size=size,
         interpolation="bicubic",
         network={},
+        precision="float32",
     )
     generator = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
