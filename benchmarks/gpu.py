@@ -43,7 +43,7 @@ class Line:
     seconds: int = 180
 
 
-detector_seconds = 120.0
+detector_seconds = 120.0  # no further iterations of a detector after this long; --detectors sets it
 
 
 class Skipped(Exception):
@@ -483,6 +483,7 @@ def _short(value: Any) -> str:
 
 def main() -> int:
     """Measure, write ``gpu.json`` and ``gpu.md``, print the page."""
+    global detector_seconds
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -501,7 +502,7 @@ def main() -> int:
     parser.add_argument("--answer", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.line:
-        globals()["detector_seconds"] = args.detectors
+        detector_seconds = args.detectors
         args.answer.write_text(json.dumps(answer(args.line, tiny=args.tiny)), encoding="utf-8")
         return 0
     args.out.mkdir(parents=True, exist_ok=True)
