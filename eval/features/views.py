@@ -99,6 +99,8 @@ class Views:
         )
         told = asdict(self)
         found = {name: told[name] for name in ("kind", "side", *used)}
+        if self.kind in ("slide", "random"):
+            found["sizes"] = 2  # before: a side times a scale was not rounded down first
         return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
 
     def plan(self, sizes: Array) -> list[View]:
@@ -142,10 +144,10 @@ class Views:
         return max(1, int(self.side * self.stride))
 
     def _size(self, width: int, height: int, scale: float) -> tuple[int, int]:
-        """Width and height with the aspect ratio kept, rounded as OpenMMLab's `rescale_size` does."""
-        factor = self.side * scale / min(width, height)
+        """Width and height with the aspect ratio kept, rounded as OpenMMLab's `Resize` and `rescale_size` do."""
+        factor = int(self.side * scale) / min(width, height)
         if self.longest:
-            factor = min(factor, self.longest * scale / max(width, height))
+            factor = min(factor, int(self.longest * scale) / max(width, height))
         return int(width * factor + 0.5), int(height * factor + 0.5)
 
 

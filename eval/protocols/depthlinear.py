@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .dense import Stored
 
 EPS = 1e-3  # metres added under the logarithms of the loss
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Params(dense.DenseParams):
@@ -40,6 +41,7 @@ class Params(dense.DenseParams):
         warmup_ratio: See ``warmup``.
         clip: Largest norm of the gradients.
         mean_only: Iterations at the start in which the loss is that of the mean alone.
+        first_beta: AdamW's first beta: at both ends, and after three tenths of the iterations.
     """
 
     bins: Count
@@ -54,6 +56,7 @@ class Params(dense.DenseParams):
     warmup_ratio: Share
     clip: Positive
     mean_only: Annotated[int, Field(ge=0)]
+    first_beta: Annotated[tuple[Beta, Beta], Field(strict=False)]
 
     def smoke(self, limit: int) -> dict[str, Any]:
         """As many iterations as images, small squares."""
@@ -103,6 +106,15 @@ def rate(params: Params, step: int) -> float:
     return found
 
 
+def first_beta(params: Params, step: int) -> float:
+    """AdamW's first beta in an iteration, from 0: a cosine down, then one up (OpenMMLab's ``OneCycle``)."""
+    ends, middle = params.first_beta
+    turn, last = 0.3 * params.iterations - 1, params.iterations - 1
+    if step <= turn:
+        return middle + (ends - middle) * 0.5 * (1 + float(np.cos(np.pi * step / turn)))
+    return ends + (middle - ends) * 0.5 * (1 + float(np.cos(np.pi * (step - turn) / (last - turn))))
+
+
 def train(data: Stored, params: Params, seed: int, context: Context) -> torch.nn.Conv2d:
     """Train the layer on stored maps, reading a batch at a time; batches without a known depth are passed over.
 
@@ -126,6 +138,7 @@ def train(data: Stored, params: Params, seed: int, context: Context) -> torch.nn
             continue
         for group in optimizer.param_groups:
             group["lr"] = rate(params, step)
+            group["betas"] = (first_beta(params, step), group["betas"][1])
         found = depths(layer, data.maps.read(rows).to(context.device), params)
         loss = loss_of(found, torch.from_numpy(metres).to(context.device), step < params.mean_only)
         if not bool(torch.isfinite(loss)):

@@ -1,16 +1,19 @@
 """Golden values of dense protocols: the authors' own code on features that are made here.
 
-    MAST_PEERS=DIR python tests/golden/make_dense.py
+    MAST_PEERS=DIR python tests/golden/make_dense.py [NAME ...]
 
-DIR holds clones of facebookresearch/dinov2, facebookresearch/vjepa2, vpariza/open-hummingbird-eval and
-billpsomas/efficient-probing under their repositories' names, and in
+DIR holds clones of facebookresearch/dinov2, facebookresearch/vjepa2, vpariza/open-hummingbird-eval, vpariza/NeCo,
+Jiawei-Yang/Denoising-ViT and billpsomas/efficient-probing under their repositories' names, and in
 ``mmseg`` what ``pip install --no-deps --target DIR/mmseg mmsegmentation==0.30.0 mmcv==1.7.2 addict yapf`` gives:
-mmseg's `EncoderDecoder` trains and tests DINOv2's `BNHead` there. Stand-ins take the place of OpenCV and of compiled
-operators, which none of it calls, and of faiss's index on a GPU. ``dense.json`` keeps the numbers.
+mmseg's `EncoderDecoder` trains and tests DINOv2's `BNHead` there. DINOv2's configs lie beside its weights; the files
+that are read here are copies which keep the authors' folders, in zhangletian2/ORFC and w1394945493/GaussTR at the
+commits of `COPIES`. Stand-ins take the place of OpenCV and of compiled operators, which none of it calls, and of
+faiss's index on a GPU. ``dense.json`` keeps the numbers; with names only those entries are made anew.
 """
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib.util
 import json
@@ -22,10 +25,10 @@ import sys
 import time
 import types
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -35,6 +38,7 @@ HERE = Path(__file__).parent
 GOLDEN = HERE / "dense.json"
 CLASSES, SIDE, PATCH, DIM = 5, 32, 8, 12
 ITERATIONS, BATCH, WARMUP, RATE = 300, 4, 50, 0.01
+MEMORY = 72  # cells, of 12 images with 16 each
 
 
 def frozen() -> Any:
@@ -96,9 +100,8 @@ def short(name: str) -> str:
     return name.removeprefix("pooler.").removeprefix("cross_attention_block.")
 
 
-def vjepa2(peers: Path) -> dict[str, Any]:
-    """`AttentiveClassifier` of one and of three blocks on the same tokens."""
-    root = peers / "vjepa2"
+def attentive_classifier(root: Path) -> Any:
+    """V-JEPA 2's `AttentiveClassifier`."""
     given = {"torch": torch, "nn": torch.nn, "F": F, "math": math, "RoPEAttention": type(None)}
     blocks = TOOLS.take(
         root,
@@ -107,13 +110,19 @@ def vjepa2(peers: Path) -> dict[str, Any]:
         given,
     )
     given |= {name: blocks[name] for name in ("Block", "CrossAttention", "CrossAttentionBlock")}
-    given["trunc_normal_"] = torch.nn.init.trunc_normal_
+    names = ["_no_grad_trunc_normal_", "trunc_normal_"]
+    given["trunc_normal_"] = TOOLS.take(root, "src/utils/tensors.py", names, given)["trunc_normal_"]
     code = TOOLS.take(
         root, "src/models/attentive_pooler.py", ["AttentivePooler", "AttentiveClassifier"], given
     )
-    found = {}
+    return code["AttentiveClassifier"]
+
+
+def vjepa2(peers: Path) -> dict[str, Any]:
+    """`AttentiveClassifier` of one and of three blocks on the same tokens."""
+    classifier, found = attentive_classifier(peers / "vjepa2"), {}
     for depth in (1, 3):
-        model = code["AttentiveClassifier"](embed_dim=64, num_heads=4, depth=depth, num_classes=3).eval()
+        model = classifier(embed_dim=64, num_heads=4, depth=depth, num_classes=3).eval()
         fill(model, short)
         with torch.no_grad():
             found[str(depth)] = model(tokens()).tolist()
@@ -143,11 +152,16 @@ class Stand(types.ModuleType):
         return type(name, (), {})
 
 
-def dinov2(peers: Path) -> dict[str, Any]:
-    """`BNHead` in mmseg's `EncoderDecoder`, its `PolyLrUpdaterHook` and its slide inference."""
+def openmmlab(peers: Path) -> None:
+    """Let mmcv and mmseg be imported without OpenCV and compiled operators."""
     sys.path.insert(0, str(peers / "mmseg"))
     for name in ("cv2", "mmcv.ops", "mmcv._ext"):
         sys.modules.setdefault(name, Stand(name))
+
+
+def dinov2(peers: Path) -> dict[str, Any]:
+    """`BNHead` in mmseg's `EncoderDecoder`, its `PolyLrUpdaterHook` and its slide inference."""
+    openmmlab(peers)
     import mmseg
     from mmcv.runner.hooks.lr_updater import PolyLrUpdaterHook
     from mmseg.core.evaluation.metrics import eval_metrics
@@ -212,11 +226,16 @@ def dinov2(peers: Path) -> dict[str, Any]:
 
 
 def hummingbird(peers: Path) -> dict[str, Any]:
-    """`HbirdEvaluation` with an unlimited memory and its own mIoU."""
+    """`HbirdEvaluation` and its own mIoU with an unlimited memory, and with one of 72 cells that it draws.
+
+    It draws with numpy's numbers, so that ours can draw the same cells.
+    """
     root = peers / "open-hummingbird-eval"
+    generator = np.random.default_rng(0)
+    drawn = {"rand": lambda number: torch.from_numpy(generator.random(number).astype(np.float32))}
     space = {
-        "torch": torch, "F": F, "np": np, "os": os, "tqdm": lambda item, **_: item,
-        "logger": logging.getLogger("hbird"), "time": time,
+        "torch": SimpleNamespace(**vars(torch) | drawn), "F": F, "np": np, "os": os, "time": time,
+        "logger": logging.getLogger("hbird"), "tqdm": lambda item, **_: item,
         "PredsmIoU": TOOLS.take(
             root, "hbird/utils/eval_metrics.py", ["PredsmIoU"], {
                 "torch": torch, "np": np, "_SCIPY_AVAILABLE": True,
@@ -255,31 +274,236 @@ def hummingbird(peers: Path) -> dict[str, Any]:
         return [(images, (masks[:, None].double() + 1e-6) / 255)]  # theirs are times 255, rounded down
 
     evaluation: Any = code["HbirdEvaluation"]
-    own = evaluation(
-        Extractor(),
-        loader(images, masks),
-        num_classes=CLASSES,
-        n_neighbours=7,
-        device="cpu",
-        nn_method="faiss",
+
+    def told(**memory: int) -> Any:
+        return evaluation(
+            Extractor(), loader(images, masks), num_classes=CLASSES, n_neighbours=7, device="cpu",
+            nn_method="faiss", **memory,
+        )  # fmt: skip
+
+    limited = told(memory_size=MEMORY, dataset_size=len(images))
+    return {
+        "miou": float(told().evaluate(loader(tests, truth), SIDE // PATCH)),
+        "miou of 72 cells": float(limited.evaluate(loader(tests, truth), SIDE // PATCH)),
+        "labels of 72 cells": limited.label_memory.tolist(),
+    }
+
+
+SILENT = [
+    "auto_resume", "checkpoint_config", "crop_size", "cudnn_benchmark", "custom_imports", "data_root", "dataset_type",
+    "dist_params", "eval_pipeline", "find_unused_parameters", "fp16", "img_norm_cfg", "load_from", "log_config",
+    "log_level", "norm_cfg", "resume_from", "test_pipeline", "train_pipeline", "work_dir", "workflow",
+]  # fmt: skip
+"""Keys of a config that its `data` and `model` repeat, or that change no number."""
+FORMAT = ("LoadImageFromFile", "DefaultFormatBundle", "ImageToTensor", "Collect")
+"""Steps of a pipeline that change no pixel."""
+
+
+def flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    """A config by dotted keys; the steps of a pipeline by their types."""
+    if isinstance(node, list | tuple) and node and all(isinstance(item, dict) for item in node):
+        node = {
+            item["type"]: {key: value for key, value in item.items() if key != "type"}
+            for item in node
+            if item["type"] not in FORMAT
+        }
+    if isinstance(node, range):
+        node = len(node)
+    if not isinstance(node, dict):
+        return {prefix.removesuffix("."): list(node) if isinstance(node, tuple) else node}
+    if not node:
+        return {prefix.removesuffix("."): None}
+    return {
+        name: value for key, item in node.items() for name, value in flat(item, f"{prefix}{key}.").items()
+    }
+
+
+def rates(config: Any, every: int) -> dict[str, list[float]]:
+    """The learning rate and the first beta of AdamW in every so many iterations, by mmcv's own hooks."""
+    from mmcv.runner.hooks import lr_updater, momentum_updater
+
+    told = dict(config.optimizer)
+    options = {key: told[key] for key in ("lr", "betas", "weight_decay")}
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], **options)
+    hooks = [hook(lr_updater, "LrUpdaterHook", config.lr_config)]
+    if "momentum_config" in config:
+        hooks.append(hook(momentum_updater, "MomentumUpdaterHook", config.momentum_config))
+    runner = SimpleNamespace(optimizer=optimizer, max_iters=config.runner.max_iters, iter=0)
+    found: dict[str, list[float]] = {"lr": [], "beta": []}
+    for one in hooks:
+        one.before_run(runner)
+    for step in range(config.runner.max_iters):
+        runner.iter = step
+        for one in hooks:
+            one.before_train_iter(runner)
+        if step % every == 0:
+            found["lr"].append(optimizer.param_groups[0]["lr"])
+            found["beta"].append(optimizer.param_groups[0]["betas"][0])
+    return found
+
+
+def hook(module: Any, ending: str, told: Any) -> Any:
+    """What `register_lr_hook` and `register_momentum_hook` make of a policy's name and its values."""
+    policy = told["policy"]
+    made = getattr(module, policy[0].upper() + policy[1:] + ending)
+    return made(**{key: value for key, value in told.items() if key != "policy"})
+
+
+SIZES = [(500, 375), (333, 500), (640, 480), (1024, 97), (281, 500)]  # of images, width and height
+
+
+def sizes(config: Any) -> list[list[list[int]]]:
+    """What mmcv's `rescale_size` makes of images at the scales that `MultiScaleFlipAug` has in a config's test."""
+    from mmcv.image.geometric import rescale_size
+
+    told = next(step for step in config.data.test.pipeline if step["type"] == "MultiScaleFlipAug")
+    long, short = told["img_scale"]
+    scales = [(int(long * ratio), int(short * ratio)) for ratio in told.get("img_ratios") or [1.0]]
+    return [[list(rescale_size(size, scale)) for scale in scales] for size in SIZES]
+
+
+def config_of(peers: Path, path: str) -> Any:
+    """A config, read by mmcv itself."""
+    openmmlab(peers)
+    from mmcv import Config
+
+    return Config.fromfile(str(peers / path), import_custom_modules=False)
+
+
+def keys(config: Any) -> dict[str, Any]:
+    """What a config says about numbers, by dotted keys."""
+    kept = {key: value for key, value in config._cfg_dict.to_dict().items() if key not in SILENT}
+    kept["data"] = {
+        key: value for key, value in kept["data"].items() if key not in ("val", "workers_per_gpu")
+    }
+    for part in ("train", "test"):
+        kept["data"][part].pop("data_root")
+    return cast("dict[str, Any]", json.loads(json.dumps(flat(kept))))
+
+
+def segmentation_configs(peers: Path) -> dict[str, Any]:
+    """DINOv2's two configs of VOC: their keys, rates and sizes of test images."""
+    found = {}
+    for name, path in SEGMENTATION.items():
+        config = config_of(peers, path)
+        found[name] = {"keys": keys(config), "rates": rates(config, 1000), "sizes": sizes(config)}
+    return found
+
+
+def depth_config(peers: Path) -> dict[str, Any]:
+    """A copy of DINOv2's config of NYU: its keys and rates."""
+    config = config_of(peers, "Denoising-ViT/evaluation/configs/vitb_nyu_linear_config.py")
+    return {"keys": keys(config), "rates": rates(config, 800)}
+
+
+def vjepa2_training(peers: Path) -> dict[str, Any]:
+    """The pairs of V-JEPA 2's config, its `init_opt` over 20 epochs of 10 iterations, and first weights.
+
+    Also logits of `AttentiveClassifier` after 20 iterations of its AdamW on one batch, for two of the pairs.
+    """
+    import yaml
+
+    root = peers / "vjepa2"
+    told = yaml.safe_load((root / "configs/eval/vitl/in1k.yaml").read_text(encoding="utf-8"))
+    told, processes = told["experiment"]["optimization"], told["nodes"] * told["tasks_per_node"]
+    file = root / "evals/image_classification_frozen/eval.py"
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    main = next(node for node in tree.body if getattr(node, "name", "") == "main")
+    tree.body = [node for node in main.body if ast.unparse(node).startswith("opt_kwargs = ")]  # type: ignore[attr-defined]
+    space: dict[str, Any] = {"args_opt": told}
+    exec(compile(tree, str(file), "exec"), space)
+    given = {"torch": torch, "math": math, "logger": logging.getLogger("vjepa")}
+    code = TOOLS.take(
+        root, str(file.relative_to(root)), ["init_opt", "WarmupCosineLRSchedule", "CosineWDSchedule"], given
     )
-    return {"miou": float(own.evaluate(loader(tests, truth), SIDE // PATCH))}
+
+    def schedules(models: list[torch.nn.Module], pairs: list[Any], each: int) -> Any:
+        made = code["init_opt"](models, each, pairs, told["num_epochs"])
+        return made[0], [one for group in (made[2], made[3]) for one in group]
+
+    pairs = space["opt_kwargs"]
+    optimizers, steps = schedules([torch.nn.Linear(1, 1) for _ in pairs], pairs, 10)
+    found: list[list[list[float]]] = [[] for _ in pairs]
+    for _ in range(10 * told["num_epochs"]):
+        for one in steps:
+            one.step()
+        for rows, optimizer in zip(found, optimizers, strict=True):
+            group = optimizer.param_groups[0]
+            rows.append([group["lr"], group["weight_decay"]])
+            optimizer.step()
+    kept = [rows[::20] for rows in found]
+    classifier = attentive_classifier(root)
+    torch.manual_seed(0)
+    start = classifier(embed_dim=256, num_heads=4, depth=4, num_classes=100)
+    weights = {short(name): spread(value) for name, value in start.named_parameters()}
+    chosen = [pairs[1], pairs[-1]]
+    models = [classifier(embed_dim=64, num_heads=4, depth=1, num_classes=3) for _ in chosen]
+    for model in models:
+        fill(model, short)
+    optimizers, steps = schedules(models, chosen, 1)
+    for _ in range(told["num_epochs"]):
+        for one in steps:
+            one.step()
+        for model, optimizer in zip(models, optimizers, strict=True):
+            optimizer.zero_grad()
+            F.cross_entropy(model(tokens()), torch.tensor([0, 2])).backward()
+            optimizer.step()
+    with torch.no_grad():
+        after = [model(tokens()).tolist() for model in models]
+    return {
+        "batch": told["batch_size"] * processes, "epochs": told["num_epochs"], "pairs": kept, "weights": weights,
+        "trained": [[pair["ref_lr"], pair["ref_wd"]] for pair in chosen], "logits": after,
+    }  # fmt: skip
+
+
+def spread(value: torch.Tensor) -> list[float]:
+    """Mean and standard deviation of a parameter."""
+    value = value.detach().double()
+    return [float(value.mean()), float(value.std(unbiased=False))]
 
 
 TOOLS = frozen()
-MADE = {
-    "dinov2": dinov2,
-    "open-hummingbird-eval": hummingbird,
-    "vjepa2": vjepa2,
-    "efficient-probing": efficient_probing,
+SEGMENTATION = {
+    "seg-linear": "ORFC/utils/dinov2_vitl14_voc2012_linear_config.py",
+    "seg-linear-multiscale": "GaussTR/configs/dinov2/dinov2_vits14/dinov2_vits14_voc2012_ms_config.py",
+}
+COPIES = {
+    "ORFC": "0606e4bfac96b78df2ad694fe032dbffa4ad70dc",
+    "GaussTR": "3442366f151c6fe43f7c5cfaf213ab2ee79ee72b",
+    "dinov2": "b8931f7bf91576930313be2c6d6af376033b35f0",
+    "vjepa2": "c2963a47433ecca0ad4f06ec28bcfa8cb5b5cefb",
+}
+"""Commits of files that lie here without git."""
+MADE: dict[str, tuple[tuple[str, ...], Callable[[Path], Any]]] = {
+    "dinov2": (("dinov2", "mmseg"), dinov2),
+    "dinov2 segmentation": (("ORFC", "GaussTR", "mmseg"), segmentation_configs),
+    "dinov2 depth": (("Denoising-ViT", "mmseg"), depth_config),
+    "open-hummingbird-eval": (("open-hummingbird-eval",), hummingbird),
+    "vjepa2": (("vjepa2",), vjepa2),
+    "vjepa2 training": (("vjepa2",), vjepa2_training),
+    "efficient-probing": (("efficient-probing",), efficient_probing),
 }
 
 
-def make(peers: Path) -> dict[str, Any]:
-    """Every golden value, from a folder of clones."""
-    return {name: {"commit": TOOLS.commit(peers / name), "value": run(peers)} for name, run in MADE.items()}
+def make(peers: Path, names: Sequence[str]) -> dict[str, Any]:
+    """Golden values by name, from a folder of clones."""
+
+    def commit(folder: str) -> str:
+        git = (peers / folder / ".git").exists()
+        return cast("str", TOOLS.commit(peers / folder)) if git else COPIES[folder]
+
+    return {
+        name: {
+            "commit": {folder: commit(folder) for folder in folders if folder != "mmseg"},
+            "value": run(peers),
+        }
+        for name, (folders, run) in MADE.items()
+        if name in names
+    }
 
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    GOLDEN.write_text(json.dumps(make(Path(os.environ["MAST_PEERS"])), indent=1) + "\n", encoding="utf-8")
+    kept = json.loads(GOLDEN.read_text(encoding="utf-8"))
+    found = make(Path(os.environ["MAST_PEERS"]), sys.argv[1:] or list(MADE))
+    TOOLS.write(GOLDEN, {name: found.get(name) or kept[name] for name in MADE})

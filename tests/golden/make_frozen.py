@@ -14,6 +14,7 @@ import argparse
 import ast
 import copy
 import json
+import re
 import subprocess
 import warnings
 from functools import partial
@@ -69,6 +70,13 @@ def take(root: Path, file: str, names: list[str], given: dict[str, Any]) -> dict
     space = dict(given)
     exec(compile(tree, file, "exec"), space)
     return space
+
+
+def write(file: Path, values: dict[str, Any]) -> None:
+    """Golden values as JSON, a list of numbers a line."""
+    text = json.dumps(values, indent=1)
+    text = re.sub(r"\[\s([^][{}]+)\]", lambda found: f"[{' '.join(found[1].split())}]", text)
+    file.write_text(text + "\n", encoding="utf-8")
 
 
 def commit(root: Path) -> str:

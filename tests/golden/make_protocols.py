@@ -759,11 +759,12 @@ MADE: dict[str, tuple[str, Callable[[Path], Any]]] = {
 }
 
 
-def make(peers: Path) -> dict[str, Any]:
-    """Every golden value, from a folder of clones."""
+def make(peers: Path, names: Sequence[str]) -> dict[str, Any]:
+    """Golden values by name, from a folder of clones."""
     return {
         name: {"repository": where, "commit": version(peers / where), "value": run(peers / where)}
         for name, (where, run) in MADE.items()
+        if name in names
     }
 
 
@@ -775,8 +776,6 @@ def version(root: Path) -> str:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    text = json.dumps(make(Path(os.environ["MAST_PEERS"])), indent=1)
-    text = re.sub(
-        r"\[\s([^][{}]+)\]", lambda found: f"[{' '.join(found[1].split())}]", text
-    )  # a list of numbers: a line
-    GOLDEN.write_text(text + "\n", encoding="utf-8")
+    kept = json.loads(GOLDEN.read_text(encoding="utf-8"))
+    found = make(Path(os.environ["MAST_PEERS"]), sys.argv[1:] or list(MADE))
+    TOOLS.write(GOLDEN, {name: found.get(name) or kept[name] for name in MADE})

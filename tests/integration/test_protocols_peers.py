@@ -44,10 +44,10 @@ def test_the_peers_code_still_gives_the_golden_values_of_dense_tasks(name: str) 
     clones = os.environ.get("MAST_PEERS")
     if not clones:
         pytest.fail("set MAST_PEERS to a folder of clones of the methods' repositories")
-    needed = [name, *(["mmseg"] if name == "dinov2" else [])]
+    needed, made = maker("make_dense").MADE[name]
     if missing := [one for one in needed if not (Path(clones) / one).is_dir()]:
         pytest.skip(f"no {' and no '.join(missing)} in MAST_PEERS")
-    compare(flat(maker("make_dense").MADE[name](Path(clones))), flat(DENSE[name]["value"]))
+    compare(flat(made(Path(clones))), flat(DENSE[name]["value"]))
 
 
 def maker(name: str) -> Any:

@@ -17,7 +17,7 @@ from eval.features.maps import Maps, fill_entry
 from eval.features.store import Entry
 from eval.features.views import Views
 from eval.numbers.segmentation import IGNORED
-from eval.protocols import attentive, dense, segknn, seglinear
+from eval.protocols import attentive, dense, depthlinear, segknn, seglinear
 from eval.protocols.base import Context
 from eval.protocols.dense import Stored
 
@@ -141,6 +141,273 @@ def test_retrieval_is_open_hummingbirds(made: Any, tmp_path: Path) -> None:
     assert found.metrics["miou"].value == pytest.approx(
         GOLDEN["open-hummingbird-eval"]["value"]["miou"], abs=POINTS
     )
+
+
+def test_a_limited_memory_draws_open_hummingbirds_cells(made: Any, tmp_path: Path) -> None:
+    """Theirs drew with numpy's numbers of the same seed: the same cells, in the same order."""
+    images, masks = made.pictures(12, made.SIDE, 1)
+    tests, truth = made.pictures(6, made.SIDE, 4)
+    views = Views("squash", made.SIDE)
+    changes = {"neighbours": 7, "memory": made.MEMORY, "mask_size": None}
+    how = protocols.get("seg-knn-hummingbird").override(changes).settings
+    memory = segknn.remember(
+        kept(made, tmp_path / "train", images, views, masks), 12, made.CLASSES, how, 0, 1.0
+    )
+    golden = GOLDEN["open-hummingbird-eval"]["value"]
+    assert len(memory.labels) == 72
+    np.testing.assert_allclose(memory.labels, golden["labels of 72 cells"], rtol=0, atol=1e-6)
+    scores = segknn.retriever(memory, how, torch.device("cpu"))
+    test = kept(made, tmp_path / "test", tests, views)
+    found = scored(test, Truth(truth.numpy()), scores, how, made.CLASSES)
+    assert found.metrics["miou"].value == pytest.approx(golden["miou of 72 cells"], abs=POINTS)
+    assert golden["miou of 72 cells"] != pytest.approx(golden["miou"], abs=5 * POINTS)
+
+
+OURS = (
+    "data.train.type",
+    "data.test.type",
+    "model.backbone",
+    "in_channels",
+    "decode_head.channels",
+    "num_classes",
+)
+"""Beginnings and ends of keys that are the task's or the network's."""
+NORMALISE = {"mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375], "to_rgb": True}
+
+
+def said(name: str) -> dict[str, Any]:
+    """What a config of DINOv2 says, without the task and the network."""
+    where = (
+        GOLDEN["dinov2 depth"]["value"]
+        if name == "depth-linear"
+        else GOLDEN["dinov2 segmentation"]["value"][name]
+    )
+    return {
+        key: value
+        for key, value in where["keys"].items()
+        if not key.startswith(OURS) and not key.endswith(OURS)
+    }
+
+
+def below(prefix: str, told: dict[str, Any]) -> dict[str, Any]:
+    return {f"{prefix}.{key}": value for key, value in told.items()}
+
+
+def adamw(params: Any) -> dict[str, Any]:
+    betas = [0.9, 0.999]
+    return {"type": "AdamW", "lr": params.lr, "weight_decay": params.weight_decay, "betas": betas}
+
+
+@pytest.mark.parametrize("name", ["seg-linear", "seg-linear-multiscale"])
+def test_every_key_of_dinov2s_segmentation_configs(name: str) -> None:
+    params = protocols.get(name).settings
+    train, test, side = params.train_views, params.test_views, params.extraction.image_size
+    long = {"seg-linear": 2048, "seg-linear-multiscale": 99999999}[name]
+    assert (train.longest or 99999999, test.longest or 99999999) == (long, long)
+    assert (train.kind, test.kind, side % 8) == ("random", "slide", 0)
+    flip_test = "data.test.pipeline.MultiScaleFlipAug"
+    expected = {
+        "data.samples_per_gpu": params.batch_size // 8, "gpu_ids": 8, "runner.type": "IterBasedRunner",
+        "runner.max_iters": params.iterations, "model.type": "EncoderDecoder", "model.pretrained": None,
+        **below("data.train.pipeline", {
+            "LoadAnnotations": None, "Resize.img_scale": [long, side], "Resize.ratio_range": list(train.scales),
+            "RandomCrop.crop_size": [side, side], "RandomFlip.prob": 0.5, "Pad.size": [side, side],
+            "Pad.pad_val": 0, "Pad.seg_pad_val": 255, **below("Normalize", NORMALISE),
+        }),
+        **below(flip_test, {
+            "img_scale": [long, side], "flip": test.mirrored, "transforms.Resize.keep_ratio": True,
+            "transforms.RandomFlip": None, **below("transforms.Normalize", NORMALISE),
+        }),
+        **({f"{flip_test}.img_ratios": list(test.scales)} if len(test.scales) > 1 else {}),
+        **below("optimizer", adamw(params)),
+        **below("optimizer_config", {
+            "type": "DistOptimizerHook", "update_interval": 1, "grad_clip": None, "coalesce": True,
+            "bucket_size_mb": -1, "use_fp16": False,
+        }),
+        **below("lr_config", {
+            "policy": "poly", "warmup": "linear", "warmup_iters": params.warmup,
+            "warmup_ratio": params.warmup_ratio, "power": params.power, "min_lr": 0.0, "by_epoch": False,
+        }),
+        **below("evaluation", {"interval": said(name)["evaluation.interval"], "metric": "mIoU", "pre_eval": True}),
+        **below("model.decode_head", {
+            "type": "BNHead", "in_index": [3] if params.layers == "last" else [0, 1, 2, 3],
+            "input_transform": "resize_concat", "dropout_ratio": 0, "norm_cfg.type": "SyncBN",
+            "norm_cfg.requires_grad": True, "align_corners": False, "loss_decode.type": "CrossEntropyLoss",
+            "loss_decode.use_sigmoid": False, "loss_decode.loss_weight": 1.0,
+        }),
+        "model.test_cfg.mode": "slide", "model.test_cfg.crop_size": [side, side],
+        "model.test_cfg.stride": [Views("slide", side, stride=test.stride).step] * 2,
+    }  # fmt: skip
+    left = {
+        "data.train.img_dir": "JPEGImages", "data.train.ann_dir": ["SegmentationClass", "SegmentationClassAug"],
+        "data.train.split": ["ImageSets/Segmentation/train.txt", "ImageSets/Segmentation/aug.txt"],
+        "data.test.img_dir": "JPEGImages", "data.test.ann_dir": "SegmentationClass",
+        "data.test.split": "ImageSets/Segmentation/val.txt",
+        "data.train.pipeline.RandomCrop.cat_max_ratio": 0.75, "data.train.pipeline.PhotoMetricDistortion": None,
+    }  # fmt: skip
+    assert expected | left == said(name)
+    assert len(expected) + len(left) == len(said(name))
+
+
+@pytest.mark.parametrize("name", ["seg-linear", "seg-linear-multiscale"])
+def test_rates_and_sizes_are_those_of_mmcv(made: Any, name: str) -> None:
+    golden, params = GOLDEN["dinov2 segmentation"]["value"][name], protocols.get(name).settings
+    ours = [seglinear.rate(params, step) for step in range(0, params.iterations, 1000)]
+    np.testing.assert_allclose(ours, golden["rates"]["lr"], rtol=1e-9, atol=0)
+    assert set(golden["rates"]["beta"]) == {0.9}  # as torch's AdamW has it
+    told = params.test_views.model_dump() | {"mirrored": False}
+    plan = Views(side=params.extraction.image_size, **told).plan(np.array(made.SIZES))
+    for image, sizes in enumerate(golden["sizes"]):
+        found = list(dict.fromkeys(view.size for view in plan if view.image == image))
+        assert [list(size) for size in found] == sizes
+
+
+def test_every_key_of_dinov2s_depth_config() -> None:
+    params = protocols.get("depth-linear").settings
+    assert (params.train_views.kind, params.test_views.kind, params.layers) == ("random", "slide", "last+cls")
+    side = params.extraction.image_size
+    crop = {"garg_crop": False, "eigen_crop": True, "min_depth": params.least, "max_depth": params.most}
+    test = "data.test.pipeline.MultiScaleFlipAug"
+    expected = {
+        "data.samples_per_gpu": params.batch_size // 8, "runner.type": "IterBasedRunner",
+        "runner.max_iters": params.iterations, "model.type": "DepthEncoderDecoder", "model.train_cfg": None,
+        **below("data.train", {"depth_scale": 1000, "split": "nyu_train.txt", **crop}),
+        **below("data.test", {"depth_scale": 1000, "split": "nyu_test.txt", **crop}),
+        **below("data.train.pipeline", {
+            "DepthLoadAnnotations": None, "NYUCrop.depth": True, "RandomFlip.prob": 0.5,
+            **below("Normalize", NORMALISE),
+        }),
+        **below(test, {
+            "img_scale": [side, 640], "flip": params.test_views.mirrored, "flip_direction": "horizontal",
+            "transforms.RandomFlip.direction": "horizontal", **below("transforms.Normalize", NORMALISE),
+        }),
+        **below("optimizer", adamw(params)),
+        **below("optimizer.paramwise_cfg.custom_keys", {  # of no parameter of the head
+            "pos_embed.decay_mult": 0.0, "cls_token.decay_mult": 0.0, "norm.decay_mult": 0.0,
+            "backbone.lr_mult": 0.1,
+        }),
+        **below("optimizer_config.grad_clip", {"max_norm": params.clip, "norm_type": 2}),
+        **below("lr_config", {
+            "policy": "CosineAnnealing", "warmup": "linear", "warmup_iters": params.warmup,
+            "warmup_ratio": params.warmup_ratio, "min_lr_ratio": 1e-08, "by_epoch": False,
+        }),
+        "momentum_config.policy": "OneCycle",
+        **below("model.decode_head", {
+            "type": "BNHead", "norm_cfg": None, "min_depth": params.least, "max_depth": params.most,
+            "classify": True, "n_bins": params.bins, "bins_strategy": "UD", "norm_strategy": "linear",
+            "upsample": params.upsample, "in_index": [0], "input_transform": "resize_concat",
+            "align_corners": False,
+        }),
+        **below("model.decode_head.loss_decode.SigLoss", {
+            "valid_mask": True, "loss_weight": 1.0, "warm_up": True, "loss_name": "loss_depth",
+        }),
+    }  # fmt: skip
+    left = {
+        "data.train.pipeline.RandomRotate.prob": 0.5, "data.train.pipeline.RandomRotate.degree": 2.5,
+        "data.train.pipeline.RandomCrop.crop_size": [416, 544], "data.train.pipeline.ColorAug.prob": 0.5,
+        "data.train.pipeline.ColorAug.gamma_range": [0.9, 1.1],
+        "data.train.pipeline.ColorAug.brightness_range": [0.75, 1.25],
+        "data.train.pipeline.ColorAug.color_range": [0.9, 1.1], "model.test_cfg.mode": "whole",
+        **below("model.decode_head.loss_decode.GradientLoss", {
+            "valid_mask": True, "loss_weight": 0.5, "loss_name": "loss_grad",
+        }),
+        **below("evaluation", {
+            "by_epoch": False, "interval": 800, "pre_eval": True, "rule": "less", "save_best": "abs_rel",
+            "greater_keys": ["a1", "a2", "a3"], "less_keys": ["abs_rel", "rmse"],
+        }),
+    }  # fmt: skip
+    assert expected | left == said("depth-linear")
+    assert len(expected) + len(left) == len(said("depth-linear"))
+
+
+def test_rates_and_betas_of_depth_are_those_of_mmcv() -> None:
+    golden, params = GOLDEN["dinov2 depth"]["value"]["rates"], protocols.get("depth-linear").settings
+    steps = range(0, params.iterations, 800)
+    # Theirs ends at 1e-8 of the rate, ours at none.
+    np.testing.assert_allclose(
+        [depthlinear.rate(params, step) for step in steps], golden["lr"], rtol=0, atol=1e-10
+    )
+    ours = [depthlinear.first_beta(params, step) for step in steps]
+    np.testing.assert_allclose(ours, golden["beta"], rtol=0, atol=1e-9)
+    assert min(ours) < 0.86
+    assert ours[0] == max(ours) == 0.95
+
+
+def test_pairs_and_schedule_of_the_attentive_probe_are_vjepas() -> None:
+    golden = GOLDEN["vjepa2 training"]["value"]
+    for name in ("attentive", "attentive-4blocks"):
+        params = protocols.get(name).settings
+        assert (params.batch_size, params.epochs) == (golden["batch"], golden["epochs"])
+        pairs = [(lr, decay) for lr in params.lr for decay in params.weight_decay]
+        ours = [
+            [[attentive.rate(params, lr, step, 10), decay] for step in range(1, 201, 20)]
+            for lr, decay in pairs
+        ]
+        theirs = golden["pairs"]
+        assert theirs[0][-1][1] < 2e-4 < theirs[0][0][1]  # the pair that is left out: its decay falls to 0
+        assert len(theirs[1:]) == len(ours) == 20
+        np.testing.assert_allclose(sorted(ours), sorted(theirs[1:]), rtol=1e-9, atol=1e-15)
+
+
+def test_first_weights_of_the_attentive_probe_are_vjepas() -> None:
+    """Means and spreads of every parameter, within five standard errors of each."""
+    how = protocols.get("attentive-4blocks").settings
+    ours = dict(attentive.build(256, 100, how, 0).named_parameters())
+    theirs = GOLDEN["vjepa2 training"]["value"]["weights"]
+    assert set(ours) == set(theirs)
+    for name, (mean, std) in theirs.items():
+        value = ours[name].detach().double()
+        assert float(value.mean()) == pytest.approx(mean, abs=5 * std * (2 / value.numel()) ** 0.5 + 1e-12), (
+            name
+        )
+        spread = float(value.std(unbiased=False))
+        assert spread == pytest.approx(std, abs=5 * std * (1 / value.numel()) ** 0.5 + 1e-12), name
+    ends = [theirs[f"blocks.{place}.mlp.fc2.weight"][1] for place in range(3)]
+    assert ends == sorted(ends, reverse=True)
+    assert ends[0] > 1.5 * ends[2]  # each block begins smaller
+
+
+class Batch:
+    """Tokens of which every batch is all."""
+
+    dim = 64
+
+    def __init__(self, tokens: torch.Tensor) -> None:
+        self.tokens = tokens
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def read(self, index: Any) -> torch.Tensor:
+        return self.tokens[torch.from_numpy(index)]
+
+
+def test_training_of_the_attentive_probe_is_vjepas(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    golden = GOLDEN["vjepa2 training"]["value"]
+    how = protocols.get("attentive").override({"head_dim": 16}).settings
+    build = attentive.build
+
+    def filled(*given: Any) -> torch.nn.Module:
+        probe = build(*given)
+        made.fill(probe)
+        return probe
+
+    monkeypatch.setattr(attentive, "build", filled)
+    pairs = [(lr, decay) for lr, decay in golden["trained"]]
+    probes = attentive.train(
+        Batch(made.tokens()),
+        np.array([0, 2]),
+        3,
+        pairs,
+        how,
+        0,
+        torch.device("cpu"),  # type: ignore[arg-type]
+    )
+    with torch.no_grad():
+        found = [probe(made.tokens()).tolist() for probe in probes]
+    np.testing.assert_allclose(found, golden["logits"], rtol=0, atol=2e-4)
+    start = np.array(GOLDEN["vjepa2"]["value"]["1"])
+    assert (np.abs(np.array(golden["logits"]) - start).max((1, 2)) > 0.5).all()  # they did learn
 
 
 @pytest.mark.parametrize("depth", [1, 3])
