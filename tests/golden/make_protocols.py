@@ -1,13 +1,14 @@
 """Golden values of splits, samples, heads and metrics: the peers' own code, run on small inputs that are made here.
 
-    MAST_PEERS=DIR python tests/golden/make_protocols.py
+    MAST_PEERS=DIR python tests/golden/make_protocols.py [NAME ...]
 
 DIR holds clones of facebookresearch/vissl, facebookresearch/dinov2, facebookresearch/moco (132aea9, the last commit
 with files), facebookresearch/vicreg, facebookresearch/barlowtwins, facebookresearch/ConvNeXt,
-facebookresearch/detectron2, linusericsson/ssl-transfer, hankook/AugSelf and lightly-ai/lightly under their
-repositories' names, in ``mmdet`` what ``pip install --no-deps --target DIR/mmdet mmdet==2.28.2`` gives, and in
-``mmseg`` what `make_dense` asks for. Classes and functions are taken out of the files by name and run as they stand,
-with stand-ins for files, logging and data loaders. ``protocols.json`` keeps the numbers.
+facebookresearch/detectron2, linusericsson/ssl-transfer, hankook/AugSelf, google-research/simclr and
+lightly-ai/lightly under their repositories' names, in ``mmdet`` what
+``pip install --no-deps --target DIR/mmdet mmdet==2.28.2`` gives, and in ``mmseg`` what `make_dense` asks for. Classes
+and functions are taken out of the files by name and run as they stand, with stand-ins for files, logging and data
+loaders. ``protocols.json`` keeps the numbers; with names only those are made anew.
 """
 
 from __future__ import annotations
@@ -323,8 +324,9 @@ def _commands(root: Path, script: str) -> list[list[str]]:
     """The arguments of every command of a README that starts a script."""
     text = (root / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
     text = re.sub(r"\[[^\]\n]*\]", "DIR", text)
-    lines = (shlex.split(line) for line in text.splitlines() if line.startswith(f"python {script} "))
-    return [words[2:] for words in lines]
+    started = re.compile(rf"(\w+=\S+ )*python {script} ")  # variables may stand before
+    lines = (shlex.split(line) for line in text.splitlines() if started.match(line))
+    return [words[words.index(script) + 1 :] for words in lines]
 
 
 def moco_sgd(root: Path) -> dict[str, Any]:
@@ -345,6 +347,145 @@ def vicreg_sgd(root: Path) -> dict[str, Any]:
         name: _sgd(root, "evaluate.py", words)
         for name, words in zip(("linear", "1%", "10%"), told, strict=True)
     }
+
+
+def made_up_imagenet(folder: Path) -> None:
+    """Class folders in train and val, their images empty: 3 classes of 8 training images, 1 of validation."""
+    for label in ("n01440764", "n02102040", "n03394916"):
+        for part, count in (("train", 8), ("val", 1)):
+            (folder / part / label).mkdir(parents=True)
+            for number in range(count):
+                name = f"{label}_{number}.JPEG" if part == "train" else f"ILSVRC2012_val_{label}.JPEG"
+                (folder / part / label / name).touch()
+
+
+LIST = "n03394916_5.JPEG\nn01440764_7.JPEG\nn01440764_2.JPEG\nn02102040_3.JPEG\nn03394916_2.JPEG\n"
+
+
+def vicreg_lists(root: Path) -> dict[str, Any]:
+    """What `evaluate.py` trains on with 1% and 10%: of `LIST`, and of SimCLR's own lists in a clone beside it.
+
+    Of SimCLR's: where they are fetched, how many images and classes they name, and a hash of classes and files.
+    """
+    from torchvision import datasets
+
+    tree = ast.parse((root / "evaluate.py").read_text(encoding="utf-8"))
+    functions = {getattr(node, "name", ""): node for node in tree.body}
+    wanted = "if args.train_percent in {1, 10}"
+    tree.body = [
+        node
+        for name in ("main", "main_worker")
+        for node in cast("ast.FunctionDef", functions[name]).body
+        if ast.unparse(node).startswith(wanted)
+    ]
+    assert len(tree.body) == 2
+    code = compile(tree, "evaluate.py", "exec")
+
+    def samples(train: Any, percent: int, read: Callable[[str], bytes]) -> list[tuple[Path, int]]:
+        def opened(url: str) -> Any:
+            return SimpleNamespace(readlines=lambda: read(url).splitlines(keepends=True))
+
+        space = {
+            "args": SimpleNamespace(train_percent=percent), "train_dataset": train, "traindir": Path(train.root),
+            "urllib": SimpleNamespace(request=SimpleNamespace(urlopen=opened)),
+        }  # fmt: skip
+        exec(code, space)
+        return cast("list[tuple[Path, int]]", train.samples)
+
+    with tempfile.TemporaryDirectory() as folder:
+        made_up_imagenet(Path(folder))
+        train = datasets.ImageFolder(f"{folder}/train")
+        made = samples(train, 1, lambda url: LIST.encode())
+        found: dict[str, Any] = {
+            "made up": [[str(path.relative_to(train.root)), label] for path, label in made]
+        }
+    for percent in (1, 10):
+        urls: list[str] = []
+
+        def fetched(url: str, urls: list[str] = urls) -> bytes:
+            urls.append(url)
+            return (root.parent / "simclr" / url.rpartition("/master/")[2]).read_bytes()
+
+        names = sorted(
+            {line.split("_")[0] for line in fetched(f"/master/{SIMCLR % percent}").decode().split()}
+        )
+        urls.clear()
+        classes = {name: number for number, name in enumerate(names)}
+        listed = samples(SimpleNamespace(root="/train", class_to_idx=classes), percent, fetched)
+        found[str(percent)] = {"url": urls[0]} | of_list([(str(path), label) for path, label in listed])
+    return found
+
+
+SIMCLR = "imagenet_subsets/%dpercent.txt"
+
+
+def of_list(listed: Sequence[tuple[str, int]]) -> dict[str, Any]:
+    """Of paths that end with class and file, and labels: how many of both, and a hash of all, sorted."""
+    lines = sorted(f"{'/'.join(path.split('/')[-2:])} {label}" for path, label in listed)
+    digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+    return {"images": len(set(lines)), "classes": len({label for _, label in listed}), "hash": digest}
+
+
+def augself_pretraining(root: Path) -> dict[str, Any]:
+    """`pretrain.py` told as its README tells it for STL-10: optimiser, rates of every epoch, views."""
+    import inspect
+
+    tree = ast.parse((root / "pretrain.py").read_text(encoding="utf-8"))
+    functions = {getattr(node, "name", ""): cast("Any", node) for node in tree.body}
+    started = cast("Any", tree.body[-1])  # if __name__ == '__main__'
+    tree.body = [node for node in started.body if ast.unparse(node).startswith(("parser", "args.lr = "))]
+    told = next(words for words in _commands(root, "pretrain.py") if "stl10" in words)
+    parser = argparse.ArgumentParser()
+    space: dict[str, Any] = {"ArgumentParser": lambda: parser}
+    with mock.patch.object(sys, "argv", ["pretrain.py", *told]):
+        tree.body.insert(-1, ast.parse("args = parser.parse_args()").body[0])
+        exec(compile(tree, "pretrain.py", "exec"), space)
+    args = space["args"]
+    args.num_backbone_features = 4
+    linear: Callable[..., Any] = lambda *_, **__: torch.nn.Linear(4, 4)  # noqa: E731 - stands for every network
+    given = {
+        "partial": functools.partial, "optim": torch.optim, "SSObjective": lambda **_: None,
+        "idist": SimpleNamespace(device=lambda: "cpu", auto_model=lambda model, **_: model, auto_optim=lambda o: o),
+        "load_backbone": linear, "load_mlp": linear, "load_ss_predictor": lambda *_: {},
+        "trainers": SimpleNamespace(simsiam=lambda **_: None),
+    }  # fmt: skip
+    models = TOOLS.take(root, "pretrain.py", ["simsiam"], given)["simsiam"](args, None, None)
+    update = next(node for node in functions["main"].body if getattr(node, "name", "") == "update_lr")
+    assert [ast.unparse(mark) for mark in update.decorator_list] == ["trainer.on(Events.EPOCH_COMPLETED)"]
+    update.decorator_list = []
+    tree.body = [update]
+    space = {"models": models}
+    exec(compile(tree, "pretrain.py", "exec"), space)
+    optimizer, rates = models["optimizers"][0], []
+    for _ in range(args.max_epochs):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        space["update_lr"](None)
+
+    def noted(name: str) -> Callable[..., Any]:
+        return lambda *values, **options: [name, *values, options]
+
+    plain = SimpleNamespace(AugmentationBase2D=object)
+    blur = TOOLS.take(root, "transforms.py", ["GaussianBlur"], {"K": plain})["GaussianBlur"]
+    names = ("RandomHorizontalFlip", "RandomGrayscale", "Normalize")
+    seen = {
+        "torch": SimpleNamespace(tensor=list), "nn": SimpleNamespace(Sequential=lambda *steps: list(steps)),
+        "K": SimpleNamespace(**{name: noted(name) for name in names}),
+        "T": mock.MagicMock(),
+        **{name: noted(name) for name in ("RandomResizedCrop", "ColorJitter", "GaussianBlur")},
+        "MultiView": lambda crop: crop, "STL10": lambda folder, split, transform: [split, transform],
+    }  # fmt: skip
+    made = TOOLS.take(root, "datasets.py", ["load_pretrain_datasets"], seen)["load_pretrain_datasets"](
+        args.dataset
+    )
+    group = optimizer.param_groups[0]
+    found = {
+        "batch": args.batch_size, "epochs": args.max_epochs, "model": args.model, "rates": rates,
+        **{key: group[key] for key in ("momentum", "weight_decay", "nesterov")},
+        "data": made["train"], "views": [made["t1"], made["t2"]],
+        "blur p": inspect.signature(blur).parameters["p"].default,
+    }  # fmt: skip
+    return cast("dict[str, Any]", json.loads(json.dumps(found)))
 
 
 def vissl_sgd(root: Path) -> dict[str, Any]:
@@ -744,6 +885,7 @@ MADE: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "moco sgd": ("moco", moco_sgd),
     "barlowtwins sgd": ("barlowtwins", barlowtwins_sgd),
     "vicreg sgd": ("vicreg", vicreg_sgd),
+    "vicreg lists": ("vicreg", vicreg_lists),
     "ssl-transfer split": ("ssl-transfer", ssl_transfer_split),
     "dinov2 grid": ("dinov2", dinov2_grid),
     "dinov2 split": ("dinov2", dinov2_split),
@@ -751,6 +893,7 @@ MADE: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "dinov2 depth": ("dinov2", dinov2_depth),
     "augself split": ("AugSelf", augself_split),
     "augself sampler": ("AugSelf", augself_sampler),
+    "augself pretraining": ("AugSelf", augself_pretraining),
     "moco detection": ("moco", moco_detection),
     "ssl-transfer detection": ("ssl-transfer", ssl_transfer_detection),
     "vitdet": ("detectron2", vitdet),

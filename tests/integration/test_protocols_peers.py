@@ -14,6 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from eval.datasets import Split
+from eval.protocols import training
+
 FOLDER = Path(__file__).parents[1] / "golden"
 GOLDEN = json.loads((FOLDER / "protocols.json").read_text(encoding="utf-8"))
 DENSE = json.loads((FOLDER / "dense.json").read_text(encoding="utf-8"))
@@ -36,6 +39,31 @@ def test_the_peers_code_still_gives_the_golden_values(name: str) -> None:
     if not folder.is_dir():
         pytest.skip(f"no clone of {GOLDEN[name]['repository']} in MAST_PEERS")
     compare(flat(maker("make_protocols").MADE[name][1](folder)), flat(GOLDEN[name]["value"]))
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("percent", [1, 10])
+def test_simclrs_lists_name_for_us_what_they_name_for_vicreg(percent: int) -> None:
+    made, clones = maker("make_protocols"), os.environ.get("MAST_PEERS")
+    if not clones:
+        pytest.fail("set MAST_PEERS to a folder of clones of the methods' repositories")
+    folder = Path(clones) / "simclr"
+    if not folder.is_dir():
+        pytest.skip("no clone of simclr in MAST_PEERS")
+    both = {line for part in (1, 10) for line in (folder / (made.SIMCLR % part)).read_text().split()}
+    both |= {f"{line.split('_')[0]}_0.JPEG" for line in both}  # images of which no list speaks
+    classes = {name: number for number, name in enumerate(sorted({line.split("_")[0] for line in both}))}
+    paths = tuple(Path("/train") / line.split("_")[0] / line for line in sorted(both))
+    labels = np.array([classes[path.parent.name] for path in paths])
+    whole = Split("train", paths, labels)
+    images = training.joined(
+        whole.subset(np.arange(0, len(paths), 2)), whole.subset(np.arange(1, len(paths), 2))
+    )
+    found = training.subset(images, str(folder / (made.SIMCLR % percent)))
+    ours = made.of_list([(split.paths[row].as_posix(), int(split.labels[row])) for split, row in found])
+    golden = GOLDEN["vicreg lists"]["value"][str(percent)]
+    assert ours == {key: golden[key] for key in ("images", "classes", "hash")}
+    assert golden["images"] < len(paths)
 
 
 @pytest.mark.peers

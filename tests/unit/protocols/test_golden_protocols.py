@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from eval import protocols
+from eval import datasets, protocols
 from eval.datasets import ImageDataset, Split
 from eval.numbers import metrics
-from eval.protocols import Labelled, depthlinear, splits, training
+from eval.protocols import Labelled, depthlinear, heads, splits, training
 from eval.protocols.episodes import draw
 from eval.protocols.heads import Heads
 from eval.protocols.solver import solve
 from eval.protocols.svm import low_shot_rows
+from mast import config, optim
 
 FOLDER = Path(__file__).parents[2] / "golden"
 GOLDEN = {
@@ -137,13 +138,11 @@ def recipe(params: Any) -> dict[str, Any]:
     ("name", "source", "part"),
     [
         ("linear-moco", "moco sgd", "linear"),
-        ("linear-sgd-moco", "moco sgd", "linear"),
         ("linear-barlowtwins", "barlowtwins sgd", "linear"),
         ("linear-vicreg", "vicreg sgd", "linear"),
         ("semi-vicreg-1pct", "vicreg sgd", "1%"),
         ("semi-vicreg-10pct", "vicreg sgd", "10%"),
         ("linear-vissl", "vissl sgd", "imagenet1k"),
-        ("linear-sgd-vissl", "vissl sgd", "imagenet1k"),
         ("linear-places205-vissl", "vissl sgd", "places205"),
         ("linear-inat18-vissl", "vissl sgd", "inaturalist18"),
     ],
@@ -161,6 +160,77 @@ def test_rates_of_every_epoch_are_the_authors(name: str, source: str, part: str)
     if "start" in golden:
         assert (params.init, params.init_std) == ("normal", golden["start"]["std"])
         assert (golden["start"]["mean"], golden["start"]["bias"]) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "part", "most"),
+    [
+        ("linear-sgd-moco", "moco sgd", "linear", 0),
+        ("linear-sgd-vissl", "vissl sgd", "imagenet1k", 0),
+        # One cosine over all steps: within an epoch it falls by up to pi / 200 of the peak, where theirs stays.
+        ("linear-sgd-vicreg", "vicreg sgd", "linear", 0.0158),
+    ],
+)
+def test_rates_on_stored_features_are_the_authors(name: str, source: str, part: str, most: float) -> None:
+    """At the first batch of every epoch, and how far from theirs at the last."""
+    golden, params = GOLDEN[source][part], protocols.get(name).settings
+    (rate,), steps = params.lr, 50 * params.epochs
+
+    def shares(batch: int) -> list[list[float]]:
+        places = ((epoch, epoch * 50 + batch) for epoch in range(params.epochs))
+        return [[rate * heads.schedule(params, step, steps, epoch)] for epoch, step in places]
+
+    np.testing.assert_allclose(shares(0), golden["rates"], rtol=1e-9, atol=0)
+    apart = np.abs(np.array(shares(49)) - golden["rates"]).max() / rate
+    assert most * 0.95 - 1e-12 <= apart <= most + 1e-12
+    assert recipe(params) == {key: golden[key] for key in RECIPE}
+    if "start" in golden:
+        assert (params.init, params.init_std) == ("normal", golden["start"]["std"])
+
+
+def test_a_list_of_labelled_files_is_read_as_vicreg_reads_it(made: Any, tmp_path: Path) -> None:
+    """The list is of train as it was before val was cut from it."""
+    made.made_up_imagenet(tmp_path / "imagenet")
+    (tmp_path / "imagenet_subsets").mkdir()
+    (tmp_path / "imagenet_subsets" / "1percent.txt").write_text(made.LIST)
+    data = datasets.load("imagenet", tmp_path)
+    images = training.joined(data.splits["train"], data.splits["val"])
+    assert (len(images), len(data.splits["val"])) == (24, 3)
+    for name in ("semi-vicreg-1pct", "semi-vicreg-10pct"):
+        percent = int(name.removeprefix("semi-vicreg-").removesuffix("pct"))
+        assert protocols.get(name).settings.subset == made.SIMCLR % percent
+    found = training.subset(images, made.SIMCLR % 1)
+    ours = [[split.paths[row].parts[-2:], int(split.labels[row])] for split, row in found]
+    assert [["/".join(path), label] for path, label in ours] == GOLDEN["vicreg lists"]["made up"]
+    assert {split.name for split, _ in found} == {"train", "val"}
+
+
+def test_the_recipe_of_stl10_is_augselfs() -> None:
+    golden, told = GOLDEN["augself pretraining"], config.load_recipe("stl10-r18-200ep")
+    assert (told.batch_size, told.epochs, told.arch) == (golden["batch"], golden["epochs"], golden["model"])
+    sgd = told.optimizer
+    assert (sgd.name, sgd.momentum, sgd.weight_decay) == ("sgd", golden["momentum"], golden["weight_decay"])
+    assert (sgd.rate_by, sgd.warmup_epochs, golden["nesterov"]) == ("epoch", 0, False)
+    peak = sgd.base_lr * told.batch_size / 256
+    ours = [
+        optim.learning_rate(7 * epoch, 7 * told.epochs, 0, peak, sgd.final_lr) for epoch in range(told.epochs)
+    ]
+    np.testing.assert_allclose(ours, golden["rates"], rtol=1e-9, atol=1e-12)
+    first, second = golden["views"]
+    assert first == second
+    (_, crop), steps = golden["data"], {name: values for name, *values in first}
+    ours_of = {key: dict(value) for key, value in told.views.augmentations.items()}
+    assert crop == ["RandomResizedCrop", told.views.size, {"scale": list(ours_of["crop"]["scale"])}]
+    color = ours_of["color"]
+    amounts = [color[key] for key in ("brightness", "contrast", "saturation", "hue")]
+    assert steps["ColorJitter"] == [*amounts, {"p": color["p"]}]
+    assert steps["RandomGrayscale"] == [{"p": ours_of["gray"]["p"]}]
+    assert steps["GaussianBlur"] == [ours_of["blur"]["kernel_size"], [0.1, 2.0], {}]
+    assert golden["blur p"] == ours_of["blur"]["p"]
+    assert steps["Normalize"] == [list(told.mean), list(told.std), {}]
+    assert set(steps) - {"Normalize"} == {
+        "RandomHorizontalFlip", "ColorJitter", "RandomGrayscale", "GaussianBlur"
+    }  # fmt: skip
 
 
 def test_votes_are_lightlys(made: Any) -> None:
