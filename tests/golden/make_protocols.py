@@ -4,8 +4,8 @@
 
 DIR holds clones of facebookresearch/vissl, facebookresearch/dinov2, facebookresearch/moco (132aea9, the last commit
 with files), facebookresearch/vicreg, facebookresearch/barlowtwins, facebookresearch/ConvNeXt,
-facebookresearch/detectron2, linusericsson/ssl-transfer, hankook/AugSelf, google-research/simclr and
-lightly-ai/lightly under their repositories' names, in ``mmdet`` what
+facebookresearch/detectron2, linusericsson/ssl-transfer, hankook/AugSelf, google-research/simclr,
+HobbitLong/PyContrast and lightly-ai/lightly under their repositories' names, in ``mmdet`` what
 ``pip install --no-deps --target DIR/mmdet mmdet==2.28.2`` gives, and in ``mmseg`` what `make_dense` asks for. Classes
 and functions are taken out of the files by name and run as they stand, with stand-ins for files, logging and data
 loaders. ``protocols.json`` keeps the numbers; with names only those are made anew.
@@ -795,6 +795,12 @@ def moco_detection(root: Path) -> dict[str, Any]:
     return {name: _configs([folder / f"{name}.yaml"]) for name in names}
 
 
+def pycontrast_detection(root: Path) -> dict[str, Any]:
+    """PyContrast's configs of COCO with an FPN, about which MoCo's authors were asked in MoCo's issue 34."""
+    folder = root / "pycontrast" / "detection" / "configs"
+    return {times: _configs([folder / f"R_50_FPN_{times}_infomin.yaml"]) for times in ("1x", "2x")}
+
+
 def ssl_transfer_detection(root: Path) -> dict[str, Any]:
     """ssl-transfer's configs of fourteen networks; their base is that of a clone of detectron2 beside it."""
     folder = root / "detectron2-configs"
@@ -895,6 +901,7 @@ MADE: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "augself sampler": ("AugSelf", augself_sampler),
     "augself pretraining": ("AugSelf", augself_pretraining),
     "moco detection": ("moco", moco_detection),
+    "pycontrast detection": ("PyContrast", pycontrast_detection),
     "ssl-transfer detection": ("ssl-transfer", ssl_transfer_detection),
     "vitdet": ("detectron2", vitdet),
     "convnext detection": ("ConvNeXt", convnext_detection),

@@ -81,18 +81,36 @@ def test_every_key_is_that_of_the_authors_config(name: str) -> None:
     ):  # MoCo publishes a file for 2x alone: the schedule is that of Detectron2's own for 1x
         once = read_by_detectron2("COCO-InstanceSegmentation/mask_rcnn_R_50_C4_1x.yaml")
         theirs |= {key: once[key] for key in ("SOLVER.MAX_ITER", "SOLVER.STEPS")}
-    ours = resnet_config(name, classes, masks=masks)
-    defaults = flat(get_cfg())
+    assert apart(resnet_config(name, classes, masks=masks), theirs) == {}
+    assert len(theirs) > 15
+
+
+def apart(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Keys of the protocol that differ, with both values; what theirs does not set is Detectron2's default."""
     differ = {
         key: (ours[key], theirs.get(key, default))
-        for key, default in defaults.items()
+        for key, default in flat(get_cfg()).items()
         if key not in NOT_THE_PROTOCOLS and ours[key] != theirs.get(key, default)
     }
-    for key, (mine, their) in list(differ.items()):
-        if OURS.get(key, {}).get(their if key in theirs else None) == mine:
-            del differ[key]
-    assert differ == {}
-    assert len(theirs) > 15
+    return {
+        key: (mine, their)
+        for key, (mine, their) in differ.items()
+        if OURS.get(key, {}).get(their if key in theirs else None) != mine
+    }
+
+
+@pytest.mark.parametrize("times", ["1x", "2x"])
+def test_coco_fpn_is_pycontrasts_but_for_the_heads(times: str) -> None:
+    """Shown this config, MoCo's authors say that theirs has Detectron2's standard heads (MoCo's issue 34)."""
+    theirs = GOLDEN["pycontrast detection"]["value"][times]["set"]
+    found = apart(resnet_config(f"coco-fpn-{times}", 80, masks=True), theirs)
+    heads = {
+        "MODEL.ROI_BOX_HEAD.NUM_CONV": (0, 4), "MODEL.ROI_BOX_HEAD.NUM_FC": (2, 1),
+        "MODEL.ROI_BOX_HEAD.NORM": ("", "SyncBN"), "MODEL.ROI_MASK_HEAD.NORM": ("", "SyncBN"),
+    }  # fmt: skip
+    assert found == heads
+    standard = read_by_detectron2("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml")
+    assert {key: standard[key] for key in heads} == {key: ours for key, (ours, _) in heads.items()}
 
 
 @pytest.mark.parametrize(
@@ -116,10 +134,16 @@ def test_coco_fpn_is_detectron2s_but_for_what_the_papers_say(name: str, own: set
         assert all((2 * np.array(theirs[key]) == ours[key]).all() for key in own)
 
 
-def test_vicregs_voc_is_mocos_but_for_what_its_appendix_is_said_to_change() -> None:
+def test_vicregs_voc_is_mocos_but_for_what_its_appendix_says() -> None:
     moco, vicreg = (resnet_config(f"voc0712-c4-{name}", 20, masks=False) for name in ("moco", "vicreg"))
     own = {"SOLVER.BASE_LR", "SOLVER.WARMUP_ITERS", "SOLVER.WARMUP_FACTOR", "MODEL.RPN.LOSS_WEIGHT"}
     assert {key for key in moco if moco[key] != vicreg[key]} == own
+    assert {key: vicreg[key] for key in own} == {
+        "SOLVER.BASE_LR": 0.1, "SOLVER.WARMUP_ITERS": 1000, "SOLVER.WARMUP_FACTOR": 0.333,
+        "MODEL.RPN.LOSS_WEIGHT": 0.2,
+    }  # fmt: skip
+    coco = resnet_config("coco-fpn-1x-vicreg", 80, masks=True)
+    assert [coco[f"SOLVER.{key}"] for key in ("BASE_LR", "WARMUP_ITERS", "MAX_ITER")] == [0.04, 50, 90000]
 
 
 EPOCH = 7330  # iterations of 16 of the 117,266 images of COCO's train2017 that have an object
