@@ -78,7 +78,7 @@ class Views:
         scales: See ``kind``.
         stride: Between squares, as a share of ``side``.
         longest: The long side at scale 1 at most, in pixels.
-        mirrored: Whether every view of ``slide`` comes a second time, mirrored.
+        mirrored: Whether every view of ``slide`` comes a second time, mirrored, and of ``resized-crop`` half are.
         copies: Random views of every image.
         seed: Of what is random.
     """
@@ -101,6 +101,8 @@ class Views:
         found = {name: told[name] for name in ("kind", "side", *used)}
         if self.kind in ("slide", "random"):
             found["sizes"] = 2  # before: a side times a scale was not rounded down first
+        if self.kind == "resized-crop" and self.mirrored:
+            found["mirrored"] = True
         return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
 
     def plan(self, sizes: Array) -> list[View]:
@@ -135,8 +137,12 @@ class Views:
                 left, top = (int(generator.integers(max(s - side, 0) + 1)) for s in size)
                 views.append(View(row, whole, size, left, top, bool(generator.random() < 0.5)))
             return views
-        boxes = [area_box(width, height, self.scales, generator) for _ in range(self.copies)]
-        return [View(row, box, (side, side), 0, 0, False) for box in boxes]
+        views = []
+        for _ in range(self.copies):
+            box = area_box(width, height, self.scales, generator)
+            flip = self.mirrored and bool(generator.random() < 0.5)
+            views.append(View(row, box, (side, side), 0, 0, flip))
+        return views
 
     @property
     def step(self) -> int:

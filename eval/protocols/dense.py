@@ -39,6 +39,7 @@ class SquaresOfTraining(base.Strict):
     scales: Annotated[tuple[Positive, ...], Listed] = (1.0,)
     longest: int = 0
     copies: Count = 1
+    mirrored: bool = False
 
 
 class SquaresOfTest(base.Strict):

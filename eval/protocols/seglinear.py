@@ -1,13 +1,14 @@
-"""Semantic segmentation by a linear classifier of map cells: batch normalisation, 1x1 convolution (DINOv2's head)."""
+"""Semantic segmentation by a linear classifier of map cells: a 1x1 convolution, after batch normalisation in DINOv2's."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ..errors import UserError
 from ..features.maps import rows_of
@@ -20,29 +21,53 @@ if TYPE_CHECKING:
 
     from .dense import Stored
 
+MOMENTUM = 0.9  # of SGD
+
 
 class Params(dense.DenseParams):
-    """Parameters of the linear head, trained by AdamW; the last iteration counts.
+    """Parameters of the linear head; the last iteration counts.
 
     Attributes:
         iterations: Number of batches.
+        epochs: Or how often the training images are passed, whole batches only, where ``iterations`` is None.
         batch_size: Squares in a batch.
+        optimizer: ``adamw``, or ``sgd`` with a momentum of 0.9.
         lr: Learning rate after the warm-up; it falls to 0 linearly with the iterations to the power ``power``.
-        weight_decay: AdamW's, of all parameters.
+        drop: Or it stays, and is a tenth from this share of the iterations on.
+        weight_decay: Of all parameters.
         warmup: Iterations over which the rate rises linearly from ``warmup_ratio`` of its scheduled value.
         warmup_ratio: See ``warmup``.
         power: See ``lr``.
-        init_std: Standard deviation of the first weights; biases begin at 0.
+        batchnorm: Whether maps pass a batch normalisation first.
+        init: The first weights and biases: ``normal``, N(0, ``init_std``) and 0; or ``default``, torch's own.
+        init_std: Standard deviation of ``normal``.
+        counted: The loss is a mean over ``all`` pixels, zero where ignored, or over those ``labelled``.
     """
 
-    iterations: Count
+    iterations: Count | None
+    epochs: Count | None = None
     batch_size: Count
+    optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: Positive
+    drop: Annotated[float, Field(gt=0, lt=1)] | None = None
     weight_decay: Share
     warmup: Annotated[int, Field(ge=0)]
     warmup_ratio: Share
     power: Positive
+    batchnorm: bool = True
+    init: Literal["normal", "default"] = "normal"
     init_std: Positive
+    counted: Literal["all", "labelled"] = "all"
+
+    @model_validator(mode="after")
+    def _long(self) -> Self:
+        if self.iterations is None and self.epochs is None:
+            raise ValueError("either iterations or epochs says how long it trains")
+        return self
+
+    def length(self, images: int) -> int:
+        """Iterations with so many training images."""
+        return self.iterations or max(1, (self.epochs or 1) * (images // self.batch_size))
 
     def smoke(self, limit: int) -> dict[str, Any]:
         """As many iterations as images, small squares of the whole image."""
@@ -55,33 +80,41 @@ class Params(dense.DenseParams):
 
 
 def head(channels: int, classes: int, params: Params, seed: int) -> torch.nn.Sequential:
-    """Batch normalisation and a 1x1 convolution: maps (B, D, h, w) to logits (B, C, h, w)."""
+    """A 1x1 convolution, after batch normalisation or not: maps (B, D, h, w) to logits (B, C, h, w)."""
     import torch
 
-    generator = torch.Generator().manual_seed(seed)
-    convolution = torch.nn.Conv2d(channels, classes, 1)
-    with torch.no_grad():
-        convolution.weight.normal_(0, params.init_std, generator=generator)
-        convolution.bias.zero_()  # type: ignore[union-attr]
-    return torch.nn.Sequential(torch.nn.BatchNorm2d(channels), convolution)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        convolution = torch.nn.Conv2d(channels, classes, 1)
+    if params.init == "normal":
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            convolution.weight.normal_(0, params.init_std, generator=generator)
+            convolution.bias.zero_()  # type: ignore[union-attr]
+    return torch.nn.Sequential(*([torch.nn.BatchNorm2d(channels)] if params.batchnorm else []), convolution)
 
 
-def rate(params: Params, step: int) -> float:
-    """Learning rate of an iteration, from 0: OpenMMLab's ``poly`` by iteration with a linear warm-up."""
-    found: float = params.lr * (1 - step / params.iterations) ** params.power
+def rate(params: Params, step: int, total: int) -> float:
+    """Learning rate of an iteration, from 0 of ``total``: OpenMMLab's ``poly`` with a linear warm-up, or one drop."""
+    if params.drop is not None:
+        return params.lr * (0.1 if step >= params.drop * total else 1.0)
+    found: float = params.lr * (1 - step / total) ** params.power
     if step < params.warmup:
         found *= 1 - (1 - step / params.warmup) * (1 - params.warmup_ratio)
     return found
 
 
-def loss_of(logits: torch.Tensor, masks: torch.Tensor, ignored: int) -> torch.Tensor:
-    """Cross-entropy at the masks' size, (B, C, h, w) and (B, H, W); ignored pixels are zeros in the mean (mmseg)."""
+def loss_of(logits: torch.Tensor, masks: torch.Tensor, ignored: int, counted: str = "all") -> torch.Tensor:
+    """Cross-entropy at the masks' size, (B, C, h, w) and (B, H, W).
+
+    It is a mean over ``all`` pixels, zero where ignored, as mmseg's; or over those ``labelled``.
+    """
     from torch.nn import functional as F
 
     if logits.shape[2:] != masks.shape[1:]:
         logits = F.interpolate(logits, masks.shape[1:], mode="bilinear", align_corners=False)
     total = F.cross_entropy(logits, masks, ignore_index=ignored, reduction="sum")
-    return total / masks.numel()
+    return total / (masks.numel() if counted == "all" else (masks != ignored).sum().clamp(min=1))
 
 
 def order(number: int, batch: int, seed: int) -> Iterator[Array]:
@@ -95,8 +128,10 @@ def order(number: int, batch: int, seed: int) -> Iterator[Array]:
         rest = rest[batch:]
 
 
-def train(data: Stored, classes: int, params: Params, seed: int, context: Context) -> torch.nn.Sequential:
-    """Train the head on stored maps, reading a batch at a time.
+def train(
+    data: Stored, classes: int, params: Params, seed: int, context: Context, total: int
+) -> torch.nn.Sequential:
+    """Train the head on stored maps for ``total`` iterations, reading a batch at a time.
 
     Raises:
         UserError: If the loss is not finite.
@@ -106,21 +141,22 @@ def train(data: Stored, classes: int, params: Params, seed: int, context: Contex
     assert data.masks is not None
     ignored = int(np.iinfo(data.masks.dtype).max)
     model = head(data.maps.shape[2], classes, params, seed).to(context.device).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=params.lr, weight_decay=params.weight_decay)
+    kinds: dict[str, Any] = {"adamw": torch.optim.AdamW, "sgd": partial(torch.optim.SGD, momentum=MOMENTUM)}
+    optimizer = kinds[params.optimizer](model.parameters(), lr=params.lr, weight_decay=params.weight_decay)
     batches = order(len(data.maps), params.batch_size, seed)
-    for step in range(params.iterations):
+    for step in range(total):
         rows = next(batches)
         for group in optimizer.param_groups:
-            group["lr"] = rate(params, step)
+            group["lr"] = rate(params, step, total)
         masks = torch.from_numpy(rows_of(data.masks, rows).astype(np.int64)).to(context.device)
-        loss = loss_of(model(data.maps.read(rows).to(context.device)), masks, ignored)
+        loss = loss_of(model(data.maps.read(rows).to(context.device)), masks, ignored, params.counted)
         if not bool(torch.isfinite(loss)):
             raise UserError(f"the loss of iteration {step} is not finite", remedy="lower lr")
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        if step % 20 == 19 or step + 1 == params.iterations:
-            context.progress("iterations", step + 1, params.iterations)
+        if step % 20 == 19 or step + 1 == total:
+            context.progress("iterations", step + 1, total)
     return model.eval()
 
 
@@ -129,7 +165,8 @@ def measure(context: Context) -> Measured:
     params: Params = context.params
     side = params.label_size or _side(context, params)
     data = dense.stored(context, "train", params.train_views, side)
-    model = train(data, context.data.num_classes, params, context.seed, context)
+    total = params.length(len(context.data.splits["train"]))
+    model = train(data, context.data.num_classes, params, context.seed, context, total)
     test = dense.stored(context, "test", params.test_views)
     found = dense.evaluate(context, test, model)
     squares = {"train_squares": len(data.maps), "test_squares": len(test.maps)}

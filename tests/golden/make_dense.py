@@ -462,6 +462,104 @@ def spread(value: torch.Tensor) -> list[float]:
     return [float(value.mean()), float(value.std(unbiased=False))]
 
 
+def neco_masks(masks: torch.Tensor) -> torch.Tensor:
+    """Masks (N, 32, 32) at 16 px, by the pixels that NeCo's code takes."""
+    return F.interpolate(masks[:, None].double(), size=(16, 16), mode="nearest")[:, 0].long()
+
+
+def neco_batches() -> list[list[int]]:
+    """The rows of every batch of 25 epochs, three an epoch."""
+    drawn = random.Random(7)
+    return [drawn.sample(range(12), BATCH) for _ in range(75)]
+
+
+def neco(peers: Path) -> dict[str, Any]:
+    """NeCo's configs of VOC, how it cuts images, and `LinearFinetune` with masks of 16 px at 50 times its rate."""
+    import yaml
+
+    root = peers / "NeCo" / "experiments"
+    files = sorted((root / "linear_segmentation" / "configs" / "pascal").glob("*.yml"))
+    told = [yaml.safe_load(file.read_text(encoding="utf-8")) for file in files]
+    alike = {
+        f"{part}.{key}": value
+        for part in ("data", "train")
+        for key, value in told[0][part].items()
+        if all(one[part].get(key) == value for one in told)
+    }
+    file = root / "linear_segmentation" / "linear_finetune.py"
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    main = next(node for node in tree.body if getattr(node, "name", "") == "linear_finetune")
+    starts = ("train_transforms = ", "val_image_transforms = ", "val_target_transforms = ")
+    tree.body = [node for node in main.body if ast.unparse(node).startswith(starts)]  # type: ignore[attr-defined]
+
+    def noted(name: str) -> Callable[..., Any]:
+        return lambda *values, **options: [name, *values, options]
+
+    steps = ("RandomResizedCrop", "RandomHorizontalFlip", "Resize", "ToTensor", "Normalize")
+    space: dict[str, Any] = {name: noted(name) for name in steps} | {"Compose": list, "input_size": 448}
+    space["T"] = SimpleNamespace(**space)
+    space["InterpolationMode"] = SimpleNamespace(NEAREST="nearest")
+    exec(compile(tree, str(file), "exec"), space)
+    views = {name.partition(" ")[0]: space[name.partition(" ")[0]] for name in starts}
+
+    class Module(torch.nn.Module):
+        save_hyperparameters = log = lambda *_, **__: None
+
+    class Metric(torch.nn.Module):
+        def __init__(self, **_: Any) -> None:
+            super().__init__()
+
+        def add_state(self, name: str, value: list[Any]) -> None:
+            setattr(self, name, value)
+
+    class Vit(torch.nn.Module):
+        embed_dim = DIM
+
+        def forward_backbone(self, images: torch.Tensor) -> torch.Tensor:
+            found = features(images).flatten(2).transpose(1, 2)
+            return torch.cat([torch.zeros(len(found), 1, DIM), found], 1)
+
+    given: dict[str, Any] = {"torch": torch, "np": np, "Metric": Metric, "print": lambda *_: None}
+    given |= vars(__import__("typing"))
+    given["PredsmIoU"] = TOOLS.take(root, "utils.py", ["PredsmIoU"], given)["PredsmIoU"]
+    given |= {"pl": SimpleNamespace(LightningModule=Module), "nn": torch.nn, "vit_small": lambda **_: Vit()}
+    given["StepLR"] = torch.optim.lr_scheduler.StepLR
+    model: Any = TOOLS.take(root, "linear_segmentation/linear_finetune.py", ["LinearFinetune"], given)[
+        "LinearFinetune"
+    ](
+        patch_size=PATCH, num_classes=CLASSES, lr=50 * alike["train.lr"], input_size=SIDE, val_iters=None,
+        spatial_res=SIDE // PATCH, drop_at=alike["train.drop_at"], arch="vit-small",
+    )  # fmt: skip
+    masks_at = [model.train_mask_size, model.val_mask_size]
+    model.train_mask_size = model.val_mask_size = 16
+    torch.manual_seed(0)
+    layer = torch.nn.Conv2d(DIM, CLASSES, 1)
+    model.finetune_head.load_state_dict(layer.state_dict())
+    (optimizer,), (scheduler,) = model.configure_optimizers()
+    images, masks = pictures(12, SIDE, 1)
+    rates = []
+    for step, rows in enumerate(neco_batches()):
+        loss = model.training_step((images[rows], (masks[rows][:, None].double() + 1e-6) / 255), step)
+        optimizer.zero_grad()
+        loss.backward()
+        model.on_after_backward()
+        optimizer.step()
+        rates.append(optimizer.param_groups[0]["lr"])
+        if step % 3 == 2:
+            scheduler.step()
+    tests, truth = pictures(6, SIDE, 4)
+    model.eval()
+    model.validation_step((tests, (truth[:, None].double() + 1e-6) / 255), 0)
+    miou, right, wrong, missed, *_ = model.miou_metric.compute(True, many_to_one=False, linear_probe=True)
+    iou = [float(t / (t + f + n)) for t, f, n in zip(right, wrong, missed, strict=True)]
+    group = optimizer.param_groups[0]
+    found = {
+        "alike": alike, "masks": masks_at, "views": views, "rates": rates, "miou": float(miou), "iou": iou,
+        "optimizer": [type(optimizer).__name__, group["momentum"], group["weight_decay"]],
+    }  # fmt: skip
+    return cast("dict[str, Any]", json.loads(json.dumps(found)))
+
+
 TOOLS = frozen()
 SEGMENTATION = {
     "seg-linear": "ORFC/utils/dinov2_vitl14_voc2012_linear_config.py",
@@ -482,6 +580,7 @@ MADE: dict[str, tuple[tuple[str, ...], Callable[[Path], Any]]] = {
     "vjepa2": (("vjepa2",), vjepa2),
     "vjepa2 training": (("vjepa2",), vjepa2_training),
     "efficient-probing": (("efficient-probing",), efficient_probing),
+    "neco": (("NeCo",), neco),
 }
 
 

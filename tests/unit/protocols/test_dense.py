@@ -207,7 +207,7 @@ def test_the_linear_head_is_trained_as_an_independent_loop_trains_it(tmp_path: P
         work=tmp_path,
         device=CPU,
     )  # type: ignore[arg-type]
-    model = seglinear.train(data, CLASSES, how, 4, context)
+    model = seglinear.train(data, CLASSES, how, 4, context, how.length(6))
     # The reference has no modules: batch normalisation, matrix product and AdamW by their formulas.
     start = seglinear.head(5, CLASSES, how, 4)
     values = {name: value.detach().double().clone() for name, value in start.named_parameters()}

@@ -115,7 +115,7 @@ def test_the_linear_head_is_dinov2s_in_mmseg(
     monkeypatch.setattr(seglinear, "order", order)
     nothing: dict[str, Any] = dict.fromkeys(("task", "protocol", "data", "loaded", "extract"))
     context = Context(**nothing, metric="miou", seed=0, work=tmp_path, device=torch.device("cpu"))
-    model = seglinear.train(train, made.CLASSES, how, 0, context)
+    model = seglinear.train(train, made.CLASSES, how, 0, context, made.ITERATIONS)
     test = kept(made, tmp_path / "test", tests, Views("slide", made.SIDE))
     found = scored(test, Truth(truth.numpy()), model, how, made.CLASSES)
     golden = GOLDEN["dinov2"]["value"]
@@ -252,7 +252,7 @@ def test_every_key_of_dinov2s_segmentation_configs(name: str) -> None:
 @pytest.mark.parametrize("name", ["seg-linear", "seg-linear-multiscale"])
 def test_rates_and_sizes_are_those_of_mmcv(made: Any, name: str) -> None:
     golden, params = GOLDEN["dinov2 segmentation"]["value"][name], protocols.get(name).settings
-    ours = [seglinear.rate(params, step) for step in range(0, params.iterations, 1000)]
+    ours = [seglinear.rate(params, step, params.iterations) for step in range(0, params.iterations, 1000)]
     np.testing.assert_allclose(ours, golden["rates"]["lr"], rtol=1e-9, atol=0)
     assert set(golden["rates"]["beta"]) == {0.9}  # as torch's AdamW has it
     told = params.test_views.model_dump() | {"mirrored": False}
