@@ -1,4 +1,4 @@
-"""Semantic segmentation by a linear classifier of map cells: a 1x1 convolution, after batch normalisation in DINOv2's."""
+"""Semantic segmentation by a linear classifier of map cells: a 1x1 convolution, in DINOv2's after normalisation."""
 
 from __future__ import annotations
 

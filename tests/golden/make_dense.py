@@ -539,7 +539,7 @@ def neco(peers: Path) -> dict[str, Any]:
     images, masks = pictures(12, SIDE, 1)
     rates = []
     for step, rows in enumerate(neco_batches()):
-        loss = model.training_step((images[rows], (masks[rows][:, None].double() + 1e-6) / 255), step)
+        loss = model.training_step((images[rows], masks[rows][:, None].float() / 255), step)
         optimizer.zero_grad()
         loss.backward()
         model.on_after_backward()
@@ -549,7 +549,7 @@ def neco(peers: Path) -> dict[str, Any]:
             scheduler.step()
     tests, truth = pictures(6, SIDE, 4)
     model.eval()
-    model.validation_step((tests, (truth[:, None].double() + 1e-6) / 255), 0)
+    model.validation_step((tests, truth[:, None].float() / 255), 0)
     miou, right, wrong, missed, *_ = model.miou_metric.compute(True, many_to_one=False, linear_probe=True)
     iou = [float(t / (t + f + n)) for t, f, n in zip(right, wrong, missed, strict=True)]
     group = optimizer.param_groups[0]

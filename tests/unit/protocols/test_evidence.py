@@ -36,12 +36,19 @@ def test_a_row_says_what_was_compared_and_what_came_of_it(evidence: Any) -> None
         if row["source"] != evidence.OURS:
             assert {"running", "reading", "left"} & set(row), row["protocols"]
             assert ("running" in row) == ("difference" in row), row["protocols"]
+            for what, effect in row.get("left", {}).items():
+                assert what, row["protocols"]
+                measured = any(letter.isdigit() for letter in effect)
+                assert measured or effect.startswith(("not measured, ", "as ", "none")), effect
 
 
 def test_what_is_not_verified_is_marked_on_the_protocol(evidence: Any) -> None:
     marked = {name for name in protocols.names() if protocols.get(name).unverified}
     said = {
-        name for row in evidence.rows() if "not verified" in row.get("left", "") for name in row["protocols"]
+        name
+        for row in evidence.rows()
+        if any("not verified" in what for what in row.get("left", {}))
+        for name in row["protocols"]
     }
     assert marked == said != set()
 

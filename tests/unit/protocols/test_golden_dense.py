@@ -163,6 +163,53 @@ def test_a_limited_memory_draws_open_hummingbirds_cells(made: Any, tmp_path: Pat
     assert golden["miou of 72 cells"] != pytest.approx(golden["miou"], abs=5 * POINTS)
 
 
+def test_every_value_of_necos_linear_segmentation() -> None:
+    golden, params = GOLDEN["neco"]["value"], protocols.get("seg-linear-448").settings
+    train, side = params.train_views, params.extraction.image_size
+    task = {"data.data_dir", "data.dataset_name", "train.ckpt_dir", "train.fast_dev_run", "train.head_type"}
+    network = {"train.arch", "train.ckpt_path", "train.patch_size", "train.restart", "train.val_iters"}
+    said = {key: value for key, value in golden["alike"].items() if key not in task | network}
+    assert said == {
+        "data.size_crops": side, "train.batch_size": params.batch_size, "train.lr": params.lr,
+        "train.max_epochs": params.epochs, "train.drop_at": (params.drop or 0) * params.epochs,
+    }  # fmt: skip
+    assert golden["masks"] == [params.label_size, params.mask_size]
+    assert golden["optimizer"] == [params.optimizer.upper(), seglinear.MOMENTUM, params.weight_decay]
+    norm = ["Normalize", {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}]
+    assert train.mirrored
+    assert golden["views"] == {
+        "train_transforms": [
+            ["RandomResizedCrop", {"size": side, "scale": list(train.scales)}],
+            ["RandomHorizontalFlip", {"p": 0.5}], ["ToTensor", {}], norm,
+        ],
+        "val_image_transforms": [["Resize", [side, side], {}], ["ToTensor", {}], norm],
+        "val_target_transforms": [["Resize", [side, side], {"interpolation": "nearest"}], ["ToTensor", {}]],
+    }  # fmt: skip
+    assert (train.kind, params.test_views.kind) == ("resized-crop", "squash")
+    assert params.length(1464) == 25 * 11  # VOC's train: eleven whole batches an epoch
+
+
+def test_the_linear_head_is_necos(made: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    golden = GOLDEN["neco"]["value"]
+    images, masks = made.pictures(12, made.SIDE, 1)
+    tests, truth = made.pictures(6, made.SIDE, 4)
+    views = Views("squash", made.SIDE)
+    train = kept(made, tmp_path / "train", images, views, made.neco_masks(masks))
+    changes = {"batch_size": made.BATCH, "lr": 50 * golden["alike"]["train.lr"], "mask_size": None}
+    how = protocols.get("seg-linear-448").override(changes).settings
+    total = how.length(12)
+    assert [seglinear.rate(how, step, total) for step in range(total)] == pytest.approx(golden["rates"])
+    monkeypatch.setattr(seglinear, "order", lambda *_: iter(map(np.array, made.neco_batches())))
+    nothing: dict[str, Any] = dict.fromkeys(("task", "protocol", "data", "loaded", "extract"))
+    context = Context(**nothing, metric="miou", seed=0, work=tmp_path, device=torch.device("cpu"))
+    model = seglinear.train(train, made.CLASSES, how, 0, context, total)
+    test = kept(made, tmp_path / "test", tests, views)
+    found = scored(test, Truth(made.neco_masks(truth).numpy()), model, how, made.CLASSES)
+    assert found.metrics["miou"].value == pytest.approx(golden["miou"], abs=POINTS)
+    assert list(found.certificate["iou"].values()) == pytest.approx(golden["iou"], abs=3 * POINTS)
+    assert golden["miou"] > 0.2  # it did learn
+
+
 OURS = (
     "data.train.type",
     "data.test.type",
