@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 from PIL import Image
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ..errors import UserError
 from ..features import Preprocess
@@ -40,6 +40,12 @@ class SquaresOfTraining(base.Strict):
     longest: int = 0
     copies: Count = 1
     mirrored: bool = False
+
+    @model_validator(mode="after")
+    def _mirrored(self) -> Self:
+        if self.mirrored and self.kind != "resized-crop":
+            raise ValueError("mirrored is of resized-crop; random squares are mirrored as they are")
+        return self
 
 
 class SquaresOfTest(base.Strict):

@@ -40,6 +40,25 @@ def test_squares_cover_an_image_as_mmseg_slides() -> None:
     assert plan[2].size == (205, 2048)  # the long side is the limit, as mmcv.imrescale has it
 
 
+def test_resized_crops_are_mirrored_half_the_time_where_asked() -> None:
+    sizes = np.array([[500, 375]] * 40)
+    plain = Views("resized-crop", 32, scales=(0.8, 1.0), copies=5)
+    mirrored = Views("resized-crop", 32, scales=(0.8, 1.0), copies=5, mirrored=True)
+    assert not any(view.flip for view in plain.plan(sizes))
+    assert (
+        70 < sum(view.flip for view in mirrored.plan(sizes)) < 130
+    )  # of 200, within four standard deviations
+    assert plain.identity() != mirrored.identity()
+    assert "mirrored" not in plain.identity()  # what was stored stays
+    assert all(0.79 < view.box[2] * view.box[3] / (500 * 375) <= 1 for view in mirrored.plan(sizes))
+
+
+def test_a_side_times_a_scale_is_rounded_down_first() -> None:
+    """640 times 1.32 is 844.8: mmseg resizes the short side to 844."""
+    (view, *_) = Views("slide", 640, scales=(1.32,)).plan(np.array([[640, 480]]))
+    assert view.size == (1125, 844)
+
+
 def test_a_mask_is_cut_as_its_image_is() -> None:
     """A picture whose colours are its labels: what is seen of both agrees, wherever they are cut and mirrored."""
     grid = np.zeros((40, 60), dtype=np.int16)

@@ -398,3 +398,27 @@ def test_maps_gb_is_a_runtime_matter() -> None:
     assert changed.params == first.params
     assert changed.runtime == {"maps_gb": 5}
     assert replace(changed, runtime={}) == first
+
+
+def test_the_length_of_a_linear_head_and_what_is_mirrored_are_checked() -> None:
+    how = protocols.get("seg-linear-448")
+    assert how.settings.length(1464) == 25 * 11
+    assert how.settings.length(3) == 1  # fewer images than a batch
+    assert how.override({"iterations": 7}).settings.length(1464) == 7
+    assert protocols.get("seg-linear").settings.length(3) == 40000
+    with pytest.raises(UserError, match="iterations or epochs"):
+        how.override({"epochs": None})
+    with pytest.raises(UserError, match="mirrored is of resized-crop"):
+        protocols.get("seg-linear").override({"train_views.mirrored": True})
+
+
+def test_a_mean_over_labelled_pixels_is_torchs_own() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 3, 4, 4, generator=generator)
+    masks = torch.randint(0, 3, (2, 4, 4), generator=generator)
+    masks[0] = 255
+    labelled = F.cross_entropy(logits, masks, ignore_index=255)
+    torch.testing.assert_close(seglinear.loss_of(logits, masks, 255, "labelled"), labelled)
+    torch.testing.assert_close(seglinear.loss_of(logits, masks, 255), labelled / 2)
+    nothing = torch.full_like(masks, 255)
+    assert float(seglinear.loss_of(logits, nothing, 255, "labelled")) == 0
