@@ -806,8 +806,8 @@ def rank_correlations() -> Iterator[Setting]:
 
 
 GROUPS = (
-    proportions, paired_proportions, per_class, families, over_seeds, ranks, average_precisions, detection, masks, depths,
-    calibration, few_shot, costs, rank_correlations,
+    proportions, paired_proportions, per_class, families, over_seeds, ranks, average_precisions, detection, masks,
+    depths, calibration, few_shot, costs, rank_correlations,
 )  # fmt: skip
 
 
