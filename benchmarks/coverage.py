@@ -620,7 +620,7 @@ def _any_precision(
     scores, labels = _scored(g, n, classes, prevalence, shift)
     counts = _counts(g, n)
     found = [_ap("map_area", part, labels, counts) for part in scores]
-    values, drawn = np.array([[value] for value, _ in found]), np.stack([drawn for _, drawn in found])
+    values, drawn = np.array([[value for value, _ in found]]), np.stack([[drawn for _, drawn in found]])
     return _any(pairs.resampled(values, drawn, *intervals.few(labels.sum(0))))
 
 
@@ -631,21 +631,6 @@ def _any_seeds(g: np.random.Generator, seeds: int) -> list[bool]:
 def _seeds(g: np.random.Generator, seeds: int) -> list[Any]:
     values = 0.7 + 0.01 * g.normal(size=seeds)
     return [(float(values.mean()), intervals.t_interval(values))]
-
-
-def _crossed(g: np.random.Generator, seeds: int) -> list[Paired]:
-    rate = 0.1 + 0.02 * g.normal(size=(seeds, 1)) + 0.3 * g.normal(size=100)
-    delta = rate + 0.5 * g.normal(size=(seeds, 100))
-    return [tests.crossed(delta.mean(0), delta.mean(1))]
-
-
-def _crossed_shares(g: np.random.Generator, n: int, seeds: int, spread: float) -> list[Paired]:
-    """Right or wrong of two checkpoints, each trained with some seeds: these move it by as much as ``spread``."""
-    hard, own = g.normal(size=n), g.normal(size=(2, seeds, n))
-    level = spread * g.normal(size=(2, seeds, 1))
-    right = level + 0.8 * hard + 0.6 * own > -0.5
-    delta = right[0].astype(np.float64) - right[1]
-    return [tests.crossed(delta.mean(0), delta.mean(1))]
 
 
 def families() -> Iterator[Setting]:
@@ -670,17 +655,52 @@ def families() -> Iterator[Setting]:
                 line = Line("any false find, average precision", n, label)
                 draw = partial(_any_precision, n=n, classes=classes, prevalence=prevalence, shift=shift)
                 yield Setting(draws, draw, (line,))
+
+
+def _crossed(g: np.random.Generator, n: int, seeds: int) -> list[Paired]:
+    rate = 0.1 + 0.02 * g.normal(size=(seeds, 1)) + 0.3 * g.normal(size=n)
+    delta = rate + 0.5 * g.normal(size=(seeds, n))
+    return [tests.crossed(delta, delta.mean(1))]
+
+
+def _crossed_shares(g: np.random.Generator, n: int, seeds: int, spread: float) -> list[Paired]:
+    """Right or wrong of two checkpoints, each trained with some seeds: these move it by as much as ``spread``."""
+    hard, own = g.normal(size=n), g.normal(size=(2, seeds, n))
+    level = spread * g.normal(size=(2, seeds, 1))
+    right = level + 0.8 * hard + 0.6 * own > -0.5
+    delta = right[0].astype(np.float64) - right[1]
+    return [tests.crossed(delta, delta.mean(1))]
+
+
+def _crossed_precisions(g: np.random.Generator, n: int, seeds: int, spread: float) -> list[Paired]:
+    """Average precision of two checkpoints as good as each other, 30 % positive, about .6."""
+    shifts = _separation(0.6, 0.3) + spread * g.normal(size=2 * seeds)
+    scores, labels = _scored(g, n, 1, 0.3, shifts)
+    counts = _counts(g, n)
+    found = [_ap("map_area", part, labels, counts) for part in scores]
+    values, drawn = np.array([value for value, _ in found]), np.stack([drawn for _, drawn in found])
+    size, lacking = intervals.few(labels.sum(0))
+    delta = values[:seeds] - values[seeds:], drawn[:seeds] - drawn[seeds:]
+    return [tests.resampled(*delta, size, lacking, kind="paired")]
+
+
+def over_seeds() -> Iterator[Setting]:
+    """Means over pretraining seeds; differences over examples and evaluation seeds, which both vary."""
     for seeds in (3, 5, 8):
         line = Line("any false find, means over seeds", seeds, "normal")
         yield Setting(4000, partial(_any_seeds, seeds=seeds), (line,))
         yield Setting(4000, partial(_seeds, seeds=seeds), (Line("mean over seeds", seeds, "normal", 0.7),))
-        line = Line("difference over examples and seeds", seeds, "100 examples", 0.1)
-        yield Setting(4000, partial(_crossed, seeds=seeds), (line,))
+        statistic = f"difference over examples and {seeds} seeds"
+        for n in SIZES:
+            line = Line(statistic, n, "normal", 0.1)
+            yield Setting(4000, partial(_crossed, n=n, seeds=seeds), (line,))
+            for spread in (0.0, 0.05, 0.1, 0.2):
+                line = Line(statistic, n, f"right or wrong, spread of seeds {spread}", 0.0)
+                yield Setting(4000, partial(_crossed_shares, n=n, seeds=seeds, spread=spread), (line,))
         for n in (100, 1000):
             for spread in (0.0, 0.1):
-                label = f"{n} examples, right or wrong, seeds {'move much' if spread else 'move little'}"
-                line = Line("difference over examples and seeds", seeds, label, 0.0)
-                yield Setting(2000, partial(_crossed_shares, n=n, seeds=seeds, spread=spread), (line,))
+                line = Line(statistic, n, f"average precision, area, spread of seeds {spread}", 0.0)
+                yield Setting(1000, partial(_crossed_precisions, n=n, seeds=seeds, spread=spread), (line,))
 
 
 def _any_rank(g: np.random.Generator, n: int, rates: tuple[float, ...]) -> list[bool]:
@@ -786,8 +806,8 @@ def rank_correlations() -> Iterator[Setting]:
 
 
 GROUPS = (
-    proportions, paired_proportions, per_class, families, ranks, average_precisions, detection, masks, depths,
-    calibration, few_shot, costs, rank_correlations,
+    proportions, paired_proportions, per_class, families, over_seeds, ranks, average_precisions, detection, masks,
+    depths, calibration, few_shot, costs, rank_correlations,
 )  # fmt: skip
 
 

@@ -212,7 +212,7 @@ def _walk(folder: Path, images: list[Path], others: Counter[str], above: tuple[t
         with os.scandir(folder) as found:
             entries = sorted(found, key=lambda entry: entry.name)
     except OSError as error:
-        raise UserError(f"{folder}: cannot be read: {error.strerror}", remedy="check permissions") from error
+        raise _unreadable(folder, error) from error
     here = (status.st_dev, status.st_ino)
     if here in above:
         raise UserError(f"{folder}: a link that leads to a folder above it", remedy="delete the link")
@@ -232,12 +232,18 @@ def _walk(folder: Path, images: list[Path], others: Counter[str], above: tuple[t
             raise UserError(f"{path}: a link that leads nowhere", remedy="restore what it names or delete it")
 
 
+def _unreadable(folder: Path, error: OSError) -> UserError:
+    denied = isinstance(error, PermissionError)
+    remedy = "check permissions" if denied else "check its name and that the disk it lies on is there"
+    return UserError(f"{folder}: cannot be read: {error.strerror}", remedy=remedy)
+
+
 def subfolders(folder: Path) -> list[Path]:
     """The visible folders in a folder, sorted by name; links to folders count."""
     try:
         found = sorted(path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name))
     except OSError as error:
-        raise UserError(f"{folder}: cannot be read: {error.strerror}", remedy="check permissions") from error
+        raise _unreadable(folder, error) from error
     for path in found:
         _readable(folder, path.name)
     return found

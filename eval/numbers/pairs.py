@@ -9,7 +9,7 @@ import scipy  # loads its rooms when first used; the special functions in a tent
 
 from . import pool
 from .intervals import Array
-from .tests import MIN_SEEDS, holm
+from .tests import MIN_SEEDS, half_width, holm, p_crossed, parted, seeds_alone
 
 SAME = 1e-12  # a standard error up to here is rounding: two do not differ, as in `tests`
 
@@ -68,26 +68,23 @@ def means(
     power: float = 0.8,
     level: float = 0.95,
 ) -> Pairs:
-    """Student's paired t of each pair over examples, as `tests.means`; with several seeds, over both.
-
-    Examples and seeds are crossed: the variance of a mean over both is at most the sum of its variance over examples
-    and its variance over seeds, which is what is taken; the degrees of freedom are Satterthwaite's (1946).
+    """Student's paired t of each pair over examples, as `tests.means`; with several seeds, as `tests.crossed`.
 
     Args:
-        values: (R, N) contributions of the examples, whose mean is the metric; over seeds, their mean.
-        seeds: (R, S) the metric for each seed, S >= 2; None for one seed.
+        values: (R, N) contributions of the examples, whose mean is the metric; with several seeds (S, R, N).
+        seeds: (S, R) the metric for each seed, S >= 2; None for one seed.
         size: One more than the degrees of freedom over examples, where they do not weigh alike.
         unseen: (R, R) variances to add that the examples do not show, see `metrics.unseen_in_classes`.
         power: Of the detectable differences.
         level: Of the intervals that the p values belong to.
     """
-    error, df = _error(values)
-    df = df if size is None else np.full(df.shape, size - 1.0)
-    error = np.where(error > SAME, np.sqrt(error**2 + unseen), error)
-    if seeds is not None:
-        error, df = _added(error, df, *_seeds(seeds))
-    mean = values.mean(1)
-    return _student(mean[:, None] - mean[None, :], error, df, power, level)
+    number = values.shape[-1]
+    df = (number if size is None else size) - 1.0
+    if seeds is None:
+        error = np.sqrt(_variance(values) / number)
+        error = np.where(error > SAME, np.sqrt(error**2 + unseen), error)
+        return _student(_differences(values.mean(1)), error, df, power, level)
+    return _crossed(values, seeds, 1 / number, unseen, df, _differences(values.mean((0, 2))), power, level)
 
 
 def resampled(
@@ -102,19 +99,18 @@ def resampled(
     """Student's t of the bootstrap's standard error of each pair, as `tests.resampled`.
 
     Args:
-        values: (R, S) the metric of all examples for each of S seeds, whose variance is added.
-        drawn: (R, B) on the same B resamples, the mean over seeds; undefined ones are NaN and left out for all.
+        values: (S, R) the metric of all examples for each of S seeds; with several, examples and seeds vary.
+        drawn: (S, R, B) on the same B resamples; those that are undefined (NaN) anywhere are left out for all.
         size: Of what varies, one more than the degrees of freedom.
         lacking: What the bootstrap's variance is to be multiplied with.
         power: Of the detectable differences.
         level: Of the intervals that the p values belong to.
     """
-    defined = drawn[:, ~np.isnan(drawn).any(0)]
-    error, df = np.sqrt(_variance(defined) * lacking), np.full((len(values),) * 2, max(size - 1, 1.0))
-    mean = values.mean(1)
-    if values.shape[1] > 1:
-        error, df = _added(error, df, *_seeds(values))
-    return _student(mean[:, None] - mean[None, :], error, df, power, level)
+    defined = drawn[..., ~np.isnan(drawn).any((0, 1))]
+    df, differences = max(size - 1.0, 1.0), _differences(values.mean(0))
+    if len(values) == 1:
+        return _student(differences, np.sqrt(_variance(defined[0]) * lacking), df, power, level)
+    return _crossed(defined, values, lacking, 0.0, df, differences, power, level)
 
 
 def pooled(
@@ -134,7 +130,7 @@ def pooled(
     images = np.stack([pool.of_images(delta[:, 0] * delta[:, 1]) for delta in deltas])
     error = np.sqrt(images + _variance(episodes) / episodes.shape[1])
     df = contributed.shape[2] - 1.0
-    return _student(values[:, None] - values[None, :], error, df, power, level)
+    return _student(_differences(values), error, df, power, level)
 
 
 def _variance(values: Array) -> Array:
@@ -147,23 +143,35 @@ def _variance(values: Array) -> Array:
     return variance
 
 
-def _error(values: Array) -> tuple[Array, Array]:
-    error = np.sqrt(_variance(values) / values.shape[1])
-    return error, np.full(error.shape, values.shape[1] - 1.0)
+def _differences(values: Array) -> Array:
+    difference: Array = values[:, None] - values[None, :]
+    return difference
 
 
-def _seeds(values: Array) -> tuple[Array, Array]:
-    """As `_error`; unknown where there are too few, which leaves no test."""
-    error, df = _error(values)
-    return np.where(values.shape[1] < MIN_SEEDS, np.nan, error), df
-
-
-def _added(error: Array, df: Array, other: Array, other_df: Array) -> tuple[Array, Array]:
-    """The error of two sources together, and Satterthwaite's degrees of freedom."""
-    total = error**2 + other**2
-    with np.errstate(invalid="ignore", divide="ignore"):
-        joint = np.where(total > 0, total**2 / (error**4 / df + other**4 / other_df), df)
-    return np.sqrt(total), joint
+def _crossed(
+    values: Array,
+    seeds: Array,
+    scale: float,
+    unseen: Array | float,
+    df: float,
+    differences: Array,
+    power: float,
+    level: float,
+) -> Pairs:
+    """All pairs as `tests.crossed`; the variances of ``values`` over examples are multiplied by ``scale``."""
+    number = len(seeds)
+    whole = _variance(values.mean(0)) * scale
+    single = np.mean([_variance(one) for one in values], axis=0) * scale
+    shared, noise = parted(whole, single, number)
+    over_seeds = _variance(seeds.T) / number
+    varies = np.sqrt(whole + over_seeds) > SAME
+    if number < MIN_SEEDS or not varies.any():
+        nothing = np.full(varies.shape, np.nan)
+        return Pairs(differences, nothing, nothing)
+    parts = (np.where(varies, shared + unseen, 1.0), df), seeds_alone(over_seeds, noise, number)
+    least = half_width((1 - level) / 2, parts) + half_width(1 - power, parts)
+    p_values = p_crossed(differences, parts)
+    return Pairs(differences, np.where(varies, p_values, np.nan), np.where(varies, least, np.nan))
 
 
 def _student(differences: Array, error: Array, df: Array | float, power: float, level: float) -> Pairs:

@@ -161,18 +161,21 @@ def too_few(one: Sequence[Evidence]) -> bool:
 
 def _compare(found: Sequence[Sequence[Evidence]]) -> pairs.Pairs:
     kind, seeds = found[0][0].kind, len(found[0])
-    values = np.array([[item.values for item in one] for one in found])  # (R, S, N)
-    points = np.array([[item.value for item in one] for one in found])  # (R, S)
+    runs = list(zip(*found, strict=True))  # by seed
+    values = np.array([[item.values for item in one] for one in runs])  # (S, R, N)
+    points = np.array([[item.value for item in one] for one in runs])  # (S, R)
     if kind == "hits" and seeds == 1:
-        return pairs.proportions(values[:, 0])
+        return pairs.proportions(values[0])
     if kind == "resamples":
-        return pairs.resampled(points, values.mean(1), found[0][0].size, found[0][0].lacking)
+        return pairs.resampled(points, values, found[0][0].size, found[0][0].lacking)
     if kind == "pool":
         episodes = np.array([np.concatenate([item.episodes for item in one]) for one in found])
-        return pairs.pooled(points.mean(1), values.mean(1), episodes)
-    mean, labels = values.mean(1), found[0][0].labels
-    unseen = metrics.unseen_in_classes(mean, labels) if len(labels) else 0.0
-    return pairs.means(mean, points if seeds > 1 else None, size=_size(found[0][0]), unseen=unseen)
+        return pairs.pooled(points.mean(0), values.mean(0), episodes)
+    labels, size = found[0][0].labels, _size(found[0][0])
+    unseen = metrics.unseen_in_classes(values.mean(0), labels) if len(labels) else 0.0
+    if seeds == 1:
+        return pairs.means(values[0], size=size, unseen=unseen)
+    return pairs.means(values, points, size=size, unseen=unseen)
 
 
 def pair(first: Sequence[Evidence], second: Sequence[Evidence]) -> Paired | None:
@@ -183,9 +186,7 @@ def pair(first: Sequence[Evidence], second: Sequence[Evidence]) -> Paired | None
     deltas = np.array([a.values - b.values for a, b in seeds])
     points = [a.value - b.value for a, b in seeds]
     if first[0].kind == "resamples":
-        return tests.resampled(
-            points, deltas.mean(0), first[0].size, first[0].lacking, kind="bootstrap-paired"
-        )
+        return tests.resampled(points, deltas, first[0].size, first[0].lacking, kind="bootstrap-paired")
     if first[0].kind == "pool":
         episodes = np.concatenate([a.episodes - b.episodes for a, b in seeds])
         return tests.pooled(float(np.mean(points)), deltas.mean(0), episodes)
@@ -196,7 +197,7 @@ def pair(first: Sequence[Evidence], second: Sequence[Evidence]) -> Paired | None
         sides = [np.mean([item.values for item in side], axis=0) for side in zip(*seeds, strict=True)]
         unseen = float(metrics.unseen_in_classes(np.array(sides), labels)[0, 1])
     if len(seeds) > 1:
-        return tests.crossed(deltas.mean(0), points, size=_size(first[0]), unseen=unseen)
+        return tests.crossed(deltas, points, size=_size(first[0]), unseen=unseen)
     return tests.means(deltas[0], size=_size(first[0]), unseen=unseen)
 
 

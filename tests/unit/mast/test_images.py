@@ -219,6 +219,12 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "a/b").chmod(0o700)
 
 
+def test_a_folder_that_is_not_there_is_not_called_forbidden(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="gone: cannot be read: No such file") as caught:
+        walk(tmp_path / "gone")
+    assert "permissions" not in caught.value.remedy
+
+
 XMP = (
     b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
     b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>'

@@ -14,7 +14,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
-from eval.numbers import metrics, pairs, tests
+from eval.numbers import intervals, metrics, pairs, tests
 from eval.numbers.intervals import Interval, NoInterval
 
 
@@ -91,39 +91,67 @@ def test_what_does_not_vary_has_no_interval() -> None:
     assert same.p_value is None
     assert not same.differs
     assert isinstance(tests.resampled([0.0], np.zeros(50), kind="x").interval, NoInterval)
-    assert tests.crossed(np.zeros(10), [0.0, 0.0, 0.0]).interval == NoInterval("nothing varies")
+    assert tests.crossed(np.zeros((3, 10)), [0.0, 0.0, 0.0]).interval == NoInterval("nothing varies")
 
 
 def test_two_seeds_decide_nothing() -> None:
     """They may agree by luck: in simulation the interval of a difference over two covered .89 of the time."""
-    values = np.random.default_rng(0).normal([[0.0], [5.0]], 1.0, (2, 30))
-    assert tests.crossed(values[0] - values[1], [-5.0, -5.1]).interval == NoInterval(tests.TWO_SEEDS)
-    assert tests.crossed(values[0] - values[1], [-5.0, -5.1, -5.0]).differs
-    assert tests.resampled([-5.0, -5.1], values[0] - values[1], kind="x").p_value is None
-    assert tests.resampled([-5.0, -5.1, -5.0], values[0] - values[1], kind="x").differs
-    assert np.isnan(pairs.means(values, np.array([[0.0, 0.1], [5.0, 5.0]])).p_values[0, 1])
-    assert np.isnan(pairs.resampled(np.array([[0.0, 0.1], [5.0, 5.0]]), values).detectable[0, 1])
-    assert pairs.means(values, np.array([[0.0, 0.1, 0.0], [5.0, 5.0, 5.0]])).p_values[0, 1] < 0.05
+    values = np.random.default_rng(0).normal([[0.0], [5.0]], 1.0, (3, 2, 30))
+    points, delta = values.mean(2), values[:, 0] - values[:, 1]
+    assert tests.crossed(delta[:2], [-5.0, -5.1]).interval == NoInterval(tests.TWO_SEEDS)
+    assert tests.crossed(delta, [-5.0, -5.1, -5.0]).differs
+    assert tests.resampled([-5.0, -5.1], delta[:2], kind="x").p_value is None
+    assert tests.resampled([-5.0, -5.1, -5.0], delta, kind="x").differs
+    assert np.isnan(pairs.means(values[:2], points[:2]).p_values[0, 1])
+    assert np.isnan(pairs.resampled(points[:2], values[:2]).detectable[0, 1])
+    assert pairs.means(values, points).p_values[0, 1] < 0.05
 
 
-def test_examples_and_seeds_are_both_counted() -> None:
+def test_examples_and_seeds_are_both_counted_and_noise_once() -> None:
+    """The two sources and their noise by hand, as sums of squares of a two-way layout; the half width from them."""
     generator = np.random.default_rng(0)
-    delta = generator.normal(size=(3, 1)) + generator.normal(size=200)
-    found = tests.crossed(delta.mean(0), delta.mean(1))
-    parts = delta.mean(0).var(ddof=1) / 200, delta.mean(1).var(ddof=1) / 3
-    df = sum(parts) ** 2 / (parts[0] ** 2 / 199 + parts[1] ** 2 / 2)
-    half = scipy.stats.t.ppf(0.975, df) * math.sqrt(sum(parts))
+    delta = 0.1 * generator.normal(size=(4, 1)) + generator.normal(size=200) + generator.normal(size=(4, 200))
+    found = tests.crossed(delta, delta.mean(1))
+    examples, seeds = delta.mean(0), delta.mean(1)
+    rest = delta - examples - seeds[:, None] + delta.mean()
+    noise = (rest**2).sum() / (3 * 199) / (4 * 200)
+    shared, over_seeds = examples.var(ddof=1) / 200 - noise, seeds.var(ddof=1) / 4
+    squares = (scipy.stats.t.ppf(0.975, 199) ** 2 * shared, scipy.stats.t.ppf(0.975, 3) ** 2 * over_seeds)
+    half = math.sqrt(sum(squares))
     assert isinstance(found.interval, Interval)
-    assert (found.interval.low, found.interval.high) == pytest.approx(
-        (delta.mean() - half, delta.mean() + half)
-    )
-    drawn = generator.normal(0.1, 0.02, 4000)
-    both = tests.resampled([0.05, 0.1, 0.18], drawn, kind="x")
-    alone = tests.resampled([0.11], drawn, kind="x")
-    assert isinstance(both.interval, Interval)
-    assert isinstance(alone.interval, Interval)
-    assert both.interval.high - both.interval.low > 2 * (alone.interval.high - alone.interval.low)
-    assert alone.interval.high - 0.11 == pytest.approx(1.96 * 0.02, rel=0.05)
+    ends = found.interval.low, found.interval.high
+    assert ends == pytest.approx((delta.mean() - half, delta.mean() + half))
+    # The p value is the level at which the interval ends at zero.
+    assert found.p_value is not None
+    touching = tests.crossed(delta, delta.mean(1), level=1 - found.p_value).ends
+    assert min(abs(end) for end in touching if end is not None) == pytest.approx(0, abs=1e-9)
+
+
+def test_resamples_of_several_seeds_are_counted_like_examples() -> None:
+    """Resampled means of examples have the variances of these, so that the two intervals are about the same."""
+    generator = np.random.default_rng(1)
+    delta = 0.1 * generator.normal(size=(3, 1)) + generator.normal(size=300) + generator.normal(size=(3, 300))
+    counts = intervals.resample_counts(300, 4000, 0)
+    by_resamples = tests.resampled(delta.mean(1), delta @ counts.T / 300, 300, kind="x")
+    by_examples = tests.crossed(delta, delta.mean(1))
+    assert by_resamples.ends == pytest.approx(by_examples.ends, rel=0.05)
+    assert by_resamples.p_value == pytest.approx(by_examples.p_value, rel=0.05)
+
+
+def test_seeds_that_agree_by_luck_leave_the_noise() -> None:
+    """Three seeds with the same number right, on different examples: the interval has a width nevertheless."""
+    right = np.zeros((3, 30))
+    for seed in range(3):
+        right[seed, seed * 10 : seed * 10 + 8] = 1
+    delta = right - right[:, ::-1]
+    found = tests.crossed(delta, delta.mean(1))
+    single = tests.means(delta[0])
+    low, high = found.ends
+    assert low is not None
+    assert high is not None
+    assert single.ends[1] is not None
+    assert 0.1 * single.ends[1] < high < single.ends[1]
+    assert found.p_value == pytest.approx(1)
 
 
 def test_corrections_are_statsmodels() -> None:
@@ -153,8 +181,9 @@ def test_all_pairs_at_once_are_the_tests_one_by_one() -> None:
     generator = np.random.default_rng(0)
     right = generator.random((4, 60)) < np.array([[0.5], [0.6], [0.6], [0.9]])
     means = generator.normal(size=(4, 30))
-    values = generator.random((4, 3))
-    drawn = values.mean(1)[:, None] + 0.05 * generator.normal(size=(4, 200))
+    contributed = generator.normal(size=(3, 4, 30))
+    values = generator.random((3, 4))
+    drawn = values[:, :, None] + 0.05 * generator.normal(size=(3, 4, 200))
     added, episodes = (
         generator.normal(size=(4, 1, 40)) + generator.normal(size=(4, 2, 40)),
         generator.random((4, 50)),
@@ -165,7 +194,7 @@ def test_all_pairs_at_once_are_the_tests_one_by_one() -> None:
     whole = {
         "proportions": pairs.proportions(right),
         "means": pairs.means(means),
-        "crossed": pairs.means(means, values),
+        "crossed": pairs.means(contributed, values),
         "resampled": pairs.resampled(values, drawn, 12.0, 1.2),
         "pooled": pairs.pooled(episodes.mean(1), added, episodes),
         "pooled noise": pairs.pooled(episodes.mean(1), noise, episodes),
@@ -174,8 +203,10 @@ def test_all_pairs_at_once_are_the_tests_one_by_one() -> None:
         single = {
             "proportions": tests.paired(right[i], right[j]),
             "means": tests.means(means[i] - means[j]),
-            "crossed": tests.crossed(means[i] - means[j], values[i] - values[j]),
-            "resampled": tests.resampled(values[i] - values[j], drawn[i] - drawn[j], 12.0, 1.2, kind="x"),
+            "crossed": tests.crossed(contributed[:, i] - contributed[:, j], values[:, i] - values[:, j]),
+            "resampled": tests.resampled(
+                values[:, i] - values[:, j], drawn[:, i] - drawn[:, j], 12.0, 1.2, kind="x"
+            ),
             "pooled": tests.pooled(
                 float((episodes[i] - episodes[j]).mean()), added[i] - added[j], episodes[i] - episodes[j]
             ),

@@ -30,7 +30,12 @@ def _script(name: str) -> ModuleType:
 COVERAGE = _script("coverage")
 with open(COVERAGE.FILE, encoding="utf-8", newline="") as _file:
     LINES = list(csv.DictReader(_file))
-FAMILIES = [s for group in (COVERAGE.families, COVERAGE.ranks) for s in group() if s.lines[0].family]
+FAMILIES = [
+    s
+    for group in (COVERAGE.families, COVERAGE.over_seeds, COVERAGE.ranks)
+    for s in group()
+    if s.lines[0].family
+]
 
 
 def test_the_table_in_the_documentation_is_that_of_the_file() -> None:

@@ -37,18 +37,21 @@ def write(place: Path, make_record: Make, arrays: dict[str, dict[str, object]], 
 
 def test_all_pairs_at_once_are_the_tests_of_each_pair() -> None:
     values = RNG.random((4, 200))
-    drawn = RNG.random((4, 500))
-    points = RNG.random((4, 3))
+    several, drawn, points = RNG.random((3, 4, 200)), RNG.random((3, 4, 500)), RNG.random((3, 4))
     for found, one in (
         (pairs.proportions(HITS), lambda i, j: tests.paired(HITS[i], HITS[j])),
         (pairs.means(values), lambda i, j: tests.means(values[i] - values[j])),
         (
-            pairs.means(values, points),
-            lambda i, j: tests.crossed(values[i] - values[j], points[i] - points[j]),
+            pairs.means(several, points),
+            lambda i, j: tests.crossed(several[:, i] - several[:, j], points[:, i] - points[:, j]),
         ),
         (
-            pairs.resampled(values[:, :1], drawn),
-            lambda i, j: tests.resampled(values[i, :1] - values[j, :1], drawn[i] - drawn[j], kind="b"),
+            pairs.resampled(points[:1], drawn[:1]),
+            lambda i, j: tests.resampled(points[:1, i] - points[:1, j], drawn[0, i] - drawn[0, j], kind="b"),
+        ),
+        (
+            pairs.resampled(points, drawn),
+            lambda i, j: tests.resampled(points[:, i] - points[:, j], drawn[:, i] - drawn[:, j], kind="b"),
         ),
     ):
         for i in range(4):
@@ -200,7 +203,7 @@ def test_all_shared_seeds_are_paired_and_both_sources_of_variation_count(
     deltas = np.array(
         [kept[f"b@{s}"]["correct"].astype(float) - kept[f"a@{s}"]["correct"] for s in range(3)]  # type: ignore[attr-defined]
     )
-    expected = tests.crossed(deltas.mean(0), deltas.mean(1))
+    expected = tests.crossed(deltas, deltas.mean(1))
     assert line.results["b", "a"].ends == pytest.approx(expected.ends)
     assert line.results["b", "a"].p_value == pytest.approx(expected.p_value)
     (section,) = table.sections
