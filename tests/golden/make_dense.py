@@ -37,6 +37,7 @@ from torch.nn import functional as F
 HERE = Path(__file__).parent
 GOLDEN = HERE / "dense.json"
 CLASSES, SIDE, PATCH, DIM = 5, 32, 8, 12
+WIDE = 60  # pixels
 ITERATIONS, BATCH, WARMUP, RATE = 300, 4, 50, 0.01
 MEMORY = 72  # cells, of 12 images with 16 each
 
@@ -160,7 +161,7 @@ def openmmlab(peers: Path) -> None:
 
 
 def dinov2(peers: Path) -> dict[str, Any]:
-    """`BNHead` in mmseg's `EncoderDecoder`, its `PolyLrUpdaterHook` and its slide inference."""
+    """`BNHead` in mmseg's `EncoderDecoder`, its `PolyLrUpdaterHook`, slide inference and test of mirrored images."""
     openmmlab(peers)
     import mmseg
     from mmcv.runner.hooks.lr_updater import PolyLrUpdaterHook
@@ -222,7 +223,18 @@ def dinov2(peers: Path) -> dict[str, Any]:
     meta = {"ori_shape": (SIDE, 52, 3), "img_shape": (SIDE, 52, 3), "flip": False}
     found = [model.simple_test(image[None], [meta])[0] for image in tests]
     told = eval_metrics(found, list(truth.numpy()), CLASSES, 255, ["mIoU"])
-    return {"mmseg": mmseg.__version__, "iou": told["IoU"].tolist(), "miou": float(told["IoU"].mean())}
+    wide, answers = pictures(6, WIDE, 8)  # three squares, which lie otherwise in the mirrored image
+    turned = meta | {"ori_shape": (SIDE, WIDE, 3), "img_shape": (SIDE, WIDE, 3)}
+    metas = [[turned], [turned | {"flip": True, "flip_direction": "horizontal"}]]
+    both = [model.aug_test([image[None], image[None].flip(3)], metas)[0] for image in wide]
+    mirrored = eval_metrics(both, list(answers.numpy()), CLASSES, 255, ["mIoU"])["IoU"].tolist()
+    iou = told["IoU"]
+    return {
+        "mmseg": mmseg.__version__,
+        "iou": iou.tolist(),
+        "miou": float(iou.mean()),
+        "mirrored iou": mirrored,
+    }
 
 
 def hummingbird(peers: Path) -> dict[str, Any]:

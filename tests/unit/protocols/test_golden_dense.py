@@ -56,6 +56,7 @@ def kept(made: Any, store: Path, images: Any, views: Views, masks: Any = None) -
     squares = torch.stack(
         [images[v.image, :, v.top : v.top + made.SIDE, v.left : v.left + made.SIDE] for v in plan]
     )
+    squares = torch.stack([one.flip(2) if v.flip else one for one, v in zip(squares, plan, strict=True)])
     rows = (
         made.features(squares)
         .permute(0, 2, 3, 1)
@@ -121,6 +122,10 @@ def test_the_linear_head_is_dinov2s_in_mmseg(
     golden = GOLDEN["dinov2"]["value"]
     assert found.metrics["miou"].value == pytest.approx(golden["miou"], abs=POINTS)
     assert list(found.certificate["iou"].values()) == pytest.approx(golden["iou"], abs=3 * POINTS)
+    wide, answers = made.pictures(6, made.WIDE, 8)
+    both = kept(made, tmp_path / "both", wide, Views("slide", made.SIDE, mirrored=True))
+    found = scored(both, Truth(answers.numpy()), model, how, made.CLASSES)
+    assert list(found.certificate["iou"].values()) == pytest.approx(golden["mirrored iou"], abs=3 * POINTS)
 
 
 def test_retrieval_is_open_hummingbirds(made: Any, tmp_path: Path) -> None:
