@@ -78,7 +78,7 @@ class Views:
         scales: See ``kind``.
         stride: Between squares, as a share of ``side``.
         longest: The long side at scale 1 at most, in pixels.
-        mirrored: Whether every view of ``slide`` comes a second time, mirrored, and of ``resized-crop`` half are.
+        mirrored: Whether ``slide`` covers the mirrored image too, and half of ``resized-crop`` are mirrored.
         copies: Random views of every image.
         seed: Of what is random.
     """
@@ -101,8 +101,8 @@ class Views:
         found = {name: told[name] for name in ("kind", "side", *used)}
         if self.kind in ("slide", "random"):
             found["sizes"] = 2  # before: a side times a scale was not rounded down first
-        if self.kind == "resized-crop" and self.mirrored:
-            found["mirrored"] = True
+        if self.mirrored and self.kind in ("slide", "resized-crop"):
+            found["mirrored"] = "image"  # before, of slide: every square by itself
         return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
 
     def plan(self, sizes: Array) -> list[View]:
@@ -123,7 +123,8 @@ class Views:
             return [View(row, whole, (side, side), 0, 0, False)]
         if self.kind == "slide":
             return [
-                View(row, whole, size, left, top, flip)
+                # A mirrored view is a square of the mirrored image: in the image it lies as far from the right.
+                View(row, whole, size, max(size[0] - side - left, 0) if flip else left, top, flip)
                 for scale in self.scales
                 for flip in ((False, True) if self.mirrored else (False,))
                 for size in [self._size(width, height, scale)]

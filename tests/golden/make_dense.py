@@ -37,6 +37,7 @@ from torch.nn import functional as F
 HERE = Path(__file__).parent
 GOLDEN = HERE / "dense.json"
 CLASSES, SIDE, PATCH, DIM = 5, 32, 8, 12
+WIDE = 60  # pixels
 ITERATIONS, BATCH, WARMUP, RATE = 300, 4, 50, 0.01
 MEMORY = 72  # cells, of 12 images with 16 each
 
@@ -160,7 +161,7 @@ def openmmlab(peers: Path) -> None:
 
 
 def dinov2(peers: Path) -> dict[str, Any]:
-    """`BNHead` in mmseg's `EncoderDecoder`, its `PolyLrUpdaterHook` and its slide inference."""
+    """`BNHead` in mmseg's `EncoderDecoder`, its `PolyLrUpdaterHook`, slide inference and test of mirrored images."""
     openmmlab(peers)
     import mmseg
     from mmcv.runner.hooks.lr_updater import PolyLrUpdaterHook
@@ -222,7 +223,18 @@ def dinov2(peers: Path) -> dict[str, Any]:
     meta = {"ori_shape": (SIDE, 52, 3), "img_shape": (SIDE, 52, 3), "flip": False}
     found = [model.simple_test(image[None], [meta])[0] for image in tests]
     told = eval_metrics(found, list(truth.numpy()), CLASSES, 255, ["mIoU"])
-    return {"mmseg": mmseg.__version__, "iou": told["IoU"].tolist(), "miou": float(told["IoU"].mean())}
+    wide, answers = pictures(6, WIDE, 8)  # three squares, which lie otherwise in the mirrored image
+    turned = meta | {"ori_shape": (SIDE, WIDE, 3), "img_shape": (SIDE, WIDE, 3)}
+    metas = [[turned], [turned | {"flip": True, "flip_direction": "horizontal"}]]
+    both = [model.aug_test([image[None], image[None].flip(3)], metas)[0] for image in wide]
+    mirrored = eval_metrics(both, list(answers.numpy()), CLASSES, 255, ["mIoU"])["IoU"].tolist()
+    iou = told["IoU"]
+    return {
+        "mmseg": mmseg.__version__,
+        "iou": iou.tolist(),
+        "miou": float(iou.mean()),
+        "mirrored iou": mirrored,
+    }
 
 
 def hummingbird(peers: Path) -> dict[str, Any]:
@@ -560,6 +572,39 @@ def neco(peers: Path) -> dict[str, Any]:
     return cast("dict[str, Any]", json.loads(json.dumps(found)))
 
 
+def hummingbird_settings(peers: Path) -> dict[str, Any]:
+    """The defaults of `hbird_evaluation` and of its attention, and how it cuts images of 512 px."""
+    root = peers / "open-hummingbird-eval" / "hbird"
+    tree = ast.parse((root / "hbird_eval.py").read_text(encoding="utf-8"))
+    found: dict[str, Any] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and node.name in ("hbird_evaluation", "_cross_attention"):
+            names = [one.arg for one in node.args.args][-len(node.args.defaults) :]
+            told = {
+                name: value.value
+                for name, value in zip(names, node.args.defaults, strict=True)
+                if isinstance(value, ast.Constant)
+            }
+            found[node.name] = told
+
+    def noted(name: str) -> Callable[..., Any]:
+        return lambda *values, **options: [name, *values, options]
+
+    class Steps(list[Any]):
+        transforms = property(list)
+
+    steps = ("RandomApply", "ColorJitter", "ToTensor", "Normalize", "Resize")
+    tree = ast.parse((root / "utils" / "transforms.py").read_text(encoding="utf-8"))
+    tree.body = [node for node in tree.body if not isinstance(node, ast.Import | ast.ImportFrom)]
+    space: dict[str, Any] = {"trn": SimpleNamespace(Compose=Steps, **{name: noted(name) for name in steps})}
+    space |= {name: noted(name) for name in ("RandomResizedCrop", "Resize")} | {"Compose": list}
+    space |= vars(__import__("typing"))
+    exec(compile(tree, "transforms.py", "exec"), space)
+    found["train"] = space["get_hbird_train_transforms"](512)
+    found["test"] = space["get_hbird_val_transforms"](512)
+    return cast("dict[str, Any]", json.loads(json.dumps(found)))
+
+
 TOOLS = frozen()
 SEGMENTATION = {
     "seg-linear": "ORFC/utils/dinov2_vitl14_voc2012_linear_config.py",
@@ -577,6 +622,7 @@ MADE: dict[str, tuple[tuple[str, ...], Callable[[Path], Any]]] = {
     "dinov2 segmentation": (("ORFC", "GaussTR", "mmseg"), segmentation_configs),
     "dinov2 depth": (("Denoising-ViT", "mmseg"), depth_config),
     "open-hummingbird-eval": (("open-hummingbird-eval",), hummingbird),
+    "hummingbird settings": (("open-hummingbird-eval",), hummingbird_settings),
     "vjepa2": (("vjepa2",), vjepa2),
     "vjepa2 training": (("vjepa2",), vjepa2_training),
     "efficient-probing": (("efficient-probing",), efficient_probing),

@@ -1,4 +1,4 @@
-"""The golden values of tests/golden/protocols.json and dense.json, made anew by the peers' own code.
+"""The golden values of tests/golden, frozen.json, protocols.json and dense.json, made anew by the peers' own code.
 
 Opt-in: ``pytest -m peers`` with ``MAST_PEERS`` naming a folder of clones (see `make_protocols` and `make_dense`).
 """
@@ -20,6 +20,14 @@ from eval.protocols import training
 FOLDER = Path(__file__).parents[1] / "golden"
 GOLDEN = json.loads((FOLDER / "protocols.json").read_text(encoding="utf-8"))
 DENSE = json.loads((FOLDER / "dense.json").read_text(encoding="utf-8"))
+FROZEN = json.loads((FOLDER / "frozen.json").read_text(encoding="utf-8"))
+FROM = {
+    "ericsson2021": "ssl-transfer",
+    "augself2021": "AugSelf",
+    "dino": "dino",
+    "vissl": "vissl",
+    "fewshot": "ssl-transfer",
+}
 
 
 def flat(value: Any) -> list[Any]:
@@ -39,6 +47,28 @@ def test_the_peers_code_still_gives_the_golden_values(name: str) -> None:
     if not folder.is_dir():
         pytest.skip(f"no clone of {GOLDEN[name]['repository']} in MAST_PEERS")
     compare(flat(maker("make_protocols").MADE[name][1](folder)), flat(GOLDEN[name]["value"]))
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("name", FROM)
+def test_the_peers_code_still_gives_the_golden_values_on_frozen_features(name: str) -> None:
+    clones = os.environ.get("MAST_PEERS")
+    if not clones:
+        pytest.fail("set MAST_PEERS to a folder of clones of the methods' repositories")
+    if not (folder := Path(clones) / FROM[name]).is_dir():
+        pytest.skip(f"no clone of {FROM[name]} in MAST_PEERS")
+    made = maker("make_frozen")
+    key = f"{name}, scikit-learn {made.sklearn.__version__}" if name == "ericsson2021" else name
+    if key not in FROZEN:
+        pytest.skip(f"no golden values of {key}")
+    kept = FROZEN[key]
+    numbers = next((kept[part] for part in ("top1 and top5", "area") if part in kept), kept)
+    found = getattr(made, name)(folder, made.load())
+    for one in (found, numbers):
+        if isinstance(one, dict):
+            for about in ("commit", "torch", "scikit-learn", "patches"):
+                one.pop(about, None)
+    compare(flat(found), flat(numbers))
 
 
 @pytest.mark.peers

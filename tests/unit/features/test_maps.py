@@ -59,6 +59,15 @@ def test_a_side_times_a_scale_is_rounded_down_first() -> None:
     assert view.size == (1125, 844)
 
 
+def test_a_mirrored_slide_covers_the_mirrored_image() -> None:
+    """Its squares of the mirrored image begin at 0, 21 and 28; in the image itself these are 28, 7 and 0."""
+    plan = Views("slide", 32, stride=21 / 32, mirrored=True).plan(np.array([[60, 32], [32, 32]]))
+    assert [(view.left, view.flip) for view in plan if view.image == 0] == [
+        (0, False), (21, False), (28, False), (28, True), (7, True), (0, True)
+    ]  # fmt: skip
+    assert [view.left for view in plan if view.image == 1] == [0, 0]
+
+
 def test_a_mask_is_cut_as_its_image_is() -> None:
     """A picture whose colours are its labels: what is seen of both agrees, wherever they are cut and mirrored."""
     grid = np.zeros((40, 60), dtype=np.int16)

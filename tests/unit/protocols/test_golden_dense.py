@@ -56,6 +56,7 @@ def kept(made: Any, store: Path, images: Any, views: Views, masks: Any = None) -
     squares = torch.stack(
         [images[v.image, :, v.top : v.top + made.SIDE, v.left : v.left + made.SIDE] for v in plan]
     )
+    squares = torch.stack([one.flip(2) if v.flip else one for one, v in zip(squares, plan, strict=True)])
     rows = (
         made.features(squares)
         .permute(0, 2, 3, 1)
@@ -121,6 +122,10 @@ def test_the_linear_head_is_dinov2s_in_mmseg(
     golden = GOLDEN["dinov2"]["value"]
     assert found.metrics["miou"].value == pytest.approx(golden["miou"], abs=POINTS)
     assert list(found.certificate["iou"].values()) == pytest.approx(golden["iou"], abs=3 * POINTS)
+    wide, answers = made.pictures(6, made.WIDE, 8)
+    both = kept(made, tmp_path / "both", wide, Views("slide", made.SIDE, mirrored=True))
+    found = scored(both, Truth(answers.numpy()), model, how, made.CLASSES)
+    assert list(found.certificate["iou"].values()) == pytest.approx(golden["mirrored iou"], abs=3 * POINTS)
 
 
 def test_retrieval_is_open_hummingbirds(made: Any, tmp_path: Path) -> None:
@@ -148,7 +153,7 @@ def test_a_limited_memory_draws_open_hummingbirds_cells(made: Any, tmp_path: Pat
     images, masks = made.pictures(12, made.SIDE, 1)
     tests, truth = made.pictures(6, made.SIDE, 4)
     views = Views("squash", made.SIDE)
-    changes = {"neighbours": 7, "memory": made.MEMORY, "mask_size": None}
+    changes = {"neighbours": 7, "memory": made.MEMORY, "mask_size": None}  # of one square an image
     how = protocols.get("seg-knn-hummingbird").override(changes).settings
     memory = segknn.remember(
         kept(made, tmp_path / "train", images, views, masks), 12, made.CLASSES, how, 0, 1.0
@@ -161,6 +166,26 @@ def test_a_limited_memory_draws_open_hummingbirds_cells(made: Any, tmp_path: Pat
     found = scored(test, Truth(truth.numpy()), scores, how, made.CLASSES)
     assert found.metrics["miou"].value == pytest.approx(golden["miou of 72 cells"], abs=POINTS)
     assert golden["miou of 72 cells"] != pytest.approx(golden["miou"], abs=5 * POINTS)
+
+
+def test_values_of_open_hummingbird() -> None:
+    golden = GOLDEN["hummingbird settings"]["value"]
+    for name in ("seg-knn", "seg-knn-hummingbird"):
+        params = protocols.get(name).settings
+        told, views = golden["hbird_evaluation"], params.train_views
+        assert params.neighbours == told["n_neighbours"]
+        assert params.temperature == golden["_cross_attention"]["beta"]
+        assert told["ignore_index"] == 255
+        side = params.extraction.image_size
+        (crop,) = golden["train"]["shared"]
+        assert crop == ["RandomResizedCrop", {"size": [side, side], "scale": list(views.scales)}]
+        assert golden["test"]["shared"] == [["Resize", {"size": [side, side]}]]
+        assert (views.kind, views.mirrored, params.test_views.kind) == ("resized-crop", False, "squash")
+        assert (params.mask_size, views.copies) == (side, {"seg-knn": 1, "seg-knn-hummingbird": 2}[name])
+    *jitter, tensor, norm = golden["train"]["img"]
+    assert [step[0] for step in jitter] == ["RandomApply"] * 4  # colours, which are left
+    std = [0.229, 0.224, 0.255]  # of blue, where ImageNet's is 0.225: left
+    assert (tensor, norm) == (["ToTensor", {}], ["Normalize", {"mean": [0.485, 0.456, 0.406], "std": std}])
 
 
 def test_every_value_of_necos_linear_segmentation() -> None:
