@@ -32,8 +32,7 @@ SETS = ("imagenette_96", "cifar10", "caltech101_20", "tinyimagenet_20")
 TRANSFER = SETS[2:]
 FACTORS = ("hue", "rotation", "scale", "position", "blur")
 MASKS = "masks={layout: own-closed, block: 0.04, start: 0.98, lr: 0}"
-# That of the recipe cifar-r18, after solo-learn. With SGD at 0.03, AugSelf's rate, VICReg's loss diverged on an H100 at
-# step 32.
+# That of the recipe cifar-r18, after solo-learn. With SGD at AugSelf's rate, 0.03, VICReg's loss diverged on an H100.
 OPTIMIZER = "name: lars, base_lr: 0.3, weight_decay: 1.0e-4, eta: 0.02, final_lr: 0, rate_by: step"
 ARMS = {
     "vicreg": [],
