@@ -88,6 +88,8 @@ def wilson(successes: int, trials: int, level: float = 0.95) -> Interval:
 
 # Kinds over few-shot episodes of one pool: they say nothing of other images, so nothing is decided by them.
 EPISODE_KINDS = ("t-episodes-of-this-pool", "normal-1.96-episodes")
+# That all drawn episodes are alike, such as all right, does not show that all others would be.
+SAME_EPISODES = NoInterval("all episodes have the same accuracy")
 
 
 def effective(
@@ -353,19 +355,23 @@ def t_interval(values: Sequence[float] | Array, level: float = 0.95) -> Interval
     return Interval(mean - half, mean + half, "t", level)
 
 
-def normal_legacy(values: Sequence[float] | Array) -> Interval:
+def normal_legacy(values: Sequence[float] | Array) -> Interval | NoInterval:
     """mean +- 1.96 sd / sqrt(n) with the population sd, as few-shot papers print it.
 
     Over episodes drawn from one pool it describes more episodes of this pool, not new images or seeds.
     """
     data = np.asarray(values, dtype=np.float64)
+    if not np.ptp(data):
+        return SAME_EPISODES
     half = 1.96 * float(data.std()) / np.sqrt(len(data))
     return Interval(float(data.mean()) - half, float(data.mean()) + half, "normal-1.96-episodes", 0.95)
 
 
-def episodes(values: Sequence[float] | Array, level: float = 0.95) -> Interval:
+def episodes(values: Sequence[float] | Array, level: float = 0.95) -> Interval | NoInterval:
     """Student's interval over few-shot episodes; its kind says that episodes of one pool are what varies."""
     interval = t_interval(values, level)
+    if not np.ptp(values):
+        return SAME_EPISODES
     return Interval(interval.low, interval.high, "t-episodes-of-this-pool", level)
 
 

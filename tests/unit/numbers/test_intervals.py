@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -43,9 +46,17 @@ def test_legacy_interval_is_the_papers_formula() -> None:
     values = np.array([0.2, 0.4, 0.9])
     half = 1.96 * values.std() / np.sqrt(3)
     interval = intervals.normal_legacy(values)
+    assert isinstance(interval, Interval)
     assert (interval.low, interval.high) == pytest.approx((0.5 - half, 0.5 + half))
     assert "episodes" in interval.kind
     assert "episodes" in intervals.episodes(values).kind
+
+
+@pytest.mark.parametrize("over", [intervals.normal_legacy, intervals.episodes])
+def test_episodes_that_are_all_alike_have_no_interval(over: Callable[[Any], Any]) -> None:
+    """600 episodes of a pool that is nearly always answered rightly: no width would claim that it always is."""
+    for value in (1.0, 0.95):
+        assert over(np.full(600, value)) == NoInterval("all episodes have the same accuracy")
 
 
 def test_effective_is_wilson_for_a_plain_proportion_and_never_empty() -> None:
