@@ -29,7 +29,7 @@ class Params(dense.DenseParams):
 
     Attributes:
         iterations: Number of batches.
-        epochs: Or how often the training images are passed, whole batches only, where ``iterations`` is None.
+        epochs: Or how often the training images are passed, whole batches only; one of the two is None.
         batch_size: Squares in a batch.
         optimizer: ``adamw``, or ``sgd`` with a momentum of 0.9.
         lr: Learning rate after the warm-up; it falls to 0 linearly with the iterations to the power ``power``.
@@ -61,13 +61,13 @@ class Params(dense.DenseParams):
 
     @model_validator(mode="after")
     def _long(self) -> Self:
-        if self.iterations is None and self.epochs is None:
-            raise ValueError("either iterations or epochs says how long it trains")
+        if (self.iterations is None) == (self.epochs is None):
+            raise ValueError("iterations or epochs says how long it trains: give one, and null for the other")
         return self
 
     def length(self, images: int) -> int:
         """Iterations with so many training images."""
-        return self.iterations or max(1, (self.epochs or 1) * (images // self.batch_size))
+        return self.iterations or max(1, (self.epochs or 0) * (images // self.batch_size))
 
     def smoke(self, limit: int) -> dict[str, Any]:
         """As many iterations as images, small squares of the whole image."""

@@ -40,24 +40,14 @@ def flat(value: Any) -> list[Any]:
 @pytest.mark.peers
 @pytest.mark.parametrize("name", GOLDEN)
 def test_the_peers_code_still_gives_the_golden_values(name: str) -> None:
-    clones = os.environ.get("MAST_PEERS")
-    if not clones:
-        pytest.fail("set MAST_PEERS to a folder of clones of the methods' repositories")
-    folder = Path(clones) / GOLDEN[name]["repository"]
-    if not folder.is_dir():
-        pytest.skip(f"no clone of {GOLDEN[name]['repository']} in MAST_PEERS")
+    folder = clones(GOLDEN[name]["repository"]) / GOLDEN[name]["repository"]
     compare(flat(maker("make_protocols").MADE[name][1](folder)), flat(GOLDEN[name]["value"]))
 
 
 @pytest.mark.peers
 @pytest.mark.parametrize("name", FROM)
 def test_the_peers_code_still_gives_the_golden_values_on_frozen_features(name: str) -> None:
-    clones = os.environ.get("MAST_PEERS")
-    if not clones:
-        pytest.fail("set MAST_PEERS to a folder of clones of the methods' repositories")
-    if not (folder := Path(clones) / FROM[name]).is_dir():
-        pytest.skip(f"no clone of {FROM[name]} in MAST_PEERS")
-    made = maker("make_frozen")
+    folder, made = clones(FROM[name]) / FROM[name], maker("make_frozen")
     key = f"{name}, scikit-learn {made.sklearn.__version__}" if name == "ericsson2021" else name
     if key not in FROZEN:
         pytest.skip(f"no golden values of {key}")
@@ -74,12 +64,7 @@ def test_the_peers_code_still_gives_the_golden_values_on_frozen_features(name: s
 @pytest.mark.peers
 @pytest.mark.parametrize("percent", [1, 10])
 def test_simclrs_lists_name_for_us_what_they_name_for_vicreg(percent: int) -> None:
-    made, clones = maker("make_protocols"), os.environ.get("MAST_PEERS")
-    if not clones:
-        pytest.fail("set MAST_PEERS to a folder of clones of the methods' repositories")
-    folder = Path(clones) / "simclr"
-    if not folder.is_dir():
-        pytest.skip("no clone of simclr in MAST_PEERS")
+    folder, made = clones("simclr") / "simclr", maker("make_protocols")
     both = {line for part in (1, 10) for line in (folder / (made.SIMCLR % part)).read_text().split()}
     both |= {f"{line.split('_')[0]}_0.JPEG" for line in both}  # images of which no list speaks
     classes = {name: number for number, name in enumerate(sorted({line.split("_")[0] for line in both}))}
@@ -99,13 +84,18 @@ def test_simclrs_lists_name_for_us_what_they_name_for_vicreg(percent: int) -> No
 @pytest.mark.peers
 @pytest.mark.parametrize("name", DENSE)
 def test_the_peers_code_still_gives_the_golden_values_of_dense_tasks(name: str) -> None:
-    clones = os.environ.get("MAST_PEERS")
-    if not clones:
-        pytest.fail("set MAST_PEERS to a folder of clones of the methods' repositories")
     needed, made = maker("make_dense").MADE[name]
-    if missing := [one for one in needed if not (Path(clones) / one).is_dir()]:
-        pytest.skip(f"no {' and no '.join(missing)} in MAST_PEERS")
-    compare(flat(made(Path(clones))), flat(DENSE[name]["value"]))
+    compare(flat(made(clones(*needed))), flat(DENSE[name]["value"]))
+
+
+def clones(*needed: str) -> Path:
+    """The folder of clones, if those that a test needs are in it."""
+    folder = os.environ.get("MAST_PEERS")
+    if not folder:
+        pytest.fail("set MAST_PEERS to a folder of clones of the methods' repositories")
+    if missing := [one for one in needed if not (Path(folder) / one).is_dir()]:
+        pytest.skip(f"no clone of {' and none of '.join(missing)} in MAST_PEERS")
+    return Path(folder)
 
 
 def maker(name: str) -> Any:

@@ -404,10 +404,13 @@ def test_the_length_of_a_linear_head_and_what_is_mirrored_are_checked() -> None:
     how = protocols.get("seg-linear-448")
     assert how.settings.length(1464) == 25 * 11
     assert how.settings.length(3) == 1  # fewer images than a batch
-    assert how.override({"iterations": 7}).settings.length(1464) == 7
+    assert how.override({"iterations": 7, "epochs": None}).settings.length(1464) == 7
     assert protocols.get("seg-linear").settings.length(3) == 40000
-    with pytest.raises(UserError, match="iterations or epochs"):
-        how.override({"epochs": None})
+    for neither_or_both in ({"epochs": None}, {"iterations": 7}):
+        with pytest.raises(UserError, match="iterations or epochs"):
+            how.override(neither_or_both)
+    with pytest.raises(UserError, match="null for the other"):  # 5 epochs would be overruled without a word
+        protocols.get("seg-linear").override({"epochs": 5})
     with pytest.raises(UserError, match="mirrored is of resized-crop"):
         protocols.get("seg-linear").override({"train_views.mirrored": True})
 
